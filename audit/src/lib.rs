@@ -1,0 +1,1 @@
+//! Ingests, chains, stores and verifies the evidence.

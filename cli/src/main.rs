@@ -1,0 +1,2 @@
+//! The `caracal` executable.
+fn main() {}

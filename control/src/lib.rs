@@ -1,0 +1,1 @@
+//! The admin API: zones, applications, providers, resources, policies.

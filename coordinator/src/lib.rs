@@ -1,0 +1,1 @@
+//! Sessions and delegations: lifecycle, cascades, revocation events.

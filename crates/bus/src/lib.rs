@@ -1,0 +1,1 @@
+//! Event streams, consumer groups, cursors, watermarks and the evidence spool.

@@ -1,0 +1,1 @@
+//! Typed ids, scopes and the state machines of sessions and delegations.

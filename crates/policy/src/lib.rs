@@ -1,0 +1,1 @@
+//! Policy decisions: the native decision contract and full Rego policies.

@@ -1,0 +1,1 @@
+//! Moves committed outbox rows to the event streams and publishes watermarks.

@@ -1,0 +1,1 @@
+//! Test support: databases, stores, keys, clocks, whole stacks.

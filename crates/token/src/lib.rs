@@ -1,0 +1,1 @@
+//! The mandate: claims, signing, verification, key sets, sealed keys.

@@ -1,0 +1,1 @@
+//! Admits or denies each agent request, then forwards it.

@@ -1,0 +1,1 @@
+//! The security token service: RFC 8693 token exchange, keys, key sets.
