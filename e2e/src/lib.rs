@@ -1,1 +1,1 @@
-//! Black-box tests of the whole product.
+//! Black-box tests of the whole product: see `tests/e2e`, one file per promise.
