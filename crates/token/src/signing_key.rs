@@ -1,0 +1,139 @@
+//! Who signs a mandate? A zone's P-256 key, created, stored and used here.
+
+use std::fmt;
+
+use aws_lc_rs::encoding::AsBigEndian as _;
+use aws_lc_rs::error::{KeyRejected, Unspecified};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use caracal_model::KeyId;
+use p256::pkcs8::LineEnding;
+use zeroize::Zeroizing;
+
+use crate::{Claims, Jwk};
+
+/// Why a signing key cannot be made, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// AWS-LC could not make or export a key.
+    #[error("the cryptographic library failed")]
+    Library(#[from] Unspecified),
+    /// AWS-LC does not accept the key pair.
+    #[error("the key pair is not acceptable")]
+    Rejected(#[from] KeyRejected),
+    /// The text is not the PEM form of a SEC1 P-256 private key.
+    ///
+    /// Carries no source: a parser's message may quote the key.
+    #[error("not an EC PRIVATE KEY of P-256 in PEM form")]
+    Pem,
+}
+
+/// Why claims could not be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// The claims could not be written as JSON.
+    #[error("the claims cannot be written")]
+    Claims(#[from] serde_json::Error),
+    /// AWS-LC could not sign.
+    #[error("the cryptographic library failed")]
+    Library(#[from] Unspecified),
+}
+
+/// A zone signing key: ES256, named by its key id.
+pub struct SigningKey {
+    kid: KeyId,
+    jwk: Jwk,
+    pair: EcdsaKeyPair,
+    /// `{"alg":"ES256","kid":…,"typ":"JWT"}` in base64url, followed by a dot.
+    header: Box<str>,
+}
+
+impl SigningKey {
+    /// A fresh random key.
+    ///
+    /// # Errors
+    /// [`KeyError::Library`] when AWS-LC fails.
+    pub fn generate(kid: KeyId) -> Result<Self, KeyError> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
+        Self::from_pair(kid, pair)
+    }
+
+    /// Reads a key from its stored form: PEM `EC PRIVATE KEY` (RFC 5915, SEC1 section C.4).
+    ///
+    /// # Errors
+    /// [`KeyError::Pem`] for anything else; [`KeyError::Rejected`] when AWS-LC refuses the key.
+    pub fn from_sec1_pem(kid: KeyId, pem: &str) -> Result<Self, KeyError> {
+        let secret = p256::SecretKey::from_sec1_pem(pem).or(Err(KeyError::Pem))?;
+        let point = secret.public_key().to_sec1_bytes();
+        let scalar = Zeroizing::new(<[u8; 32]>::from(secret.to_bytes()));
+        let pair = EcdsaKeyPair::from_private_key_and_public_key(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            scalar.as_slice(),
+            &point,
+        )?;
+        Self::from_pair(kid, pair)
+    }
+
+    /// Writes the key in its stored form; the text is wiped when dropped.
+    ///
+    /// # Errors
+    /// [`KeyError::Library`] when AWS-LC does not export the key.
+    pub fn to_sec1_pem(&self) -> Result<Zeroizing<String>, KeyError> {
+        let scalar = self.pair.private_key().as_be_bytes()?;
+        let secret = p256::SecretKey::from_slice(scalar.as_ref()).or(Err(KeyError::Pem))?;
+        secret.to_sec1_pem(LineEnding::LF).or(Err(KeyError::Pem))
+    }
+
+    /// The id of the key, `kid` of every token it signs.
+    pub fn kid(&self) -> &KeyId {
+        &self.kid
+    }
+
+    /// The public half, for publication.
+    pub fn jwk(&self) -> Jwk {
+        self.jwk.clone()
+    }
+
+    /// Signs `claims` into a compact ES256 token (RFC 7515 section 7.1, RFC 7518 section 3.4).
+    ///
+    /// About 20 microseconds of processor time.
+    ///
+    /// # Errors
+    /// [`SignError`] when the claims cannot be written or AWS-LC fails.
+    pub fn sign(&self, claims: &Claims) -> Result<String, SignError> {
+        let payload = serde_json::to_vec(claims)?;
+        let mut token = String::with_capacity(self.header.len() + payload.len() * 4 / 3 + 96);
+        token.push_str(&self.header);
+        URL_SAFE_NO_PAD.encode_string(&payload, &mut token);
+        let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes())?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
+        Ok(token)
+    }
+
+    fn from_pair(kid: KeyId, pair: EcdsaKeyPair) -> Result<Self, KeyError> {
+        let point = pair.public_key().as_ref();
+        let jwk = Jwk::from_uncompressed_point(kid.clone(), point).ok_or(KeyError::Library(Unspecified))?;
+        // A key id needs no escaping in JSON: its alphabet is [A-Za-z0-9._:-].
+        let header = format!(r#"{{"alg":"ES256","kid":"{kid}","typ":"JWT"}}"#);
+        let header = URL_SAFE_NO_PAD.encode(header) + ".";
+        Ok(Self {
+            kid,
+            jwk,
+            pair,
+            header: header.into(),
+        })
+    }
+}
+
+/// Names the key and never shows it.
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SigningKey")
+            .field("kid", &self.kid)
+            .finish_non_exhaustive()
+    }
+}
