@@ -1,0 +1,179 @@
+//! When has a client kept a connection long enough without using it?
+//!
+//! One timer per connection, moved by what the connection does: a client has `head` from opening the connection (or
+//! from the first byte of a request) to the end of the request's headers, and `idle` between an answer and the next
+//! request. While a request is in progress its own limits count, and the timer rests.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// Whether a request is in progress on a connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Activity(Arc<AtomicBool>);
+
+impl Activity {
+    /// Marks the connection busy until the result is dropped.
+    pub(super) fn begin(&self) -> Busy {
+        self.0.store(true, Ordering::Release);
+        Busy(self.clone())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A request in progress.
+pub(super) struct Busy(Activity);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+/// An answer's body, which keeps its connection busy until it is sent.
+pub(super) struct BusyBody {
+    pub(super) body: Body,
+    /// Ends the busy time when the body is dropped.
+    pub(super) _busy: Busy,
+}
+
+impl HttpBody for BusyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How long a client may wait in each phase.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) head: Duration,
+    pub(super) idle: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Headers are expected or have begun.
+    Head,
+    /// An answer was sent, and nothing of the next request has come.
+    Idle,
+    /// A request is in progress.
+    Busy,
+}
+
+/// A connection that ends itself when the client's time is over.
+pub(super) struct Watched<S> {
+    stream: S,
+    activity: Activity,
+    patience: Patience,
+    phase: Phase,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(stream: S, activity: Activity, patience: Patience) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(patience.head));
+        Self {
+            stream,
+            activity,
+            patience,
+            phase: Phase::Head,
+            deadline,
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        let wait = match phase {
+            Phase::Head => self.patience.head,
+            Phase::Idle => self.patience.idle,
+            Phase::Busy => return,
+        };
+        self.deadline.as_mut().reset(Instant::now() + wait);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.activity.is_busy() {
+            this.phase = Phase::Busy;
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        if this.phase == Phase::Busy {
+            this.enter(Phase::Idle);
+        }
+        let before = buffer.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(context, buffer) {
+            if this.phase == Phase::Idle && buffer.filled().len() > before {
+                this.enter(Phase::Head);
+            }
+            return Poll::Ready(read);
+        }
+        ready!(this.deadline.as_mut().poll(context));
+        match this.phase {
+            // Nothing is lost: the connection ends as if the client had closed it.
+            Phase::Idle => Poll::Ready(Ok(())),
+            Phase::Head | Phase::Busy => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize, io::Error>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<Result<usize, io::Error>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
