@@ -166,12 +166,12 @@ pub struct Claims {
 impl Claims {
     /// The up to four names whose revocation ends this token.
     pub fn anchors(&self) -> Anchors {
-        Anchors::new(
-            self.sid.clone(),
-            self.root_sid.clone(),
-            self.agent_session_id.clone(),
-            self.delegation_edge_id.clone(),
-        )
+        Anchors {
+            sid: self.sid.clone(),
+            root_sid: self.root_sid.clone(),
+            session: self.agent_session_id.clone(),
+            delegation: self.delegation_edge_id.clone(),
+        }
     }
 
     /// The scopes of claim `scope`; empty when it is absent.

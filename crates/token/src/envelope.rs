@@ -75,11 +75,11 @@ impl Kek {
         if is_weak(&bytes) {
             return Err(KekError::Weak);
         }
-        let [a, b, c, d, e, f, g, h, ..] = digest(bytes.as_slice());
-        Ok(Self {
-            bytes,
-            id: [a, b, c, d, e, f, g, h],
-        })
+        let mut id = [0; 8];
+        id.iter_mut()
+            .zip(digest(bytes.as_slice()))
+            .for_each(|(to, from)| *to = from);
+        Ok(Self { bytes, id })
     }
 }
 
@@ -135,17 +135,17 @@ impl Keyring {
             .split_first_chunk::<SEALED_DATA_KEY_BYTES>()
             .ok_or(OpenError::Format)?;
         let (value_nonce, sealed_value) = rest.split_first_chunk::<12>().ok_or(OpenError::Format)?;
-        let kek = self.find(id).ok_or(OpenError::UnknownKek)?;
+        let kek = self.find(*id).ok_or(OpenError::UnknownKek)?;
         let data_key = open_one(&kek.bytes, data_key_nonce, sealed_data_key, DATA_KEY_AAD)?;
         let data_key = Zeroizing::new(data_key.as_slice().try_into().or(Err(OpenError::Format))?);
         open_one(&data_key, value_nonce, sealed_value, aad)
     }
 
-    fn find(&self, id: &[u8; 8]) -> Option<&Kek> {
+    fn find(&self, id: [u8; 8]) -> Option<&Kek> {
         [Some(&self.current), self.previous.as_ref()]
             .into_iter()
             .flatten()
-            .find(|kek| kek.id == *id)
+            .find(|kek| kek.id == id)
     }
 }
 

@@ -88,3 +88,6 @@ pub fn verify(
     rules.check(&token.claims, now)?;
     Ok(token.claims)
 }
+
+#[cfg(test)]
+mod tests;
