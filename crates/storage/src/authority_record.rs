@@ -1,0 +1,60 @@
+//! Which reusable mandates were issued, to whom, and until when?
+//!
+//! One row per reusable mandate, written when it is issued. One-shot and resource mandates have none: what revokes them
+//! is the record, session or delegation they hang from.
+
+use caracal_model::{AuthorityRecordId, SubjectId, ZoneId};
+use serde_json::Value;
+
+use crate::error::StorageError;
+use crate::pool::Database;
+use crate::tx::ZoneScope;
+
+/// A record to be written; it is active from the start.
+#[derive(Debug, Clone)]
+pub struct NewAuthorityRecord<'a> {
+    /// Its id, the mandate's `sid`.
+    pub id: &'a AuthorityRecordId,
+    /// Its zone.
+    pub zone_id: &'a ZoneId,
+    /// `application` or `user`.
+    pub session_type: &'static str,
+    /// Whom the mandate stands for, its `sub`.
+    pub subject_id: &'a SubjectId,
+    /// End of the mandate, in Unix seconds.
+    pub expires_at: i64,
+    /// When the subject proved who it is, in Unix seconds.
+    pub authenticated_at: i64,
+    /// What else is known about the subject, e.g. its issuer.
+    pub claims: Option<Value>,
+}
+
+/// Writes one record in a transaction of its own: three messages, one of them the INSERT.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach; the record may then exist or not, which is harmless,
+/// because a mandate is only released after this returned.
+pub async fn insert(database: &Database, record: &NewAuthorityRecord<'_>) -> Result<(), StorageError> {
+    let mut tx = database.write(ZoneScope::Zone(record.zone_id)).await?;
+    sqlx::query(
+        "INSERT INTO authority_records
+             (id, zone_id, session_type, subject_id, status, expires_at, authenticated_at, claims_json)
+         VALUES ($1, $2, $3, $4, 'active', to_timestamp($5), to_timestamp($6), $7)",
+    )
+    .bind(record.id.as_str())
+    .bind(record.zone_id.as_str())
+    .bind(record.session_type)
+    .bind(record.subject_id.as_str())
+    .bind(seconds(record.expires_at))
+    .bind(seconds(record.authenticated_at))
+    .bind(record.claims.as_ref())
+    .execute(&mut tx)
+    .await?;
+    tx.commit().await
+}
+
+/// `to_timestamp` takes a double, which is exact for whole seconds of any year we live in.
+#[expect(clippy::cast_precision_loss, reason = "whole seconds are exact up to 2^53")]
+fn seconds(unix: i64) -> f64 {
+    unix as f64
+}

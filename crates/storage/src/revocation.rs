@@ -1,0 +1,133 @@
+//! Which anchors are revoked, and until when must that be remembered?
+
+use caracal_model::{Anchor, AuthorityRecordId, DelegationId, SessionId, ZoneId};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+
+use crate::error::{StorageError, checked};
+use crate::tx::{ReadTx, WriteTx};
+
+/// A revocation that can still matter to a token somebody holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Zone of the anchor.
+    pub zone_id: ZoneId,
+    /// What was revoked.
+    pub anchor: Anchor,
+    /// Why, as a short code such as `delegation_revoked`.
+    pub reason: String,
+    /// When it was revoked.
+    pub revoked_at: OffsetDateTime,
+    /// No token that carries the anchor can be valid after this.
+    pub expires_at: OffsetDateTime,
+}
+
+/// The anchor as the two columns of `revocation_log`.
+fn columns(anchor: &Anchor) -> (&'static str, &str) {
+    match anchor {
+        Anchor::AuthorityRecord(id) => ("authority_record", id.as_str()),
+        Anchor::Session(id) => ("session", id.as_str()),
+        Anchor::Delegation(id) => ("delegation", id.as_str()),
+    }
+}
+
+/// Records that `anchor` is revoked. Answers false when it was already; the first revocation stands.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn record(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    anchor: &Anchor,
+    reason: &str,
+) -> Result<bool, StorageError> {
+    record_all(tx, zone, std::slice::from_ref(anchor), reason)
+        .await
+        .map(|count| count == 1)
+}
+
+/// Records a whole cascade in one statement. Answers how many anchors were not revoked before.
+///
+/// An entry is kept for 24 hours, and for an authority record until 24 hours after the record's own expiry: longer
+/// than any mandate lives, and longer than any session below that record can be given a new one.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn record_all(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    anchors: &[Anchor],
+    reason: &str,
+) -> Result<u64, StorageError> {
+    let (kinds, ids): (Vec<&str>, Vec<&str>) = anchors.iter().map(columns).unzip();
+    let inserted = sqlx::query(
+        "INSERT INTO revocation_log (zone_id, kind, anchor_id, reason, expires_at)
+         SELECT $1, a.kind, a.id, $4, greatest(now(), r.expires_at) + interval '24 hours'
+         FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS a(kind, id)) AS a
+         LEFT JOIN authority_records r ON a.kind = 'authority_record' AND r.zone_id = $1 AND r.id = a.id
+         ORDER BY a.kind, a.id
+         ON CONFLICT (zone_id, kind, anchor_id) DO NOTHING",
+    )
+    .bind(zone.as_str())
+    .bind(kinds)
+    .bind(ids)
+    .bind(reason)
+    .execute(tx)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// Every revocation of every visible zone that can still matter, oldest first.
+///
+/// # Errors
+/// [`StorageError::Inconsistent`] when a row names an anchor this version does not know: a revocation is never skipped.
+pub async fn live(tx: &mut ReadTx) -> Result<Vec<Revoked>, StorageError> {
+    let rows = sqlx::query(
+        "SELECT seq, zone_id, kind, anchor_id, reason, revoked_at, expires_at FROM revocation_log
+         WHERE expires_at > now() ORDER BY expires_at, seq",
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.iter().map(revoked).collect()
+}
+
+fn revoked(row: &PgRow) -> Result<Revoked, StorageError> {
+    let seq: i64 = row.try_get("seq")?;
+    let key = seq.to_string();
+    let id: String = row.try_get("anchor_id")?;
+    let kind: String = row.try_get("kind")?;
+    let anchor = match kind.as_str() {
+        "authority_record" => Anchor::AuthorityRecord(checked::<AuthorityRecordId>(
+            id,
+            "revocation_log",
+            "anchor_id",
+            &key,
+        )?),
+        "session" => Anchor::Session(checked::<SessionId>(id, "revocation_log", "anchor_id", &key)?),
+        "delegation" => Anchor::Delegation(checked::<DelegationId>(id, "revocation_log", "anchor_id", &key)?),
+        _ => return Err(StorageError::inconsistent("revocation_log", "kind", key)),
+    };
+    Ok(Revoked {
+        zone_id: checked(row.try_get("zone_id")?, "revocation_log", "zone_id", &key)?,
+        anchor,
+        reason: row.try_get("reason")?,
+        revoked_at: row.try_get("revoked_at")?,
+        expires_at: row.try_get("expires_at")?,
+    })
+}
+
+/// Deletes up to `batch` entries that no longer matter. Answers how many.
+///
+/// # Errors
+/// [`StorageError::Refused`] for a role that may not delete revocations.
+pub async fn prune(tx: &mut WriteTx, batch: i64) -> Result<u64, StorageError> {
+    let deleted = sqlx::query(
+        "DELETE FROM revocation_log WHERE seq IN (
+             SELECT seq FROM revocation_log WHERE expires_at < now() ORDER BY expires_at LIMIT $1)",
+    )
+    .bind(batch)
+    .execute(tx)
+    .await?;
+    Ok(deleted.rows_affected())
+}
