@@ -10,7 +10,11 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::error::StorageError;
-use crate::tx::{ReadTx, WriteTx};
+use crate::tx::WriteTx;
+
+mod verify;
+
+pub use verify::{Verdict, verify};
 
 /// Ends every field in the hashed text.
 const END: u8 = 0x1F;
@@ -169,128 +173,13 @@ fn content_sha256(record: &Record<'_>, occurred_at: OffsetDateTime) -> String {
     hex::encode(hash.finish())
 }
 
-/// Lower-case hex HMAC-SHA256 of `content|previous`, where the first record's previous is empty.
+/// What a link signs: `content|previous`, where the first record's previous is empty.
+fn link_text(content: &str, previous: Option<&str>) -> String {
+    format!("{content}|{}", previous.unwrap_or_default())
+}
+
+/// Lower-case hex HMAC-SHA256 of the link.
 fn chain_hmac(key: &[u8], content: &str, previous: Option<&str>) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-    hex::encode(hmac::sign(
-        &key,
-        format!("{content}|{}", previous.unwrap_or_default()).as_bytes(),
-    ))
-}
-
-/// What a verification of one chain found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Every record is as it was written and none is missing.
-    Intact {
-        /// Number of records.
-        records: i64,
-    },
-    /// The first position that does not fit, and why.
-    Broken {
-        /// Position in the chain.
-        seq: i64,
-        /// What does not fit.
-        fault: &'static str,
-    },
-}
-
-/// Recomputes the chain of `zone` (or the platform's own chain) from its first record to its head.
-///
-/// Without `key` the hashes and positions are checked, not the signatures.
-///
-/// # Errors
-/// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn verify(
-    tx: &mut ReadTx,
-    key: Option<&[u8]>,
-    zone: Option<&ZoneId>,
-) -> Result<Verdict, StorageError> {
-    const PAGE: i64 = 500;
-    let mut previous: Option<String> = None;
-    let mut seq = 0_i64;
-    loop {
-        let rows = sqlx::query(
-            "SELECT id, request_id, actor_id, actor_name, actor_scope, action, method, path, zone_id, entity_type,
-                 entity_id, status_code, payload_text, payload_json = payload_text::jsonb AS payload_agrees, occurred_at,
-                 content_sha256, prev_content_sha256, chain_hmac, chain_seq
-             FROM admin_audit_events WHERE coalesce(zone_id, '') = $1 AND chain_seq > $2 ORDER BY chain_seq LIMIT $3",
-        )
-        .bind(zone.map_or("", ZoneId::as_str))
-        .bind(seq)
-        .bind(PAGE)
-        .fetch_all(&mut *tx)
-        .await?;
-        for row in &rows {
-            seq += 1;
-            match fault_of(row, zone, key, seq, previous.as_deref())? {
-                Some(fault) => return Ok(Verdict::Broken { seq, fault }),
-                None => previous = row.try_get("content_sha256")?,
-            }
-        }
-        if rows.is_empty() {
-            break;
-        }
-    }
-    let head: Option<(i64, String)> =
-        sqlx::query_as("SELECT seq, content_sha256 FROM admin_audit_chain_heads WHERE zone_id = $1")
-            .bind(zone.map_or("", ZoneId::as_str))
-            .fetch_optional(tx)
-            .await?;
-    let (head_seq, head_content) = head.map_or((0, None), |(seq, content)| (seq, Some(content)));
-    if head_seq != seq || head_content != previous {
-        return Ok(Verdict::Broken {
-            seq: seq + 1,
-            fault: "the chain does not end where its head says",
-        });
-    }
-    Ok(Verdict::Intact { records: seq })
-}
-
-/// What is wrong with the record at `seq`, if anything.
-fn fault_of(
-    row: &sqlx::postgres::PgRow,
-    zone: Option<&ZoneId>,
-    key: Option<&[u8]>,
-    seq: i64,
-    previous: Option<&str>,
-) -> Result<Option<&'static str>, StorageError> {
-    let stored_seq: i64 = row.try_get("chain_seq")?;
-    if stored_seq != seq {
-        return Ok(Some("a record is missing"));
-    }
-    let stored_content: String = row.try_get("content_sha256")?;
-    let occurred_at: OffsetDateTime = row.try_get("occurred_at")?;
-    let status: i32 = row.try_get("status_code")?;
-    let record = Record {
-        id: row.try_get("id")?,
-        request_id: row.try_get("request_id")?,
-        actor_id: row.try_get("actor_id")?,
-        actor_name: row.try_get("actor_name")?,
-        actor_scope: row.try_get("actor_scope")?,
-        action: row.try_get("action")?,
-        method: row.try_get("method")?,
-        path: row.try_get("path")?,
-        zone_id: zone,
-        entity_type: row.try_get("entity_type")?,
-        entity_id: row.try_get("entity_id")?,
-        status_code: u16::try_from(status).unwrap_or_default(),
-        payload: row.try_get("payload_text")?,
-        occurred_at,
-    };
-    let agrees: Option<bool> = row.try_get("payload_agrees")?;
-    let stored_previous: Option<String> = row.try_get("prev_content_sha256")?;
-    let signature: Option<String> = row.try_get("chain_hmac")?;
-    if content_sha256(&record, occurred_at) != stored_content || agrees == Some(false) {
-        return Ok(Some("the record was changed"));
-    }
-    if stored_previous.as_deref() != previous {
-        return Ok(Some("the record does not follow the one before it"));
-    }
-    Ok(match key {
-        Some(key) if signature.as_deref() != Some(&chain_hmac(key, &stored_content, previous)) => {
-            Some("the record's signature does not match")
-        }
-        _ => None,
-    })
+    hex::encode(hmac::sign(&key, link_text(content, previous).as_bytes()))
 }

@@ -1,12 +1,12 @@
 //! Which anchors are revoked, and until when must that be remembered?
 
-use caracal_model::{Anchor, AuthorityRecordId, DelegationId, SessionId, ZoneId};
+use caracal_model::{Anchor, AnchorKind, ZoneId};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use crate::error::{StorageError, checked};
-use crate::tx::{ReadTx, WriteTx};
+use crate::tx::{AnyTx, WriteTx};
 
 /// A revocation that can still matter to a token somebody holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,15 +21,6 @@ pub struct Revoked {
     pub revoked_at: OffsetDateTime,
     /// No token that carries the anchor can be valid after this.
     pub expires_at: OffsetDateTime,
-}
-
-/// The anchor as the two columns of `revocation_log`.
-fn columns(anchor: &Anchor) -> (&'static str, &str) {
-    match anchor {
-        Anchor::AuthorityRecord(id) => ("authority_record", id.as_str()),
-        Anchor::Session(id) => ("session", id.as_str()),
-        Anchor::Delegation(id) => ("delegation", id.as_str()),
-    }
 }
 
 /// Records that `anchor` is revoked. Answers false when it was already; the first revocation stands.
@@ -60,7 +51,10 @@ pub async fn record_all(
     anchors: &[Anchor],
     reason: &str,
 ) -> Result<u64, StorageError> {
-    let (kinds, ids): (Vec<&str>, Vec<&str>) = anchors.iter().map(columns).unzip();
+    let (kinds, ids): (Vec<&str>, Vec<&str>) = anchors
+        .iter()
+        .map(|anchor| (anchor.kind().as_str(), anchor.id()))
+        .unzip();
     let inserted = sqlx::query(
         "INSERT INTO revocation_log (zone_id, kind, anchor_id, reason, expires_at)
          SELECT $1, a.kind, a.id, $4, greatest(now(), r.expires_at) + interval '24 hours'
@@ -82,7 +76,7 @@ pub async fn record_all(
 ///
 /// # Errors
 /// [`StorageError::Inconsistent`] when a row names an anchor this version does not know: a revocation is never skipped.
-pub async fn live(tx: &mut ReadTx) -> Result<Vec<Revoked>, StorageError> {
+pub async fn live<'t>(tx: impl AnyTx<'t>) -> Result<Vec<Revoked>, StorageError> {
     let rows = sqlx::query(
         "SELECT seq, zone_id, kind, anchor_id, reason, revoked_at, expires_at FROM revocation_log
          WHERE expires_at > now() ORDER BY expires_at, seq",
@@ -95,19 +89,15 @@ pub async fn live(tx: &mut ReadTx) -> Result<Vec<Revoked>, StorageError> {
 fn revoked(row: &PgRow) -> Result<Revoked, StorageError> {
     let seq: i64 = row.try_get("seq")?;
     let key = seq.to_string();
-    let id: String = row.try_get("anchor_id")?;
-    let kind: String = row.try_get("kind")?;
-    let anchor = match kind.as_str() {
-        "authority_record" => Anchor::AuthorityRecord(checked::<AuthorityRecordId>(
-            id,
-            "revocation_log",
-            "anchor_id",
-            &key,
-        )?),
-        "session" => Anchor::Session(checked::<SessionId>(id, "revocation_log", "anchor_id", &key)?),
-        "delegation" => Anchor::Delegation(checked::<DelegationId>(id, "revocation_log", "anchor_id", &key)?),
+    let kind = match row.try_get("kind")? {
+        "authority_record" => AnchorKind::AuthorityRecord,
+        "session" => AnchorKind::Session,
+        "delegation" => AnchorKind::Delegation,
         _ => return Err(StorageError::inconsistent("revocation_log", "kind", key)),
     };
+    let anchor = Anchor::from_parts(kind, row.try_get("anchor_id")?)
+        .ok()
+        .ok_or_else(|| StorageError::inconsistent("revocation_log", "anchor_id", key.clone()))?;
     Ok(Revoked {
         zone_id: checked(row.try_get("zone_id")?, "revocation_log", "zone_id", &key)?,
         anchor,

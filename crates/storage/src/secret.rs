@@ -6,7 +6,7 @@ use caracal_model::ZoneId;
 use sqlx::Row;
 
 use crate::error::{StorageError, checked};
-use crate::tx::{ReadTx, WriteTx};
+use crate::tx::{AnyTx, WriteTx};
 
 /// A sealed secret.
 #[derive(Clone)]
@@ -45,8 +45,8 @@ fn sealed(row: &sqlx::postgres::PgRow) -> Result<SealedSecret, StorageError> {
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn find(
-    tx: &mut ReadTx,
+pub async fn find<'t>(
+    tx: impl AnyTx<'t>,
     zone: &ZoneId,
     reference: &str,
 ) -> Result<Option<SealedSecret>, StorageError> {
@@ -64,7 +64,7 @@ pub async fn find(
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn list(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<SealedSecret>, StorageError> {
+pub async fn list<'t>(tx: impl AnyTx<'t>, zone: &ZoneId) -> Result<Vec<SealedSecret>, StorageError> {
     sqlx::query("SELECT ref, zone_id, envelope, version FROM secret_store WHERE zone_id = $1 ORDER BY ref")
         .bind(zone.as_str())
         .fetch_all(tx)

@@ -7,7 +7,7 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::error::{StorageError, checked};
-use crate::tx::{ReadTx, WriteTx};
+use crate::tx::{AnyTx, WriteTx};
 
 const NAME: &str = "zone_signing_key";
 
@@ -54,8 +54,8 @@ fn sealed(row: &sqlx::postgres::PgRow) -> Result<SealedSigningKey, StorageError>
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn newest(
-    tx: &mut ReadTx,
+pub async fn newest<'t>(
+    tx: impl AnyTx<'t>,
     zone: &ZoneId,
     count: i64,
 ) -> Result<Vec<SealedSigningKey>, StorageError> {

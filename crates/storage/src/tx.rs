@@ -34,6 +34,12 @@ impl ZoneScope<'_> {
     }
 }
 
+/// Either kind of transaction, for statements that only read: `fn find<'t>(tx: impl AnyTx<'t>, ..)` takes
+/// `&mut ReadTx` as well as `&mut WriteTx`.
+pub trait AnyTx<'t>: Executor<'t, Database = Postgres> {}
+impl<'t> AnyTx<'t> for &'t mut ReadTx {}
+impl<'t> AnyTx<'t> for &'t mut WriteTx {}
+
 /// A read-only snapshot: every statement in it sees the database as of the first one.
 pub struct ReadTx {
     inner: Transaction<'static, Postgres>,
