@@ -118,7 +118,7 @@ impl Constraints {
                 "policy_approved" => constraints.policy_approved = Some(read_bool("policy_approved", value)?),
                 "expires_at" => constraints.expires_at = Some(read_moment("expires_at", value)?),
                 "broad_reason" => {
-                    constraints.broad_reason = Some(read_text("broad_reason", value)?.to_owned())
+                    constraints.broad_reason = Some(read_text("broad_reason", value)?.to_owned());
                 }
                 _ => return Err(ConstraintError::Unknown(name.clone())),
             }

@@ -1,0 +1,317 @@
+//! What does the token endpoint take and give?
+//!
+//! RFC 8693 token exchange with the members of `docs/contract/wire-formats.md`, "Token exchange".
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use caracal_model::id::{IdError, ZoneId};
+use caracal_model::revocation::{Anchor, AnchorKind};
+use serde::{Deserialize, Serialize};
+
+/// The only accepted `grant_type` (RFC 8693 section 2.1).
+pub const TOKEN_EXCHANGE_GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// The token type of mandates (RFC 8693 section 3).
+pub const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+/// The token type of a federated user's ID token (RFC 8693 section 3).
+pub const ID_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:id_token";
+/// Value of `token_type` in every success answer (RFC 6750).
+pub const BEARER: &str = "Bearer";
+/// The media type of a token request.
+pub const FORM_MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
+/// Path of the token endpoint.
+pub const TOKEN_PATH: &str = "/oauth/2/token";
+/// Path of the key set (RFC 7517), with the zone in the query parameter `zone_id`.
+pub const JWKS_PATH: &str = "/.well-known/jwks.json";
+/// Path of the revocation snapshot for gateways.
+pub const REVOCATIONS_PATH: &str = "/internal/gateway/revocations";
+
+/// Names of the form fields of a token request.
+pub mod field {
+    /// Must be the token exchange grant.
+    pub const GRANT_TYPE: &str = "grant_type";
+    /// The zone of the request.
+    pub const ZONE_ID: &str = "zone_id";
+    /// The calling application.
+    pub const APPLICATION_ID: &str = "application_id";
+    /// The application's secret.
+    pub const CLIENT_SECRET: &str = "client_secret";
+    /// The token presented for exchange.
+    pub const SUBJECT_TOKEN: &str = "subject_token";
+    /// Its type.
+    pub const SUBJECT_TOKEN_TYPE: &str = "subject_token_type";
+    /// A protected resource; the one field that may repeat.
+    pub const RESOURCE: &str = "resource";
+    /// Scopes, separated by white space.
+    pub const SCOPE: &str = "scope";
+    /// The authority record to bind, despite the name.
+    pub const SESSION_ID: &str = "session_id";
+    /// The governed session.
+    pub const AGENT_SESSION_ID: &str = "agent_session_id";
+    /// The delegation.
+    pub const DELEGATION_EDGE_ID: &str = "delegation_edge_id";
+    /// An approval raised by an earlier request.
+    pub const APPROVAL_ID: &str = "approval_id";
+    /// The token lifetime asked for, in seconds.
+    pub const TTL_SECONDS: &str = "ttl_seconds";
+    /// Method of the governed request; only a gateway may send it.
+    pub const REQUEST_METHOD: &str = "request_method";
+    /// Path of the governed request; only a gateway may send it.
+    pub const REQUEST_PATH: &str = "request_path";
+    /// The gateway's request id; equals the header `X-Request-Id`.
+    pub const GATEWAY_REQUEST_ID: &str = "gateway_request_id";
+    /// Not supported; its presence is refused.
+    pub const ACTOR_TOKEN: &str = "actor_token";
+    /// Not supported; its presence is refused.
+    pub const CLIENT_ASSERTION: &str = "client_assertion";
+    /// Not supported; its presence is refused.
+    pub const CLIENT_ASSERTION_TYPE: &str = "client_assertion_type";
+}
+
+/// How the gateway proves the caller to the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMode {
+    /// No credential.
+    #[default]
+    None,
+    /// The resource mandate itself.
+    CaracalJwt,
+    /// A token of the provider, after a scheme.
+    ProviderOauth,
+    /// A key of the provider, in a header or the query.
+    ProviderApikey,
+}
+
+impl AuthMode {
+    /// The mode as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::CaracalJwt => "caracal_jwt",
+            Self::ProviderOauth => "provider_oauth",
+            Self::ProviderApikey => "provider_apikey",
+        }
+    }
+}
+
+/// Where an API key goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthLocation {
+    /// Into a header.
+    Header,
+    /// Into the query.
+    Query,
+}
+
+/// Where the gateway sends a request and which credential it puts in. Only gateways ever receive one.
+///
+/// `Debug` redacts the credential.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Base URL of the upstream; may be empty, then nothing can be forwarded.
+    #[serde(default)]
+    pub url: String,
+    /// Which kind of credential.
+    pub auth_mode: AuthMode,
+    /// Where an API key goes; absent means header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_location: Option<AuthLocation>,
+    /// The header to set; absent means `Authorization`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_header: Option<String>,
+    /// The query parameter to set, when the key goes into the query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_param_name: Option<String>,
+    /// Put before the credential, for example `Bearer`; empty means the bare value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_scheme: Option<String>,
+    /// Hosts that may receive the credential; empty means the host of `url`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_token_hosts: Vec<String>,
+    /// The credential itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_token: Option<String>,
+    /// The provider it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<String>,
+    /// The stored connection it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_id: Option<String>,
+    /// When the credential expires, in seconds since the epoch; only for connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+    /// Whether the upstream also receives the mandate in `X-Caracal-Identity`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forward_caracal_identity: bool,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("url", &self.url)
+            .field("auth_mode", &self.auth_mode)
+            .field("auth_location", &self.auth_location)
+            .field("auth_header", &self.auth_header)
+            .field("query_param_name", &self.query_param_name)
+            .field("auth_scheme", &self.auth_scheme)
+            .field("allowed_token_hosts", &self.allowed_token_hosts)
+            .field(
+                "provider_token",
+                &self.provider_token.as_ref().map(|_| "[redacted]"),
+            )
+            .field("provider_id", &self.provider_id)
+            .field("connection_id", &self.connection_id)
+            .field("expires_at", &self.expires_at)
+            .field("forward_caracal_identity", &self.forward_caracal_identity)
+            .finish()
+    }
+}
+
+/// The success answer of the token endpoint (RFC 8693 section 2.2.1). `Debug` redacts the token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenResponse {
+    /// The mandate.
+    pub access_token: String,
+    /// Always [`BEARER`].
+    pub token_type: String,
+    /// Lifetime in whole seconds, at least 1.
+    pub expires_in: i64,
+    /// The scopes granted, when there are any.
+    #[serde(default, skip_serializing_if = "crate::error::is_blank")]
+    pub scope: Option<String>,
+    /// Always [`ACCESS_TOKEN_TYPE`].
+    pub issued_token_type: String,
+    /// Identifiers of the resources granted; may be fewer than asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_resources: Vec<String>,
+    /// One directive per granted resource, by identifier; only in answers to gateways.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstreams: BTreeMap<String, Upstream>,
+}
+
+impl fmt::Debug for TokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenResponse")
+            .field("access_token", &"[redacted]")
+            .field("token_type", &self.token_type)
+            .field("expires_in", &self.expires_in)
+            .field("scope", &self.scope)
+            .field("issued_token_type", &self.issued_token_type)
+            .field("target_resources", &self.target_resources)
+            .field("upstreams", &self.upstreams)
+            .finish()
+    }
+}
+
+/// One revoked thing in a [`RevocationSnapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RevokedAnchor {
+    /// The zone it belongs to.
+    pub zone_id: ZoneId,
+    /// What kind of thing it is.
+    pub kind: AnchorKind,
+    /// Its id.
+    pub id: String,
+    /// Until when it must be remembered, in seconds since the epoch: no token that stands on it lives longer.
+    pub expires_at: i64,
+}
+
+impl RevokedAnchor {
+    /// The anchor, checked.
+    ///
+    /// # Errors
+    /// [`IdError`] when `id` is not an id.
+    pub fn anchor(&self) -> Result<Anchor, IdError> {
+        Anchor::from_parts(self.kind, &self.id)
+    }
+}
+
+/// Everything that is revoked now: the answer to `GET /internal/gateway/revocations`, which a gateway signs like an exchange,
+/// over an empty body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationSnapshot {
+    /// The moment up to which the snapshot is complete, in milliseconds since the epoch.
+    pub as_of_unix_ms: i64,
+    /// The live revocations.
+    pub revocations: Vec<RevokedAnchor>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response() -> TokenResponse {
+        TokenResponse {
+            access_token: "head.body.seal".to_owned(),
+            token_type: BEARER.to_owned(),
+            expires_in: 900,
+            scope: None,
+            issued_token_type: ACCESS_TOKEN_TYPE.to_owned(),
+            target_resources: Vec::new(),
+            upstreams: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn members_without_content_are_left_out() {
+        assert_eq!(
+            serde_json::to_string(&response()).unwrap(),
+            r#"{"access_token":"head.body.seal","token_type":"Bearer","expires_in":900,"issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}"#
+        );
+    }
+
+    #[test]
+    fn an_answer_to_a_gateway_is_read_back() {
+        let text = r#"{"access_token":"head.body.seal","token_type":"Bearer","expires_in":900,"scope":"crm:read",
+            "issued_token_type":"urn:ietf:params:oauth:token-type:access_token","target_resources":["resource://crm"],
+            "upstreams":{"resource://crm":{"url":"https://crm.example/api","auth_mode":"provider_apikey",
+            "auth_location":"header","auth_header":"X-Api-Key","allowed_token_hosts":["crm.example"],
+            "provider_token":"k-123","provider_id":"prov-1","a_later_member":1}}}"#;
+        let read: TokenResponse = serde_json::from_str(text).unwrap();
+        let upstream = &read.upstreams["resource://crm"];
+        assert_eq!(upstream.auth_mode, AuthMode::ProviderApikey);
+        assert_eq!(upstream.auth_location, Some(AuthLocation::Header));
+        assert_eq!(upstream.provider_token.as_deref(), Some("k-123"));
+        assert!(!upstream.forward_caracal_identity);
+        let again: TokenResponse = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
+        assert_eq!(again, read);
+    }
+
+    #[test]
+    fn an_unknown_mode_is_not_guessed() {
+        assert!(serde_json::from_str::<Upstream>(r#"{"url":"","auth_mode":"magic"}"#).is_err());
+        assert!(
+            serde_json::from_str::<Upstream>(r#"{"url":""}"#).is_err(),
+            "the mode must be said"
+        );
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let upstream = Upstream {
+            provider_token: Some("k-123".to_owned()),
+            ..Upstream::default()
+        };
+        let shown = format!(
+            "{:?}",
+            TokenResponse {
+                upstreams: [("r".to_owned(), upstream)].into(),
+                ..response()
+            }
+        );
+        assert!(!shown.contains("k-123") && !shown.contains("seal"), "{shown}");
+    }
+
+    #[test]
+    fn a_snapshot_names_its_kinds() {
+        let text = r#"{"as_of_unix_ms":5,"revocations":[{"zone_id":"z1","kind":"session","id":"s1","expires_at":9}]}"#;
+        let snapshot: RevocationSnapshot = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            snapshot.revocations[0].anchor().unwrap(),
+            Anchor::Session("s1".parse().unwrap())
+        );
+        assert_eq!(serde_json::to_string(&snapshot).unwrap(), text);
+    }
+}
