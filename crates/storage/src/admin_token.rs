@@ -62,7 +62,11 @@ pub async fn find_active<'t>(
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn touch(tx: &mut WriteTx, token: &AdminTokenId, debounce_seconds: i64) -> Result<(), StorageError> {
+pub async fn touch(
+    tx: &mut WriteTx,
+    token: &AdminTokenId,
+    debounce_seconds: i64,
+) -> Result<(), StorageError> {
     sqlx::query(
         "UPDATE admin_tokens SET last_used_at = now()
          WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - $2 * interval '1 second')",
@@ -82,7 +86,9 @@ pub async fn touch(tx: &mut WriteTx, token: &AdminTokenId, debounce_seconds: i64
 /// # Errors
 /// [`StorageError::Contention`] when another replica does not end in time.
 pub async fn seed(tx: &mut WriteTx, tokens: &[SeededToken<'_>]) -> Result<(), StorageError> {
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('admin_token_seed', 0))").execute(&mut *tx).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('admin_token_seed', 0))")
+        .execute(&mut *tx)
+        .await?;
     for token in tokens {
         sqlx::query(
             "INSERT INTO admin_tokens (id, name, token_sha256, scope, capability, created_by)
@@ -113,9 +119,10 @@ pub async fn seed(tx: &mut WriteTx, tokens: &[SeededToken<'_>]) -> Result<(), St
 /// # Errors
 /// [`StorageError::Contention`] when a lock is not free in time.
 pub async fn revoke_of_zone(tx: &mut WriteTx, zone: &ZoneId) -> Result<u64, StorageError> {
-    let revoked = sqlx::query("UPDATE admin_tokens SET revoked_at = now() WHERE zone_id = $1 AND revoked_at IS NULL")
-        .bind(zone.as_str())
-        .execute(tx)
-        .await?;
+    let revoked =
+        sqlx::query("UPDATE admin_tokens SET revoked_at = now() WHERE zone_id = $1 AND revoked_at IS NULL")
+            .bind(zone.as_str())
+            .execute(tx)
+            .await?;
     Ok(revoked.rows_affected())
 }

@@ -149,10 +149,7 @@ pub async fn lock(
 /// # Errors
 /// [`StorageError::Conflict`] on `applications_zone_name_key` when a live managed application has the name, whatever its
 /// case; [`StorageError::Reference`] when the zone does not exist.
-pub async fn insert(
-    tx: &mut WriteTx,
-    application: &NewApplication<'_>,
-) -> Result<Application, StorageError> {
+pub async fn insert(tx: &mut WriteTx, application: &NewApplication<'_>) -> Result<Application, StorageError> {
     Ok(sqlx::query_as(
         "INSERT INTO applications
              (id, zone_id, name, registration_method, traits, client_secret_hash, created_by, created_via_operator)
@@ -242,5 +239,7 @@ pub async fn live_dcr<'t>(
     .bind(zone.as_str())
     .fetch_all(tx)
     .await?;
-    ids.into_iter().map(|id| crate::error::checked(id, "applications", "id", zone.as_str())).collect()
+    ids.into_iter()
+        .map(|id| crate::error::checked(id, "applications", "id", zone.as_str()))
+        .collect()
 }

@@ -91,7 +91,11 @@ pub async fn rename(tx: &mut WriteTx, zone: &ZoneId, from: &str, to: &str) -> Re
 ///
 /// # Errors
 /// [`StorageError::Contention`] when a lock is not free in time.
-pub async fn delete(tx: &mut WriteTx, zone: &ZoneId, resource_identifier: &str) -> Result<bool, StorageError> {
+pub async fn delete(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    resource_identifier: &str,
+) -> Result<bool, StorageError> {
     let deleted =
         sqlx::query("DELETE FROM gateway_resource_bindings WHERE zone_id = $1 AND resource_identifier = $2")
             .bind(zone.as_str())

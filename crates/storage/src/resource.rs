@@ -149,11 +149,13 @@ pub async fn taken_identifiers<'t>(
     zone: &ZoneId,
     candidates: &[String],
 ) -> Result<Vec<String>, StorageError> {
-    Ok(sqlx::query_scalar("SELECT identifier FROM resources WHERE zone_id = $1 AND identifier = ANY($2)")
-        .bind(zone.as_str())
-        .bind(candidates)
-        .fetch_all(tx)
-        .await?)
+    Ok(
+        sqlx::query_scalar("SELECT identifier FROM resources WHERE zone_id = $1 AND identifier = ANY($2)")
+            .bind(zone.as_str())
+            .bind(candidates)
+            .fetch_all(tx)
+            .await?,
+    )
 }
 
 /// Whether the zone may have one more resource under a limit of `resources_max`.

@@ -110,7 +110,11 @@ pub async fn revoke(
             break;
         }
     }
-    let epoch = if ended.delegations.is_empty() { None } else { Some(next_epoch(tx, zone).await?) };
+    let epoch = if ended.delegations.is_empty() {
+        None
+    } else {
+        Some(next_epoch(tx, zone).await?)
+    };
     release_places(tx, zone, &ended.sessions).await?;
     announce(tx, producer, zone, reason, &ended, epoch).await?;
     let revoked = ended.checked(zone, epoch)?;
@@ -260,7 +264,10 @@ async fn end_records(
     reason: &str,
 ) -> Result<Step<String>, StorageError> {
     if seeds.is_empty() {
-        return Ok(Step { below: Vec::new(), ended: Vec::new() });
+        return Ok(Step {
+            below: Vec::new(),
+            ended: Vec::new(),
+        });
     }
     let below: Vec<String> = sqlx::query_scalar(
         "WITH RECURSIVE doomed (id) AS (
@@ -294,7 +301,10 @@ async fn end_sessions(
     reason: &str,
 ) -> Result<Step<EndedSession>, StorageError> {
     if seeds.is_empty() && records.is_empty() {
-        return Ok(Step { below: Vec::new(), ended: Vec::new() });
+        return Ok(Step {
+            below: Vec::new(),
+            ended: Vec::new(),
+        });
     }
     let below: Vec<String> = sqlx::query_scalar(
         "WITH RECURSIVE doomed (id) AS (
@@ -372,7 +382,10 @@ async fn next_epoch(tx: &mut WriteTx, zone: &ZoneId) -> Result<i64, StorageError
 
 /// Gives the parents that live on the places of their ended children back.
 async fn release_places(tx: &mut WriteTx, zone: &ZoneId, ended: &[EndedSession]) -> Result<(), StorageError> {
-    let parents: Vec<&str> = ended.iter().filter_map(|session| session.parent_id.as_deref()).collect();
+    let parents: Vec<&str> = ended
+        .iter()
+        .filter_map(|session| session.parent_id.as_deref())
+        .collect();
     if parents.is_empty() {
         return Ok(());
     }
@@ -390,7 +403,11 @@ async fn release_places(tx: &mut WriteTx, zone: &ZoneId, ended: &[EndedSession])
 }
 
 fn anchors(revoked: &Revoked) -> Vec<Anchor> {
-    let records = revoked.authority_records.iter().cloned().map(Anchor::AuthorityRecord);
+    let records = revoked
+        .authority_records
+        .iter()
+        .cloned()
+        .map(Anchor::AuthorityRecord);
     let sessions = revoked.sessions.iter().cloned().map(Anchor::Session);
     let delegations = revoked.delegations.iter().cloned().map(Anchor::Delegation);
     records.chain(sessions).chain(delegations).collect()
@@ -432,7 +449,7 @@ async fn announce(
          ORDER BY m.at
          ON CONFLICT (producer, topic, dedupe_key) DO NOTHING",
     )
-    .bind(producer.as_str())
+    .bind(producer_name(producer))
     .bind(messages.ids)
     .bind(messages.topics)
     .bind(messages.keys)
@@ -450,7 +467,12 @@ fn messages(zone: &ZoneId, reason: &str, ended: &Ended, epoch: Option<i64>) -> M
         let payload = json!({ "zone_id": zone, "session_id": id, "reason": reason });
         messages.push(REVOKE, format!("record:{id}"), payload);
     }
-    for EndedSession { id, parent_id, application_id } in &ended.sessions {
+    for EndedSession {
+        id,
+        parent_id,
+        application_id,
+    } in &ended.sessions
+    {
         let payload = json!({
             "event": "terminate", "zone_id": zone, "agent_session_id": id, "parent_id": parent_id,
             "application_id": application_id, "reason": reason,
@@ -463,11 +485,17 @@ fn messages(zone: &ZoneId, reason: &str, ended: &Ended, epoch: Option<i64>) -> M
     for id in &ended.delegations {
         let payload = json!({ "zone_id": zone, "delegation_edge_id": id, "reason": reason });
         messages.push(REVOKE, format!("delegation:{id}"), payload);
-        let payload =
-            json!({ "event": "edge_revoke", "zone_id": zone, "edge_id": id, "reason": reason, "epoch": epoch });
+        let payload = json!({ "event": "edge_revoke", "zone_id": zone, "edge_id": id, "reason": reason, "epoch": epoch });
         messages.push(INVALIDATE, format!("edge_revoke:{id}"), payload);
     }
     messages
+}
+
+const fn producer_name(producer: Producer) -> &'static str {
+    match producer {
+        Producer::Api => "api",
+        Producer::Coordinator => "coordinator",
+    }
 }
 
 fn check_reason(reason: &str) -> Result<(), StorageError> {

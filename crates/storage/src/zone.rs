@@ -144,7 +144,10 @@ pub async fn taken_slugs<'t>(
     tx: impl PgExecutor<'t>,
     candidates: &[String],
 ) -> Result<Vec<String>, StorageError> {
-    Ok(sqlx::query_scalar("SELECT slug FROM zones WHERE slug = ANY($1)").bind(candidates).fetch_all(tx).await?)
+    Ok(sqlx::query_scalar("SELECT slug FROM zones WHERE slug = ANY($1)")
+        .bind(candidates)
+        .fetch_all(tx)
+        .await?)
 }
 
 /// Makes a zone, with its configuration version and its delegation graph epoch.

@@ -1,0 +1,207 @@
+//! Which refusals can the admin API answer with, and what does a client read of them?
+//!
+//! Every refusal of the API is one [`Code`]; its status and its wire name stand in one table, so that a client library
+//! can be written from this file (`docs/contract/admin-api.md` section 3).
+
+use std::borrow::Cow;
+
+use caracal_storage::StorageError;
+use serde_json::{Value, json};
+
+macro_rules! codes {
+    ($($variant:ident = $status:literal $name:literal,)*) => {
+        /// The refusals of the admin API: `docs/contract/admin-api.md` section 3.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $(#[doc = concat!($status, " `", $name, "`.")] $variant,)*
+        }
+
+        impl Code {
+            /// The HTTP status of the refusal.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            /// The value of the `error` member.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    InvalidParams = 400 "invalid_params",
+    InvalidQuery = 400 "invalid_query",
+    InvalidCursor = 400 "invalid_cursor",
+    InvalidFields = 400 "invalid_fields",
+    InvalidBody = 400 "invalid_body",
+    NoFields = 400 "no_fields",
+    InvalidZone = 400 "invalid_zone",
+    InvalidApplication = 400 "invalid_application",
+    InvalidResource = 400 "invalid_resource",
+    InvalidResourceIdentifier = 400 "invalid_resource_identifier",
+    CredentialProviderRequired = 400 "credential_provider_required",
+    UpstreamUrlRequired = 400 "upstream_url_required",
+    OperationMethodAndPathRequired = 400 "operation_method_and_path_required",
+    OperationPathMustBeAbsolute = 400 "operation_path_must_be_absolute",
+    OperationScopeNotInResourceScopes = 400 "operation_scope_not_in_resource_scopes",
+    OperationDuplicate = 400 "operation_duplicate",
+    InvalidGatewayBinding = 400 "invalid_gateway_binding",
+    InvalidProvider = 400 "invalid_provider",
+    InvalidProviderIdentifier = 400 "invalid_provider_identifier",
+    InvalidProviderConfig = 400 "invalid_provider_config",
+    ProviderConfigRequired = 400 "provider_config_required",
+    ProviderCheckUnsupported = 400 "provider_check_unsupported",
+    ResourceVerificationUnsupported = 400 "resource_verification_unsupported",
+    InvalidAuthorityRecordRevoke = 400 "invalid_authority_record_revoke",
+    InvalidAdminToken = 401 "invalid_admin_token",
+    InvalidAccountAssertion = 401 "invalid_account_assertion",
+    AdminTokenReadOnly = 403 "admin_token_read_only",
+    AdminTokenApproveOnly = 403 "admin_token_approve_only",
+    ApproveCapabilityRequired = 403 "approve_capability_required",
+    AdminTokenZoneMismatch = 403 "admin_token_zone_mismatch",
+    SystemZoneReadOnly = 403 "system_zone_read_only",
+    AccountScopeRequired = 403 "account_scope_required",
+    ZoneForbidden = 403 "zone_forbidden",
+    TraitCountExceeded = 403 "trait_count_exceeded",
+    TraitInvalid = 403 "trait_invalid",
+    TraitDuplicate = 403 "trait_duplicate",
+    TraitForbidden = 403 "trait_forbidden",
+    RouteNotFound = 404 "not_found",
+    ZoneNotFound = 404 "zone_not_found",
+    ApplicationNotFound = 404 "application_not_found",
+    ResourceNotFound = 404 "resource_not_found",
+    ProviderNotFound = 404 "provider_not_found",
+    GatewayBindingNotFound = 404 "gateway_binding_not_found",
+    PolicyNotFound = 404 "policy_not_found",
+    PolicySetNotFound = 404 "policy_set_not_found",
+    PolicySetVersionNotFound = 404 "policy_set_version_not_found",
+    PolicySetBindingNotFound = 404 "policy_set_binding_not_found",
+    ActivePolicySetVersionNotFound = 404 "active_policy_set_version_not_found",
+    VersionNotFound = 404 "version_not_found",
+    AuthorityRecordNotFound = 404 "authority_record_not_found",
+    RequestNotFound = 404 "request_not_found",
+    ReservedNamespace = 409 "reserved_namespace",
+    ZoneSlugConflict = 409 "zone_slug_conflict",
+    ApplicationNameTaken = 409 "application_name_taken",
+    ClientSecretNotConfigured = 400 "client_secret_not_configured",
+    ResourceIdentifierConflict = 409 "resource_identifier_conflict",
+    ResourceQuotaExceeded = 409 "resource_quota_exceeded",
+    ProtectedResource = 409 "protected_resource",
+    ProviderIdentifierConflict = 409 "provider_identifier_conflict",
+    PolicyNameConflict = 409 "policy_name_conflict",
+    PolicySetNameConflict = 409 "policy_set_name_conflict",
+    ReferencedPolicyVersionMissing = 409 "referenced_policy_version_missing",
+    WriteConflict = 409 "write_conflict",
+    PayloadTooLarge = 413 "payload_too_large",
+    InvalidRego = 422 "invalid_rego",
+    InvalidPolicyContract = 422 "invalid_policy_contract",
+    InvalidPolicyBundle = 422 "invalid_policy_bundle",
+    RateLimited = 429 "rate_limited",
+    Internal = 500 "internal_error",
+    DatabaseUnreachable = 503 "postgres_unreachable",
+}
+
+/// One refusal: a code, an optional sentence for the reader, optional structured details, and the cause for the log.
+///
+/// The cause never reaches the client.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", code.as_str())]
+pub struct Refusal {
+    code: Code,
+    description: Option<Cow<'static, str>>,
+    details: Option<Value>,
+    #[source]
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Refusal {
+    /// A refusal that its code explains.
+    pub const fn new(code: Code) -> Self {
+        Self { code, description: None, details: None, cause: None }
+    }
+
+    /// A refusal with a sentence that names what to change.
+    pub fn because(code: Code, description: impl Into<Cow<'static, str>>) -> Self {
+        Self { description: Some(description.into()), ..Self::new(code) }
+    }
+
+    /// A failure of this service: the client reads `internal_error`, the log the cause.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { cause: Some(cause.into()), ..Self::new(Code::Internal) }
+    }
+
+    /// The same refusal with a `details` member.
+    #[must_use]
+    pub fn with_details(self, details: Value) -> Self {
+        Self { details: Some(details), ..self }
+    }
+
+    /// Which refusal it is.
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// Whether this service is at fault, so that the cause belongs into the log.
+    pub const fn is_ours(&self) -> bool {
+        self.code.status() >= 500
+    }
+
+    /// The JSON body: `error`, and `error_description`, `requestId` and `details` where there is one.
+    pub fn body(&self, request_id: &str) -> Value {
+        let mut body = json!({ "error": self.code.as_str(), "requestId": request_id });
+        if let (Some(object), Some(description)) = (body.as_object_mut(), self.sentence()) {
+            object.insert("error_description".into(), Value::from(description));
+        }
+        if let (Some(object), Some(details)) = (body.as_object_mut(), &self.details) {
+            object.insert("details".into(), details.clone());
+        }
+        body
+    }
+
+    fn sentence(&self) -> Option<&str> {
+        match (&self.description, self.code) {
+            (Some(description), _) => Some(description),
+            (None, Code::Internal) => Some("The service failed to process the request"),
+            (None, Code::DatabaseUnreachable) => Some("The database did not answer; try again"),
+            (None, _) => None,
+        }
+    }
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self::new(code)
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        let code = if error.is_unavailable() { Code::DatabaseUnreachable } else { Code::Internal };
+        Self { cause: Some(Box::new(error)), ..Self::new(code) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_ours_never_shows_its_cause() {
+        let refusal = Refusal::internal(std::io::Error::other("password=hunter2"));
+        let body = refusal.body("r-1").to_string();
+        assert!(!body.contains("hunter2"), "the cause leaked: {body}");
+        assert!(body.contains("internal_error") && body.contains("r-1"));
+    }
+
+    #[test]
+    fn a_sentence_and_details_reach_the_client() {
+        let refusal = Refusal::because(Code::InvalidZone, "name is missing")
+            .with_details(json!({ "issues": [] }));
+        let body = refusal.body("r-2");
+        assert_eq!(body["error"], "invalid_zone");
+        assert_eq!(body["error_description"], "name is missing");
+        assert_eq!(body["details"]["issues"], json!([]));
+    }
+}
