@@ -22,7 +22,7 @@ pub enum Format {
 pub struct Settings {
     /// `LOG_LEVEL`: debug, info, warn or error.
     pub level: String,
-    /// `LOG_FORMAT`: json, pretty or auto.
+    /// `LOG_FORMAT`: json, pretty (or text) or auto.
     pub format: Format,
 }
 

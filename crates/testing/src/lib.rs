@@ -1,1 +1,33 @@
-//! Test support: databases, stores, keys, clocks, whole stacks.
+//! What a test needs besides the code under test: its own database and Redis, keys and mandates, an upstream that
+//! remembers, a proxy that fails on demand, and whole stacks of real processes.
+//!
+//! For tests only: nothing here ships. What cannot be set up panics with the reason and the way to mend it, because a
+//! test has nobody to hand an error to.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot be set up has failed, and says why"
+)]
+
+mod database;
+mod environment;
+mod fault_proxy;
+mod keys;
+mod mandate;
+mod port;
+
+mod redis;
+
+mod upstream;
+mod wait;
+
+pub use caracal_migrations::Role;
+pub use database::TestDatabase;
+pub use fault_proxy::FaultProxy;
+pub use keys::TestKeys;
+pub use mandate::Mandate;
+pub use port::free_port;
+pub use redis::TestRedis;
+pub use upstream::{Behaviour, RecordedRequest, Upstream};
+pub use wait::{wait_for, wait_until};

@@ -1,0 +1,426 @@
+//! What reached the protected service, and how does it answer?
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Interval;
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+/// How the upstream answers from now on.
+#[derive(Clone)]
+pub enum Behaviour {
+    /// 200 with a JSON document of what came: method, target, headers, body.
+    Echo,
+    /// This status with this body.
+    Status(StatusCode, Bytes),
+    /// 200 `text/event-stream` with one event per interval, until the client goes away.
+    Sse(Duration),
+    /// Like [`Behaviour::Echo`], but only after [`Upstream::release`].
+    Held,
+    /// 101, then every byte is sent back until the client goes away.
+    Upgrade,
+    /// Whatever the test wants.
+    Custom(Arc<dyn Fn(&RecordedRequest) -> Response<Bytes> + Send + Sync>),
+}
+
+impl fmt::Debug for Behaviour {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Echo => "Echo",
+            Self::Status(..) => "Status",
+            Self::Sse(_) => "Sse",
+            Self::Held => "Held",
+            Self::Upgrade => "Upgrade",
+            Self::Custom(_) => "Custom",
+        })
+    }
+}
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub struct RecordedRequest {
+    /// The method.
+    pub method: Method,
+    /// Path and query, byte for byte.
+    pub target: String,
+    /// Every header, with repeated ones in order.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl RecordedRequest {
+    /// The value of a header, if it was sent and is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn document(&self) -> Vec<u8> {
+        let headers: Vec<_> = self
+            .headers
+            .iter()
+            .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+            .collect();
+        let document = json!({
+            "method": self.method.as_str(),
+            "target": self.target,
+            "headers": headers,
+            "body": String::from_utf8_lossy(&self.body),
+        });
+        document.to_string().into_bytes()
+    }
+}
+
+/// A protected service on a free loopback port, which remembers every request. It ends when dropped.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    state: Arc<State>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    behaviour: Mutex<Behaviour>,
+    requests: Mutex<Vec<RecordedRequest>>,
+    streams: AtomicUsize,
+    releases: watch::Sender<usize>,
+    stopped: watch::Sender<bool>,
+}
+
+impl Upstream {
+    /// Starts one.
+    pub async fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let state = Arc::new(State {
+            behaviour: Mutex::new(behaviour),
+            requests: Mutex::default(),
+            streams: AtomicUsize::new(0),
+            releases: watch::Sender::new(0),
+            stopped: watch::Sender::new(false),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        Self {
+            address,
+            state,
+            accepting,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Changes how it answers from now on.
+    pub fn set(&self, behaviour: Behaviour) {
+        *lock(&self.state.behaviour) = behaviour;
+    }
+
+    /// Everything that came so far, in order of arrival.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        lock(&self.state.requests).clone()
+    }
+
+    /// Everything that came since the last call.
+    pub fn take_requests(&self) -> Vec<RecordedRequest> {
+        std::mem::take(&mut *lock(&self.state.requests))
+    }
+
+    /// Event streams and upgraded connections that are open at this moment.
+    pub fn open_streams(&self) -> usize {
+        self.state.streams.load(Ordering::SeqCst)
+    }
+
+    /// Lets every request held so far go on.
+    pub fn release(&self) {
+        self.state.releases.send_modify(|count| *count += 1);
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.state.stopped.send_replace(true);
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serve(stream, Arc::clone(&state)));
+    }
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) {
+    let _unset = stream.set_nodelay(true);
+    let mut stopped = state.stopped.subscribe();
+    let service = service_fn(move |request| answer(Arc::clone(&state), request));
+    let connection = http1::Builder::new()
+        .max_buf_size(1 << 20)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::select! {
+        // The client's end of the story is what the test looks at.
+        _ = connection => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+}
+
+async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Answer, hyper::Error> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let mut releases = state.releases.subscribe();
+    let releases_before = *releases.borrow_and_update();
+    let recorded = record(&state, request).await?;
+    let behaviour = lock(&state.behaviour).clone();
+    Ok(match behaviour {
+        Behaviour::Echo => echo(&recorded),
+        Behaviour::Status(status, body) => whole(status, "text/plain", body),
+        Behaviour::Sse(interval) => event_stream(state, interval),
+        Behaviour::Held => {
+            let _dropped_with_the_upstream = releases.wait_for(|count| *count > releases_before).await;
+            echo(&recorded)
+        }
+        Behaviour::Upgrade => switch_protocols(state, &recorded, upgrade),
+        Behaviour::Custom(custom) => custom(&recorded).map(|body| Full::new(body).boxed()),
+    })
+}
+
+async fn record(state: &State, request: Request<Incoming>) -> Result<RecordedRequest, hyper::Error> {
+    let (head, body) = request.into_parts();
+    let recorded = RecordedRequest {
+        method: head.method,
+        target: head.uri.to_string(),
+        headers: head.headers,
+        body: body.collect().await?.to_bytes(),
+    };
+    lock(&state.requests).push(recorded.clone());
+    Ok(recorded)
+}
+
+fn echo(recorded: &RecordedRequest) -> Answer {
+    whole(StatusCode::OK, "application/json", recorded.document().into())
+}
+
+fn whole(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body).boxed());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
+    answer
+}
+
+fn event_stream(state: Arc<State>, interval: Duration) -> Answer {
+    let events = Events {
+        open: OpenStream::begin(state),
+        ticks: tokio::time::interval(interval),
+        sent: 0,
+    };
+    let mut answer = Response::new(events.boxed());
+    let content_type = header::HeaderValue::from_static("text/event-stream");
+    answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    answer
+}
+
+fn switch_protocols(
+    state: Arc<State>,
+    recorded: &RecordedRequest,
+    upgrade: hyper::upgrade::OnUpgrade,
+) -> Answer {
+    tokio::spawn(async move {
+        let _open = OpenStream::begin(state);
+        if let Ok(upgraded) = upgrade.await {
+            let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+            let _client_gone = tokio::io::copy(&mut from, &mut to).await;
+        }
+    });
+    let mut answer = whole(StatusCode::SWITCHING_PROTOCOLS, "text/plain", Bytes::new());
+    answer.headers_mut().remove(header::CONTENT_TYPE);
+    answer
+        .headers_mut()
+        .insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = recorded.headers.get(header::UPGRADE) {
+        answer.headers_mut().insert(header::UPGRADE, protocol.clone());
+    }
+    answer
+}
+
+/// Counts as open until dropped.
+struct OpenStream(Arc<State>);
+
+impl OpenStream {
+    fn begin(state: Arc<State>) -> Self {
+        state.streams.fetch_add(1, Ordering::SeqCst);
+        Self(state)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A body of events: `id` counts from 1, `data` is a tick.
+struct Events {
+    open: OpenStream,
+    ticks: Interval,
+    sent: u64,
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        ready!(self.ticks.poll_tick(context));
+        self.sent += 1;
+        let open = self.open.0.streams.load(Ordering::Relaxed);
+        let event = format!("id: {}\ndata: {{\"open\":{open}}}\n\n", self.sent);
+        Poll::Ready(Some(Ok(Frame::data(event.into()))))
+    }
+}
+
+/// A panic while holding one of these locks leaves its value whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_chassis::http_client::{Client, ClientLimits};
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::wait::wait_until;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    async fn post(url: &str, body: &'static str) -> caracal_chassis::http_client::Response {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-test", "yes".parse().unwrap());
+        Client::new(ClientLimits::default())
+            .request(Method::POST, url, headers, body)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_are_remembered_byte_for_byte() {
+        let upstream = Upstream::start(Behaviour::Echo).await;
+        let answer = post(&format!("{}/a%2Fb/%C3%A9?q=1&q=%20", upstream.url()), "hello").await;
+        let document: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(document["target"], "/a%2Fb/%C3%A9?q=1&q=%20");
+        let requests = upstream.take_requests();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].body, "hello");
+        assert_eq!(requests[0].header("x-test"), Some("yes"));
+        assert!(upstream.requests().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_answer_is_what_the_test_set() {
+        let upstream = Upstream::start(Behaviour::Status(StatusCode::IM_A_TEAPOT, "short".into())).await;
+        let answer = post(&upstream.url(), "").await;
+        assert_eq!(
+            (answer.status, &answer.body[..]),
+            (StatusCode::IM_A_TEAPOT, &b"short"[..])
+        );
+        upstream.set(Behaviour::Custom(Arc::new(|request| {
+            Response::builder()
+                .header("set-cookie", "a=1")
+                .body(request.body.clone())
+                .unwrap()
+        })));
+        let answer = post(&upstream.url(), "back").await;
+        assert_eq!(answer.headers["set-cookie"], "a=1");
+        assert_eq!(answer.body, "back");
+    }
+
+    #[tokio::test]
+    async fn a_held_request_goes_on_when_released() {
+        let upstream = Arc::new(Upstream::start(Behaviour::Held).await);
+        let url = upstream.url();
+        let call = tokio::spawn(async move { post(&url, "waiting").await });
+        wait_until(SOON, async || upstream.requests().len() == 1).await;
+        assert!(!call.is_finished());
+        upstream.release();
+        assert_eq!(call.await.unwrap().status, StatusCode::OK);
+    }
+
+    async fn raw(upstream: &Upstream, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(upstream.address()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+        let mut text = String::new();
+        let mut buffer = [0; 1_024];
+        while !text.contains(end) {
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "the upstream closed after {text:?}");
+            text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_is_open_until_its_client_goes_away() {
+        let upstream = Upstream::start(Behaviour::Sse(Duration::from_millis(5))).await;
+        let mut stream = raw(&upstream, "GET /events HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let head = read_until(&mut stream, "id: 3\n").await;
+        assert!(head.contains("text/event-stream"), "{head}");
+        assert_eq!(upstream.open_streams(), 1);
+        drop(stream);
+        wait_until(SOON, async || upstream.open_streams() == 0).await;
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_connection_sends_back_what_it_gets() {
+        let upstream = Upstream::start(Behaviour::Upgrade).await;
+        let request = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        let mut stream = raw(&upstream, request).await;
+        let head = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(
+            head.starts_with("HTTP/1.1 101") && head.contains("upgrade: websocket"),
+            "{head}"
+        );
+        stream.write_all(b"ping-1").await.unwrap();
+        assert_eq!(read_until(&mut stream, "ping-1").await, "ping-1");
+        drop(stream);
+        wait_until(SOON, async || upstream.open_streams() == 0).await;
+    }
+}
