@@ -1,0 +1,54 @@
+//! Which watermark has a cursor reached?
+
+use std::collections::VecDeque;
+
+use caracal_wire::event::Watermark;
+
+use super::tracked::Tracked;
+use crate::entry::EntryId;
+
+/// Watermarks waiting for the cursor to reach their positions. More than a cursor that keeps up ever holds.
+const WAITING_MAX: usize = 256;
+
+/// The watermarks read and not yet reached.
+#[derive(Debug, Default)]
+pub(super) struct Watermarks(VecDeque<Watermark>);
+
+impl Watermarks {
+    /// Adds a watermark. When too many wait, the newest waiting one gives way: the oldest is the first that can be
+    /// reached.
+    pub(super) fn push(&mut self, watermark: Watermark) {
+        if self.0.len() >= WAITING_MAX {
+            self.0.pop_back();
+        }
+        self.0.push_back(watermark);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Removes the watermarks reached and returns the latest moment they prove, in Unix microseconds.
+    pub(super) fn take_reached(&mut self, tracked: &[Tracked]) -> Option<i64> {
+        let mut proved = None;
+        self.0.retain(|watermark| {
+            let reached = is_reached(watermark, tracked);
+            if reached {
+                proved = proved.max(Some(watermark.as_of_unix_us));
+            }
+            !reached
+        });
+        proved
+    }
+}
+
+/// A stream the watermark does not speak of is not proved by it.
+fn is_reached(watermark: &Watermark, tracked: &[Tracked]) -> bool {
+    tracked.iter().all(|stream| {
+        let last = watermark
+            .last_ids
+            .get(&stream.name)
+            .and_then(|id| id.parse::<EntryId>().ok());
+        last.is_some_and(|last| stream.position >= last)
+    })
+}

@@ -1,0 +1,193 @@
+//! Which anchors are revoked, and who must hear of it at once.
+
+mod signal;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use caracal_model::revocation::{Anchor, Anchors};
+use caracal_wire::event::SessionsRevoke;
+
+use crate::entry::Entry;
+use crate::freshness::Freshness;
+pub use signal::RevokedSignal;
+use signal::Signal;
+
+/// Power of two. Enough that writers of one shard rarely meet readers of another at a few thousand requests a second.
+const SHARDS: usize = 32;
+
+/// The revoked anchors, in memory: its size is the number of live revocations, not of tokens.
+///
+/// Looking up one token reads at most four shards and never waits on anything but a lock held for one map
+/// operation.
+#[derive(Clone, Debug)]
+pub struct Revocations(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shards: Vec<RwLock<Shard>>,
+    hasher: RandomState,
+    len: AtomicUsize,
+    freshness: Freshness,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    revoked: HashMap<Anchor, i64>,
+    watchers: HashMap<Anchor, Vec<Arc<Signal>>>,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Revocations {
+    /// Nothing revoked, nothing proved fresh.
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            shards: (0..SHARDS).map(|_shard| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+            len: AtomicUsize::new(0),
+            freshness: Freshness::new(),
+        }))
+    }
+
+    /// Revokes `anchor` until `expires_unix_s` (Unix seconds; the later of two calls' expiries counts), and wakes
+    /// whoever watches it. Repeating it changes nothing.
+    pub fn insert(&self, anchor: Anchor, expires_unix_s: i64) {
+        let woken = {
+            let mut shard = self.write(&anchor);
+            let woken = shard.watchers.remove(&anchor).unwrap_or_default();
+            let before = shard.revoked.get(&anchor).copied();
+            if before.is_none() {
+                self.0.len.fetch_add(1, Ordering::Relaxed);
+            }
+            shard
+                .revoked
+                .insert(anchor.clone(), expires_unix_s.max(before.unwrap_or(i64::MIN)));
+            woken
+        };
+        for signal in woken {
+            signal.fire(&anchor);
+        }
+    }
+
+    /// Revokes every anchor named by an entry of `caracal.sessions.revoke`; returns how many it named, 0 when it
+    /// is not such a message.
+    pub fn insert_entry(&self, entry: &Entry, expires_unix_s: i64) -> usize {
+        let Ok(message) = SessionsRevoke::from_fields(&entry.fields) else {
+            return 0;
+        };
+        let anchors = message.anchors();
+        let count = anchors.len();
+        for anchor in anchors {
+            self.insert(anchor, expires_unix_s);
+        }
+        count
+    }
+
+    /// The first anchor of a token that is revoked. At most four shard reads.
+    pub fn is_revoked(&self, anchors: &Anchors) -> Option<Anchor> {
+        anchors
+            .iter()
+            .find(|anchor| self.read(anchor).revoked.contains_key(anchor))
+    }
+
+    /// Number of revoked anchors.
+    pub fn len(&self) -> usize {
+        self.0.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is revoked.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets revocations that expired before `now_unix_s` (Unix seconds); returns how many.
+    ///
+    /// A revocation may be forgotten once every token it could stop has expired.
+    pub fn prune(&self, now_unix_s: i64) -> usize {
+        let mut forgotten = 0;
+        for shard in &self.0.shards {
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            let before = shard.revoked.len();
+            shard.revoked.retain(|_anchor, expires| *expires >= now_unix_s);
+            forgotten += before - shard.revoked.len();
+        }
+        self.0.len.fetch_sub(forgotten, Ordering::Relaxed);
+        forgotten
+    }
+
+    /// A future that resolves with the first of `anchors` to be revoked, at once when one already is. Dropping it
+    /// takes the registration back.
+    pub fn watch(&self, anchors: &Anchors) -> RevokedSignal {
+        let signal = Arc::new(Signal::default());
+        let mut registered = Vec::with_capacity(4);
+        for anchor in anchors.iter() {
+            let revoked = {
+                let mut shard = self.write(&anchor);
+                let revoked = shard.revoked.contains_key(&anchor);
+                if !revoked {
+                    shard
+                        .watchers
+                        .entry(anchor.clone())
+                        .or_default()
+                        .push(Arc::clone(&signal));
+                }
+                revoked
+            };
+            if revoked {
+                signal.fire(&anchor);
+                break;
+            }
+            registered.push(anchor);
+        }
+        RevokedSignal::new(signal, registered, self.clone())
+    }
+
+    /// Number of registrations of unfired signals, one for each anchor watched. Walks every shard; for metrics and tests.
+    pub fn watching(&self) -> usize {
+        let shards = self.0.shards.iter();
+        shards
+            .map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner))
+            .map(|shard| shard.watchers.values().map(Vec::len).sum::<usize>())
+            .sum()
+    }
+
+    /// Up to which moment this set is complete; give it to the cursor that feeds the set
+    /// ([`crate::cursor::Cursor::reporting_to`]).
+    pub fn freshness(&self) -> &Freshness {
+        &self.0.freshness
+    }
+
+    fn forget_watcher(&self, anchor: &Anchor, signal: &Arc<Signal>) {
+        let mut shard = self.write(anchor);
+        if let Some(watchers) = shard.watchers.get_mut(anchor) {
+            watchers.retain(|watcher| !Arc::ptr_eq(watcher, signal));
+            if watchers.is_empty() {
+                shard.watchers.remove(anchor);
+            }
+        }
+    }
+
+    fn read(&self, anchor: &Anchor) -> RwLockReadGuard<'_, Shard> {
+        self.shard(anchor).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, anchor: &Anchor) -> RwLockWriteGuard<'_, Shard> {
+        self.shard(anchor).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the remainder by the number of shards is a shard"
+    )]
+    fn shard(&self, anchor: &Anchor) -> &RwLock<Shard> {
+        let hash = usize::try_from(self.0.hasher.hash_one(anchor) % SHARDS as u64).unwrap_or(0);
+        &self.0.shards[hash]
+    }
+}

@@ -1,0 +1,131 @@
+//! How does spooled evidence reach the audit stream?
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use caracal_wire::audit;
+use caracal_wire::stream::Fields;
+use serde::Deserialize;
+
+use super::reader;
+use super::{Shared, Spool};
+use crate::backoff::Backoff;
+use crate::bus::{Bus, CONSUMED_STREAM};
+use crate::error::BusError;
+use crate::signing::{HmacKey, StreamKeys};
+
+const WHAT: &str = "publishing evidence";
+
+/// Moves what is spooled to `caracal.audit.events`, oldest first, in batches of one round trip each, until `shutdown`
+/// resolves. Tries again for as long as the bus is down. A batch interrupted by a crash is sent again: every event is
+/// published at least once.
+///
+/// Each entry has `id` (the event's), `data` (the event as it was appended), `sig` under `audit_key` and `_sig` under
+/// `stream_keys`; without an audit key (mode `dev`) there is no `sig`. One publisher serves a spool at a time; a second
+/// one returns at once.
+pub async fn run_publisher(
+    spool: Spool,
+    bus: Arc<dyn Bus>,
+    audit_key: Option<HmacKey>,
+    stream_keys: StreamKeys,
+    shutdown: impl Future<Output = ()> + Send,
+) {
+    let shared = &spool.0.shared;
+    if shared.publishing.swap(true, Ordering::AcqRel) {
+        tracing::error!("a publisher of this evidence spool is running already");
+        return;
+    }
+    let publisher = EvidencePublisher {
+        shared: Arc::clone(shared),
+        bus,
+        audit_key,
+        stream_keys,
+    };
+    let mut shutdown = pin!(shutdown);
+    let mut backoff = Backoff::new();
+    loop {
+        let step = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            step = publisher.step() => step,
+        };
+        match step {
+            Ok(()) => backoff.succeeded(WHAT),
+            Err(error) => {
+                let pause = backoff.failed(WHAT, &error);
+                tokio::select! {
+                    biased;
+                    () = &mut shutdown => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        }
+    }
+    shared.publishing.store(false, Ordering::Release);
+}
+
+struct EvidencePublisher {
+    shared: Arc<Shared>,
+    bus: Arc<dyn Bus>,
+    audit_key: Option<HmacKey>,
+    stream_keys: StreamKeys,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    #[error("the evidence spool cannot be read")]
+    Spool(#[from] io::Error),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl EvidencePublisher {
+    /// Publishes one batch, or waits until there is one.
+    async fn step(&self) -> Result<(), PublishError> {
+        let Some(batch) = self.on_disk(reader::next_batch).await? else {
+            self.shared.written.notified().await;
+            return Ok(());
+        };
+        let entries: Vec<Fields> = batch.events.iter().map(|event| self.entry(event)).collect();
+        self.bus.publish(CONSUMED_STREAM, &entries).await?;
+        self.on_disk(move |shared| reader::settle(shared, &batch)).await?;
+        Ok(())
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    fn entry(&self, event: &Bytes) -> Fields {
+        let data = String::from_utf8_lossy(event).into_owned();
+        let mut fields = Fields::new();
+        if let Ok(Identified { id }) = serde_json::from_str(&data) {
+            fields.insert("id".to_owned(), id.into_owned());
+        }
+        if let Some(key) = &self.audit_key {
+            fields.insert("sig".to_owned(), audit::sign_data(key.expose(), data.as_bytes()));
+        }
+        fields.insert("data".to_owned(), data);
+        // What was spooled holds no control character, so that it can be signed; `sig` covers it in any case.
+        self.stream_keys
+            .sign(CONSUMED_STREAM, fields.clone())
+            .unwrap_or(fields)
+    }
+}
+
+#[derive(Deserialize)]
+struct Identified<'e> {
+    #[serde(borrow)]
+    id: Cow<'e, str>,
+}
