@@ -18,6 +18,9 @@ pub const NONCE_MEMORY_SECONDS: i64 = 2 * MAX_SKEW_SECONDS;
 /// Longest nonce accepted, in bytes. What we send has 64.
 pub const MAX_NONCE_BYTES: usize = 128;
 
+/// The `info` of the key derivation: what the derived key is for.
+const DERIVED_KEY_INFO: &[u8] = b"caracal/gateway-sts-hmac-key/v1";
+
 /// The three headers as received; absent ones are empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Presented<'a> {
@@ -98,6 +101,24 @@ pub fn verify(
     } else {
         Err(SignatureError::Mismatch)
     }
+}
+
+/// Derives the key of these signatures from the audit key, for installations that configure no key of its own.
+///
+/// HKDF-SHA256 (RFC 5869) without salt, one block of output. Gateway and STS both hold the audit key; services that hold
+/// only the stream key cannot pose as a gateway.
+pub fn derive_key(audit_key: &[u8]) -> [u8; 32] {
+    use aws_lc_rs::hmac;
+    let block = |key: &[u8], parts: &[&[u8]]| {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+        parts.iter().for_each(|part| context.update(part));
+        context.sign()
+    };
+    let pseudorandom_key = block(&[0; 32], &[audit_key]);
+    let output = block(pseudorandom_key.as_ref(), &[DERIVED_KEY_INFO, &[1]]);
+    let mut key = [0; 32];
+    key.iter_mut().zip(output.as_ref()).for_each(|(to, from)| *to = *from);
+    key
 }
 
 #[cfg(test)]
@@ -261,5 +282,16 @@ mod tests {
             ),
             Err(SignatureError::Malformed)
         );
+    }
+
+    #[test]
+    fn the_derived_key_is_the_one_of_rfc_5869() {
+        use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+        let audit_key = [7; 32];
+        let mut expected = [0; 32];
+        let pseudorandom_key = Salt::new(HKDF_SHA256, &[]).extract(&audit_key);
+        pseudorandom_key.expand(&[DERIVED_KEY_INFO], HKDF_SHA256).unwrap().fill(&mut expected).unwrap();
+        assert_eq!(derive_key(&audit_key), expected);
+        assert_ne!(derive_key(&[8; 32]), expected);
     }
 }
