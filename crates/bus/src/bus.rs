@@ -9,11 +9,6 @@ use caracal_wire::stream::Fields;
 use crate::entry::{Entry, EntryId};
 use crate::error::BusError;
 
-/// The stream whose entries are removed by consumption ([`Bus::trim_consumed`]) and never by length.
-///
-/// Every other stream is a signal: whoever missed it takes a new snapshot. Audit entries are the record itself.
-pub const CONSUMED_STREAM: &str = "caracal.audit.events";
-
 /// Streams kept longer than this many entries are shortened by the next publication
 /// (docs/contract/event-bus.md, "Length").
 pub const STREAM_LENGTH_DEFAULT: usize = 100_000;

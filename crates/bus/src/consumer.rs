@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use caracal_wire::stream::AUDIT_EVENTS;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::bus::{Bus, CONSUMED_STREAM, GroupStart};
+use crate::bus::{Bus, GroupStart};
 use crate::entry::{Entry, EntryId};
 use crate::error::BusError;
 use crate::signing::StreamKeys;
-pub use dead_letter::{DEAD_LETTERS_KEPT, DeadLetter, dead_stream};
+pub use dead_letter::{DEAD_LETTERS_KEPT, DeadLetter};
 
 /// How often consumed entries are removed from a stream that is bounded by consumption.
 const TRIM_PERIOD: Duration = Duration::from_secs(10);
@@ -375,7 +376,7 @@ impl GroupConsumer {
 
     async fn trim_when_due(&mut self) -> Result<(), BusError> {
         let now = Instant::now();
-        if self.settings.stream != CONSUMED_STREAM || self.trim_at.is_some_and(|at| now < at) {
+        if self.settings.stream != AUDIT_EVENTS || self.trim_at.is_some_and(|at| now < at) {
             return Ok(());
         }
         self.trim_at = Some(now + TRIM_PERIOD);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Furthest a proof may lie in the future of the local clock and still count as now. Beyond it one of the two clocks
 /// is wrong, and age means nothing.
-pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_mins(1);
 
 const NEVER: i64 = i64::MIN;
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::bus::{CONSUMED_STREAM, STREAM_LENGTH_DEFAULT};
+use crate::bus::STREAM_LENGTH_DEFAULT;
 use crate::consumer::DEAD_LETTERS_KEPT;
-use caracal_wire::stream::WATERMARKS;
+use caracal_wire::stream::{AUDIT_EVENTS, WATERMARKS};
 
 /// Watermarks kept. Only the last few matter; at one a second this is a quarter of an hour to look back on.
 const WATERMARKS_KEPT: usize = 1_000;
@@ -28,7 +28,7 @@ impl StreamLengths {
     /// never shortened by length; dead letters (`.dead`), of which [`DEAD_LETTERS_KEPT`] stay; and the watermarks.
     pub fn new(default: usize) -> Self {
         let exceptions = BTreeMap::from([
-            (CONSUMED_STREAM.to_owned(), None),
+            (AUDIT_EVENTS.to_owned(), None),
             (WATERMARKS.to_owned(), Some(WATERMARKS_KEPT)),
         ]);
         Self {

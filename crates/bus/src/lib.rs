@@ -26,7 +26,7 @@ pub mod revocation;
 mod signing;
 pub mod spool;
 
-pub use bus::{Bus, CONSUMED_STREAM, Extent, GroupStart, Pending, STREAM_LENGTH_DEFAULT};
+pub use bus::{Bus, Extent, GroupStart, Pending, STREAM_LENGTH_DEFAULT};
 pub use clock::StoreClock;
 pub use consumer::GroupConsumer;
 pub use cursor::{Cursor, CursorEvent};
@@ -39,5 +39,5 @@ pub use memory::{MemoryBus, MemorySettings};
 pub use publisher::Publisher;
 pub use redis::{RedisBus, RedisSettings};
 pub use revocation::{Revocations, RevokedSignal};
-pub use signing::{HmacKey, SIGNATURE_FIELD, StreamKeys};
+pub use signing::{HmacKey, StreamKeys};
 pub use spool::Spool;

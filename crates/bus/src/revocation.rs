@@ -3,6 +3,7 @@
 mod signal;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -59,20 +60,22 @@ impl Revocations {
     /// Revokes `anchor` until `expires_unix_s` (Unix seconds; the later of two calls' expiries counts), and wakes
     /// whoever watches it. Repeating it changes nothing.
     pub fn insert(&self, anchor: Anchor, expires_unix_s: i64) {
-        let woken = {
+        let watched = {
             let mut shard = self.write(&anchor);
-            let woken = shard.watchers.remove(&anchor).unwrap_or_default();
-            let before = shard.revoked.get(&anchor).copied();
-            if before.is_none() {
-                self.0.len.fetch_add(1, Ordering::Relaxed);
+            let watched = shard.watchers.remove_entry(&anchor);
+            match shard.revoked.entry(anchor) {
+                MapEntry::Occupied(mut expires) => *expires.get_mut() = expires_unix_s.max(*expires.get()),
+                MapEntry::Vacant(place) => {
+                    place.insert(expires_unix_s);
+                    self.0.len.fetch_add(1, Ordering::Relaxed);
+                }
             }
-            shard
-                .revoked
-                .insert(anchor.clone(), expires_unix_s.max(before.unwrap_or(i64::MIN)));
-            woken
+            watched
         };
-        for signal in woken {
-            signal.fire(&anchor);
+        if let Some((anchor, signals)) = watched {
+            for signal in signals {
+                signal.fire(&anchor);
+            }
         }
     }
 

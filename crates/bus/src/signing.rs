@@ -8,9 +8,6 @@ use zeroize::Zeroizing;
 
 use crate::error::BusError;
 
-/// The field that carries the signature of a message.
-pub const SIGNATURE_FIELD: &str = "_sig";
-
 /// A secret HMAC-SHA256 key. Its bytes are wiped when the last copy goes and never shown.
 #[derive(Clone)]
 pub struct HmacKey(Arc<Zeroizing<Vec<u8>>>);
@@ -82,11 +79,11 @@ impl StreamKeys {
     /// # Errors
     /// [`BusError::ControlCharacter`] when a key or value holds one: the signed text would be ambiguous.
     pub fn sign(&self, stream: &str, mut fields: Fields) -> Result<Fields, BusError> {
-        fields.remove(SIGNATURE_FIELD);
+        fields.remove(stream::SIG);
         if let Some(key) = &self.current {
             let signature = stream::sign(key.expose(), stream, &fields)
                 .map_err(|_control_character| BusError::ControlCharacter)?;
-            fields.insert(SIGNATURE_FIELD.to_owned(), signature);
+            fields.insert(stream::SIG.to_owned(), signature);
         }
         Ok(fields)
     }

@@ -1,6 +1,6 @@
 //! Where does an entry go that no consumer can do, and what is kept of it?
 
-use caracal_wire::stream::Fields;
+use caracal_wire::stream::{Fields, dead_letter, printable};
 
 use crate::bus::Bus;
 use crate::entry::Entry;
@@ -9,11 +9,6 @@ use crate::signing::StreamKeys;
 
 /// Dead letters kept for each stream; older ones go when newer ones come.
 pub const DEAD_LETTERS_KEPT: usize = 10_000;
-
-/// The stream of the dead letters of `stream`.
-pub fn dead_stream(stream: &str) -> String {
-    format!("{stream}.dead")
-}
 
 /// An entry put aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +30,7 @@ impl DeadLetter {
             ("values".to_owned(), printable(&values)),
         ]);
         Self {
-            stream: dead_stream(stream),
+            stream: dead_letter(stream),
             fields,
         }
     }
@@ -47,11 +42,4 @@ impl DeadLetter {
             .unwrap_or_else(|_unsignable| self.fields.clone());
         bus.publish(&self.stream, &[fields]).await.map(drop)
     }
-}
-
-/// Signed text holds no control characters.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect()
 }

@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn entries_read_twice_under_an_overlap_are_counted_once() {
         let mut tracked = Tracked::new("s");
-        tracked.capture(&extent(10, 10, 100_000), Duration::from_secs(60));
+        tracked.capture(&extent(10, 10, 100_000), Duration::from_mins(1));
         assert_eq!(tracked.position, EntryId::new(40_000, 0));
         let again = entries(&[50_000, 100_000]);
         assert!(!tracked.has_hole(&extent(10, 10, 100_000), &again));

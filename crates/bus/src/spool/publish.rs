@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use caracal_wire::audit;
-use caracal_wire::stream::Fields;
+use caracal_wire::stream::{AUDIT_EVENTS, Fields};
 use serde::Deserialize;
 
 use super::reader;
 use super::{Shared, Spool};
 use crate::backoff::Backoff;
-use crate::bus::{Bus, CONSUMED_STREAM};
+use crate::bus::Bus;
 use crate::error::BusError;
 use crate::signing::{HmacKey, StreamKeys};
 
@@ -92,7 +92,7 @@ impl EvidencePublisher {
             return Ok(());
         };
         let entries: Vec<Fields> = batch.events.iter().map(|event| self.entry(event)).collect();
-        self.bus.publish(CONSUMED_STREAM, &entries).await?;
+        self.bus.publish(AUDIT_EVENTS, &entries).await?;
         self.on_disk(move |shared| reader::settle(shared, &batch)).await?;
         Ok(())
     }
@@ -119,7 +119,7 @@ impl EvidencePublisher {
         fields.insert("data".to_owned(), data);
         // What was spooled holds no control character, so that it can be signed; `sig` covers it in any case.
         self.stream_keys
-            .sign(CONSUMED_STREAM, fields.clone())
+            .sign(AUDIT_EVENTS, fields.clone())
             .unwrap_or(fields)
     }
 }
