@@ -1,1 +1,39 @@
-//! Policy decisions: the native decision contract and full Rego policies.
+//! Policy decisions: may this principal have this authority on this resource?
+//!
+//! Adopters write *data documents*: Rego modules that define grants, roles and restrictions, and
+//! no decision logic. The platform owns the decision contract, the rules that read those
+//! documents (`docs/contract/decision-contract.md`).
+//!
+//! - [`document`] answers whether a text may be stored as a data document;
+//! - [`Bundle::compile`] turns the documents of one zone into tables, once, at activation;
+//! - [`decide`] applies the contract to the tables and one [`Input`].
+//!
+//! The contract is native Rust. Its equal in Rego, `contract.rego` beside this file, is the
+//! reference the native one is tested against, and its digest names the contract in approvals.
+//! Documents that read `input` are evaluated by an interpreter for each decision, with a time
+//! limit; all others cost a few hash look-ups.
+//!
+//! Nothing here does I/O or reads a clock.
+
+mod analysis;
+mod bundle;
+mod contract;
+mod decision;
+pub mod document;
+mod documents;
+mod input;
+mod interpreter;
+mod simulation;
+mod tables;
+
+pub use bundle::{Bundle, CompileError};
+pub use contract::{CONTRACT_VERSION, PolicyError, contract_sha256, decide};
+pub use decision::{
+    ApprovalTier, Approver, Decision, DeterminingPolicy, Diagnostic, Privacy, Reason, RiskHit, StepUp,
+};
+pub use input::{
+    Action, ActionKind, CompleteClaims, Edge, Input, Principal, PrincipalType, Resource, SCHEMA_VERSION,
+    SubjectClaims,
+};
+pub use simulation::simulate;
+pub use tables::ShapeError;
