@@ -4,6 +4,7 @@
 //! - [`authority`]: whether a child edge stays within its parent (narrowing);
 //! - [`edge`]: one edge with everything the token exchange needs of it;
 //! - [`lineage`]: whether a whole path of edges supports a request;
+//! - [`refusal`]: with which sentence it is refused;
 //! - [`cycle`]: whether a new edge would close a circle.
 //!
 //! The rules are those of `docs/contract/delegation-rules.md`.
@@ -13,6 +14,7 @@ pub mod constraints;
 pub mod cycle;
 pub mod edge;
 pub mod lineage;
+pub mod refusal;
 
 pub use authority::{
     Authority, Exceeds, Inbound, InboundEdge, LapsedAuthority, ParentError, Source, attenuate,
@@ -21,4 +23,5 @@ pub use authority::{
 pub use constraints::{Budget, ConstraintError, Constraints};
 pub use cycle::would_cycle;
 pub use edge::{DelegationEdge, EdgeStatus};
-pub use lineage::{Chain, ChainHop, Lineage, LineageError, ReferenceError, Request};
+pub use lineage::{Chain, ChainHop, Lineage, Request};
+pub use refusal::{LineageError, ReferenceError};

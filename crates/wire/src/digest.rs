@@ -12,13 +12,18 @@ pub(crate) fn sha256_hex(parts: &[&[u8]]) -> String {
     hex::encode(context.finish())
 }
 
-/// HMAC-SHA256 of the parts, one after the other, as 64 lower-case hex digits.
-pub(crate) fn hmac_hex(key: &[u8], parts: &[&[u8]]) -> String {
+/// HMAC-SHA256 of the parts, one after the other.
+pub(crate) fn hmac_tag(key: &[u8], parts: &[&[u8]]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
     for part in parts {
         context.update(part);
     }
-    hex::encode(context.sign())
+    context.sign()
+}
+
+/// HMAC-SHA256 of the parts, one after the other, as 64 lower-case hex digits.
+pub(crate) fn hmac_hex(key: &[u8], parts: &[&[u8]]) -> String {
+    hex::encode(hmac_tag(key, parts))
 }
 
 /// Whether two texts are equal; takes the same time wherever they differ.

@@ -62,16 +62,10 @@ pub fn parse(body: &[u8], repeatable: &[&str]) -> Result<Form, FormError> {
     let pairs = pairs.map(parse_pair).collect::<Result<Vec<_>, _>>()?;
     let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in pairs {
-        let may_repeat = repeatable.contains(&name.as_str());
-        let values = fields.entry(name).or_default();
-        values.push(value);
-        if values.len() > 1 && !may_repeat {
-            let name = fields
-                .into_iter()
-                .find(|(_, values)| values.len() > 1)
-                .map(|(name, _)| name);
-            return Err(FormError::Duplicate(name.unwrap_or_default()));
+        if fields.contains_key(&name) && !repeatable.contains(&name.as_str()) {
+            return Err(FormError::Duplicate(name));
         }
+        fields.entry(name).or_default().push(value);
     }
     Ok(Form(fields))
 }
@@ -179,6 +173,11 @@ mod tests {
             "encoding hides nothing"
         );
         assert!(parse(b"a=1&a=2", &["a"]).is_ok());
+        assert_eq!(
+            parse(b"a=1&a=2&b=1&b=2", &["a"]),
+            Err(FormError::Duplicate("b".to_owned())),
+            "a field that may repeat is not the one at fault"
+        );
     }
 
     #[test]

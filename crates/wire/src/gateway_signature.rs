@@ -3,7 +3,7 @@
 //! The signature covers time, nonce, method, path and body (`docs/contract/wire-formats.md`, "Gateway signature"). Whether
 //! the nonce was seen before is for the receiver to ask of its own memory.
 
-use crate::digest::{equal, hmac_hex, sha256_hex};
+use crate::digest::{equal, hmac_hex, hmac_tag, sha256_hex};
 
 /// Header with the time of signing, in decimal seconds since the epoch.
 pub const TIMESTAMP: &str = "x-caracal-gateway-timestamp";
@@ -108,16 +108,12 @@ pub fn verify(
 /// HKDF-SHA256 (RFC 5869) without salt, one block of output. Gateway and STS both hold the audit key; services that hold
 /// only the stream key cannot pose as a gateway.
 pub fn derive_key(audit_key: &[u8]) -> [u8; 32] {
-    use aws_lc_rs::hmac;
-    let block = |key: &[u8], parts: &[&[u8]]| {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
-        parts.iter().for_each(|part| context.update(part));
-        context.sign()
-    };
-    let pseudorandom_key = block(&[0; 32], &[audit_key]);
-    let output = block(pseudorandom_key.as_ref(), &[DERIVED_KEY_INFO, &[1]]);
+    let pseudorandom_key = hmac_tag(&[0; 32], &[audit_key]);
+    let output = hmac_tag(pseudorandom_key.as_ref(), &[DERIVED_KEY_INFO, &[1]]);
     let mut key = [0; 32];
-    key.iter_mut().zip(output.as_ref()).for_each(|(to, from)| *to = *from);
+    for (to, from) in key.iter_mut().zip(output.as_ref()) {
+        *to = *from;
+    }
     key
 }
 
@@ -290,7 +286,11 @@ mod tests {
         let audit_key = [7; 32];
         let mut expected = [0; 32];
         let pseudorandom_key = Salt::new(HKDF_SHA256, &[]).extract(&audit_key);
-        pseudorandom_key.expand(&[DERIVED_KEY_INFO], HKDF_SHA256).unwrap().fill(&mut expected).unwrap();
+        pseudorandom_key
+            .expand(&[DERIVED_KEY_INFO], HKDF_SHA256)
+            .unwrap()
+            .fill(&mut expected)
+            .unwrap();
         assert_eq!(derive_key(&audit_key), expected);
         assert_ne!(derive_key(&[8; 32]), expected);
     }

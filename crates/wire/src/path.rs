@@ -5,25 +5,29 @@
 
 use std::borrow::Cow;
 
+/// How many times over a path may be encoded. Nobody honest encodes more than twice; without a limit a path of nested percent
+/// signs would cost time that grows with the square of its length.
+const MAX_ENCODINGS: usize = 8;
+
 /// Whether a request path must be refused: at any level of decoding it has a percent sign without two hex digits, a
-/// backslash, a control character, or a segment `.` or `..`.
+/// backslash, a control character, or a segment `.` or `..`; or it is encoded more than eight times over.
 ///
 /// `raw_path` is the path as received, without query. Cost: one pass when nothing is encoded, no allocation then.
 pub fn is_traversal(raw_path: &str) -> bool {
     let mut path = Cow::Borrowed(raw_path.as_bytes());
-    loop {
+    for _level in 0..=MAX_ENCODINGS {
         if climbs(&path) {
             return true;
         }
         if !path.contains(&b'%') {
             return false;
         }
-        // Each round removes at least two bytes, so the loop ends.
         match decode_once(&path) {
             Some(decoded) => path = Cow::Owned(decoded),
             None => return true,
         }
     }
+    true
 }
 
 fn climbs(path: &[u8]) -> bool {
@@ -123,6 +127,14 @@ mod tests {
         ] {
             assert!(is_traversal(path), "{path}");
         }
+    }
+
+    #[test]
+    fn a_path_encoded_without_end_is_refused() {
+        let nested = |levels: usize| format!("/%{}41", "25".repeat(levels));
+        assert!(!is_traversal(&nested(2)));
+        assert!(is_traversal(&nested(MAX_ENCODINGS)));
+        assert!(is_traversal(&nested(30_000)));
     }
 
     proptest! {

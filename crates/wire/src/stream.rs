@@ -76,7 +76,7 @@ pub fn dead_letter(stream: &str) -> String {
     format!("{stream}.dead")
 }
 
-/// A stream name, field name or value has a control character.
+/// A stream name, field name or value has a control character (U+0000 to U+001F).
 ///
 /// The signed text separates fields by line feeds without escaping, so a value with a line feed could imitate another field. Such
 /// an entry is neither signed nor accepted.
@@ -98,7 +98,7 @@ pub fn canonical(stream: &str, fields: &Fields) -> Result<Vec<u8>, ControlCharac
             field: field.to_owned(),
         })
     };
-    if stream.contains(char::is_control) {
+    if stream.contains(is_control) {
         return refuse("");
     }
     let mut text = Vec::with_capacity(
@@ -110,7 +110,7 @@ pub fn canonical(stream: &str, fields: &Fields) -> Result<Vec<u8>, ControlCharac
     text.extend_from_slice(stream.as_bytes());
     text.push(b'\n');
     for (name, value) in fields.iter().filter(|(name, _)| *name != SIG) {
-        if name.contains(|c: char| c.is_control() || c == '=') || value.contains(char::is_control) {
+        if name.contains(|c: char| is_control(c) || c == '=') || value.contains(is_control) {
             return refuse(name);
         }
         text.extend_from_slice(name.as_bytes());
@@ -141,10 +141,15 @@ pub fn verify(keys: &[&[u8]], stream: &str, fields: &Fields) -> bool {
     })
 }
 
+/// The characters that JSON text escapes as well, so that every JSON document can be a value.
+fn is_control(c: char) -> bool {
+    c < ' '
+}
+
 /// Replaces control characters by spaces, for free text that people wrote and that must still go out.
 pub fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if is_control(c) { ' ' } else { c })
         .collect()
 }
 
@@ -231,7 +236,7 @@ mod tests {
             !verify(&[&key()], "s", &carried),
             "one field must not imitate two"
         );
-        for pairs in [[("a\0", "1")], [("a=b", "1")], [("a", "\u{7f}")]] {
+        for pairs in [[("a\0", "1")], [("a=b", "1")], [("a", "\r")]] {
             assert!(sign(&key(), "s", &fields(&pairs)).is_err(), "{pairs:?}");
         }
         assert!(sign(&key(), "s\na=1", &Fields::new()).is_err());

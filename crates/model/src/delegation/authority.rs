@@ -278,3 +278,6 @@ pub fn resolve_parent<'e>(
         Some(_) => Err(ParentError::Ambiguous),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -254,3 +254,6 @@ fn read_text<'v>(field: &'static str, value: &'v Value) -> Result<&'v str, Const
 fn read_moment(field: &'static str, value: &Value) -> Result<UnixSeconds, ConstraintError> {
     UnixSeconds::parse_rfc3339(read_text(field, value)?).map_err(|_malformed| ConstraintError::Invalid(field))
 }
+
+#[cfg(test)]
+mod tests;

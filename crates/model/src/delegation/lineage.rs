@@ -5,145 +5,12 @@
 
 use super::constraints::Constraints;
 use super::edge::DelegationEdge;
+use super::refusal::LineageError;
 use crate::id::{ApplicationId, AuthorityRecordId, DelegationId, ResourceId, SessionId, ZoneId};
 use crate::scope::ScopeSet;
 use crate::session::GovernedSession;
 use crate::text::ResourceIdentifier;
 use crate::time::UnixSeconds;
-
-/// Why a presented delegation is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum LineageError {
-    /// The edge does not exist in the zone, is not active, or has expired.
-    #[error("delegation edge inactive or expired")]
-    EdgeInactive,
-    /// The edge points at another session than the one presented.
-    #[error("delegation edge target mismatch")]
-    TargetMismatch,
-    /// The session that passed authority on is dead.
-    #[error("delegation source inactive or expired")]
-    SourceInactive,
-    /// The session that received it is dead or belongs to another application than the caller.
-    #[error("delegation target inactive or unauthorized")]
-    TargetUnauthorized,
-    /// The receiving session was started under another authority record than the presented token's.
-    #[error("session authority record binding mismatch")]
-    SessionBinding,
-    /// Issuer or receiver of the edge are not the owners of its sessions.
-    #[error("delegation application mismatch")]
-    ApplicationMismatch,
-    /// The constraint document cannot be read.
-    #[error("delegation constraints invalid")]
-    ConstraintsInvalid,
-    /// More scopes are requested than the delegation carries.
-    #[error("requested scopes exceed delegation scopes")]
-    ScopesExceeded,
-    /// A longer token lifetime is requested than the delegation allows.
-    #[error("requested ttl exceeds delegation ttl")]
-    TtlExceeded,
-    /// The delegation allows more hops than the platform.
-    #[error("delegation hop limit exceeds platform maximum")]
-    HopLimit,
-    /// The path from the root to the edge is incomplete, too long, or no longer whole.
-    #[error("delegation path invalid")]
-    PathInvalid,
-    /// The epoch of the zone's delegation graph could not be read.
-    #[error("delegation graph epoch unavailable")]
-    EpochUnavailable,
-    /// An edge of the path could not be loaded.
-    #[error("delegation path edge unavailable")]
-    PathEdgeUnavailable,
-    /// An edge of the path is dead.
-    #[error("delegation path edge inactive or revoked")]
-    PathEdgeInactive,
-    /// The receiver of one hop is not the issuer of the next.
-    #[error("delegation chain discontinuous")]
-    ChainDiscontinuous,
-    /// The ends of the path are not the applications of its sessions.
-    #[error("delegation chain endpoints mismatch")]
-    EndpointsMismatch,
-}
-
-impl LineageError {
-    /// The sentence a client reads as `error_description`; the status is 403, the code `access_denied`.
-    pub const fn description(self) -> &'static str {
-        match self {
-            Self::EdgeInactive => "delegation edge inactive or expired",
-            Self::TargetMismatch => "delegation edge target mismatch",
-            Self::SourceInactive => "delegation source inactive or expired",
-            Self::TargetUnauthorized => "delegation target inactive or unauthorized",
-            Self::SessionBinding => "session authority record binding mismatch",
-            Self::ApplicationMismatch => "delegation application mismatch",
-            Self::ConstraintsInvalid => "delegation constraints invalid",
-            Self::ScopesExceeded => "requested scopes exceed delegation scopes",
-            Self::TtlExceeded => "requested ttl exceeds delegation ttl",
-            Self::HopLimit => "delegation hop limit exceeds platform maximum",
-            Self::PathInvalid => "delegation path invalid",
-            Self::EpochUnavailable => "delegation graph epoch unavailable",
-            Self::PathEdgeUnavailable => "delegation path edge unavailable",
-            Self::PathEdgeInactive => "delegation path edge inactive or revoked",
-            Self::ChainDiscontinuous => "delegation chain discontinuous",
-            Self::EndpointsMismatch => "delegation chain endpoints mismatch",
-        }
-    }
-}
-
-/// Why a reference to an authority record, a session or a delegation is refused before the delegation itself is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ReferenceError {
-    /// The authority record is not active or has expired.
-    #[error("authority record inactive or expired")]
-    RecordInactive,
-    /// The authority record belongs to another application.
-    #[error("authority record not owned by caller")]
-    RecordNotOwned,
-    /// The form names another record than the token.
-    #[error("authority record mismatch")]
-    RecordMismatch,
-    /// The record was issued for another subject.
-    #[error("authority record subject mismatch")]
-    RecordSubjectMismatch,
-    /// The record was issued to another client.
-    #[error("authority record client mismatch")]
-    RecordClientMismatch,
-    /// The session is dead.
-    #[error("session inactive or expired")]
-    SessionInactive,
-    /// The session belongs to another application.
-    #[error("session not owned by caller")]
-    SessionNotOwned,
-    /// The session was started under another authority record.
-    #[error("session authority record binding mismatch")]
-    SessionBinding,
-    /// The token is bound to another session than the form names.
-    #[error("Session mismatch")]
-    SessionMismatch,
-    /// A delegation was named without the session that received it.
-    #[error("delegation requires a target Session")]
-    DelegationWithoutSession,
-    /// The token is bound to another delegation than the form names.
-    #[error("delegation edge mismatch")]
-    DelegationMismatch,
-}
-
-impl ReferenceError {
-    /// The sentence a client reads as `error_description`; the status is 403, the code `access_denied`.
-    pub const fn description(self) -> &'static str {
-        match self {
-            Self::RecordInactive => "authority record inactive or expired",
-            Self::RecordNotOwned => "authority record not owned by caller",
-            Self::RecordMismatch => "authority record mismatch",
-            Self::RecordSubjectMismatch => "authority record subject mismatch",
-            Self::RecordClientMismatch => "authority record client mismatch",
-            Self::SessionInactive => "session inactive or expired",
-            Self::SessionNotOwned => "session not owned by caller",
-            Self::SessionBinding => "session authority record binding mismatch",
-            Self::SessionMismatch => "Session mismatch",
-            Self::DelegationWithoutSession => "delegation requires a target Session",
-            Self::DelegationMismatch => "delegation edge mismatch",
-        }
-    }
-}
 
 /// Who asks for what under a delegation.
 #[derive(Debug, Clone, Copy)]
@@ -423,3 +290,6 @@ fn endpoints<'s>(
         Err(LineageError::ApplicationMismatch)
     }
 }
+
+#[cfg(test)]
+mod tests;

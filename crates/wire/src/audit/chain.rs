@@ -77,3 +77,133 @@ pub fn chain_hmac(key: &[u8], content_sha256: &str, previous_content_sha256: Opt
 pub fn verify_chain_hmac(key: &[u8], content_sha256: &str, previous: Option<&str>, stored: &str) -> bool {
     equal(&chain_hmac(key, content_sha256, previous), stored)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Vec<u8> {
+        hex::decode("00112233445566778899aabbccddeeff".repeat(2)).unwrap()
+    }
+
+    fn first() -> Content<'static> {
+        Content {
+            id: "evt-1",
+            zone_id: "zone-a",
+            event_type: "token_exchange",
+            request_id: "req-1",
+            decision: "allow",
+            policy_set_id: "ps-1",
+            policy_set_version_id: "psv-1",
+            manifest_sha: "ab12",
+            evaluation_status: "complete",
+            determining_policies: Some(r#"[{"policy": "grants"}]"#),
+            diagnostics: Some("[]"),
+            metadata: Some(r#"{"scope": "a b", "resource": "resource://x"}"#),
+            occurred_at: UnixMicros::parse_rfc3339("2026-01-02T03:04:05.123456Z").unwrap(),
+        }
+    }
+
+    fn second() -> Content<'static> {
+        Content {
+            id: "evt-2",
+            request_id: "req-2",
+            decision: "deny",
+            policy_set_id: "",
+            policy_set_version_id: "",
+            manifest_sha: "",
+            determining_policies: Some("[]"),
+            metadata: None,
+            occurred_at: UnixMicros::parse_rfc3339("2026-01-02T03:04:05.124456Z").unwrap(),
+            ..first()
+        }
+    }
+
+    #[test]
+    fn the_published_chain_of_two_records_holds() {
+        let (content, next) = (content_hash(&first()), content_hash(&second()));
+        assert_eq!(
+            content,
+            "60fe80ba0eef70a225e50f7d45635b6ed29e3b4bcd5f6f2c51e03823a4fa9cd4"
+        );
+        assert_eq!(
+            chain_hmac(&key(), &content, None),
+            "fda90d0fe03ac4aaee91eb8b814825b67e971db25fc1b8aca96df6c787a8f569"
+        );
+        assert_eq!(
+            next,
+            "79bd9a586e6c23529a70a9f2564e4c9397e12285cfc500140043d93bbae90b24"
+        );
+        let seal = chain_hmac(&key(), &next, Some(&content));
+        assert_eq!(
+            seal,
+            "a35d1b7633870bc34cefbd0805013a98cb99f81039cafa710401e7d587a95d21"
+        );
+        assert!(verify_chain_hmac(&key(), &next, Some(&content), &seal));
+        assert!(
+            !verify_chain_hmac(&key(), &next, None, &seal),
+            "a record cannot be moved to the front"
+        );
+        assert!(!verify_chain_hmac(b"other", &next, Some(&content), &seal));
+        assert!(!verify_chain_hmac(&key(), &next, Some(&content), ""));
+    }
+
+    #[test]
+    fn every_part_of_a_record_counts() {
+        let base = first();
+        let changed = [
+            Content { id: "evt-9", ..base },
+            Content {
+                zone_id: "zone-b",
+                ..base
+            },
+            Content {
+                event_type: "x",
+                ..base
+            },
+            Content {
+                request_id: "",
+                ..base
+            },
+            Content {
+                decision: "deny",
+                ..base
+            },
+            Content {
+                policy_set_id: "",
+                ..base
+            },
+            Content {
+                policy_set_version_id: "",
+                ..base
+            },
+            Content {
+                manifest_sha: "",
+                ..base
+            },
+            Content {
+                evaluation_status: "",
+                ..base
+            },
+            Content {
+                determining_policies: None,
+                ..base
+            },
+            Content {
+                diagnostics: None,
+                ..base
+            },
+            Content {
+                metadata: Some("{}"),
+                ..base
+            },
+            Content {
+                occurred_at: UnixMicros(base.occurred_at.0 + 1),
+                ..base
+            },
+        ];
+        let hashes: std::collections::BTreeSet<String> =
+            changed.iter().chain([&base]).map(content_hash).collect();
+        assert_eq!(hashes.len(), 14);
+    }
+}

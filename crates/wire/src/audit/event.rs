@@ -104,3 +104,72 @@ pub fn sign_data(key: &[u8], data: &[u8]) -> String {
 pub fn verify_data(key: &[u8], data: &[u8], signature: &str) -> bool {
     equal(&sign_data(key, data), signature)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{DATA, DATA_SIG, ReceivedEvent, decision, event_type, status};
+    use super::*;
+
+    fn intent() -> AuditEvent {
+        AuditEvent {
+            request_id: Some("req-1".to_owned()),
+            decision: decision::ALLOW.to_owned(),
+            evaluation_status: status::FORWARDING.to_owned(),
+            metadata_json: json!({"resource": "resource://crm"}),
+            ..AuditEvent::new(
+                "evt-1".parse().unwrap(),
+                "z1".parse().unwrap(),
+                event_type::GATEWAY_RESOURCE_REQUEST,
+                UnixMicros(1_767_323_045_123_456),
+            )
+        }
+    }
+
+    #[test]
+    fn members_without_content_are_left_out_but_the_lists_stay() {
+        let text = String::from_utf8(intent().to_json().unwrap()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"id":"evt-1","zone_id":"z1","event_type":"gateway_resource_request","request_id":"req-1","decision":"allow","evaluation_status":"forwarding","determining_policies_json":[],"diagnostics_json":[],"metadata_json":{"resource":"resource://crm"},"occurred_at":"2026-01-02T03:04:05.123456Z"}"#
+        );
+        assert_eq!(serde_json::from_str::<AuditEvent>(&text).unwrap(), intent());
+    }
+
+    #[test]
+    fn ingest_reads_what_a_producer_writes() {
+        let data = intent().to_json().unwrap();
+        let read = ReceivedEvent::parse(&data).unwrap();
+        assert_eq!(
+            (read.id.as_ref(), read.decision.as_deref()),
+            ("evt-1", Some("allow"))
+        );
+        assert_eq!(read.determining_policies_json.unwrap().get(), "[]");
+        assert_eq!(read.occurred_at, intent().occurred_at);
+    }
+
+    #[test]
+    fn the_signature_covers_the_bytes_as_they_travel() {
+        let data = String::from_utf8(intent().to_json().unwrap()).unwrap();
+        let fields = AuditEvent::fields(&intent().id, &data, Some(b"key"));
+        assert!(verify_data(b"key", fields[DATA].as_bytes(), &fields[DATA_SIG]));
+        assert!(
+            !verify_data(b"key", format!("{data} ").as_bytes(), &fields[DATA_SIG]),
+            "not one byte may change"
+        );
+        assert!(!verify_data(b"other", data.as_bytes(), &fields[DATA_SIG]));
+        assert!(!AuditEvent::fields(&intent().id, &data, None).contains_key(DATA_SIG));
+    }
+
+    #[test]
+    fn an_event_can_always_be_signed_as_a_stream_entry() {
+        let event = AuditEvent {
+            metadata_json: json!({"note": "two\nlines\u{7f}"}),
+            ..intent()
+        };
+        let data = String::from_utf8(event.to_json().unwrap()).unwrap();
+        let fields = AuditEvent::fields(&event.id, &data, Some(b"key"));
+        assert!(crate::stream::sign(b"k", crate::stream::AUDIT_EVENTS, &fields).is_ok());
+    }
+}

@@ -77,3 +77,51 @@ impl<'a> ReceivedEvent<'a> {
         Ok(event)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_keep_the_text_the_producer_wrote() {
+        let data = br#"{"id":"e\u0031","zone_id":"z1","occurred_at":"2026-01-02T03:04:05.123456789Z",
+            "metadata_json":{"amount":1.50,"big":12345678901234567890123},"diagnostics_json":null,"later":true}"#;
+        let event = ReceivedEvent::parse(data).unwrap();
+        assert_eq!(event.id, "e1");
+        assert_eq!(
+            event.metadata_json.unwrap().get(),
+            r#"{"amount":1.50,"big":12345678901234567890123}"#
+        );
+        assert!(event.diagnostics_json.is_none() && event.determining_policies_json.is_none());
+        assert_eq!(event.occurred_at, UnixMicros(1_767_323_045_123_456));
+        assert_eq!(event.decision, None);
+    }
+
+    #[test]
+    fn an_event_without_its_necessary_parts_is_refused() {
+        for data in [
+            "",
+            "[]",
+            r#"{"zone_id":"z1","occurred_at":"2026-01-02T03:04:05Z"}"#,
+            r#"{"id":"e1","occurred_at":"2026-01-02T03:04:05Z"}"#,
+            r#"{"id":"e1","zone_id":"z1"}"#,
+            r#"{"id":"e1","zone_id":"z1","occurred_at":"yesterday"}"#,
+            r#"{"id":"e1","zone_id":"z1","occurred_at":"2026-01-02T03:04:05Z","decision":5}"#,
+        ] {
+            assert!(
+                matches!(ReceivedEvent::parse(data.as_bytes()), Err(ReceivedError::Json(_))),
+                "{data}"
+            );
+        }
+        let nameless = br#"{"id":"","zone_id":"z1","occurred_at":"2026-01-02T03:04:05Z"}"#;
+        assert!(matches!(
+            ReceivedEvent::parse(nameless),
+            Err(ReceivedError::Missing("id"))
+        ));
+        let homeless = br#"{"id":"e1","zone_id":"","occurred_at":"2026-01-02T03:04:05Z"}"#;
+        assert!(matches!(
+            ReceivedEvent::parse(homeless),
+            Err(ReceivedError::Missing("zone_id"))
+        ));
+    }
+}
