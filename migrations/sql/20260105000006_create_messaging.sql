@@ -1,7 +1,8 @@
 -- Messages promised to the event streams, and webhooks.
 SET LOCAL lock_timeout = '5s';
 
--- One sequence for both outboxes: promises are published in the order they were made.
+-- One sequence for both outboxes: promises are published in the order they were made. A relay claims rows by locking
+-- them for as long as it takes to publish them: a relay that dies lets go of them at once.
 CREATE SEQUENCE outbox_position;
 
 CREATE TABLE event_outbox (
@@ -13,8 +14,6 @@ CREATE TABLE event_outbox (
     attempts      integer NOT NULL DEFAULT 0,
     dead          boolean NOT NULL DEFAULT false,
     available_at  timestamptz NOT NULL DEFAULT now(),
-    locked_until  timestamptz,
-    locked_by     text,
     last_error    text,
     dispatched_at timestamptz,
     -- Start of the transaction, so never after its commit. No role may set it: watermarks rest on it.
@@ -34,8 +33,6 @@ CREATE TABLE caracal_outbox (
     status       text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'published', 'dead')),
     attempts     integer NOT NULL DEFAULT 0,
     available_at timestamptz NOT NULL DEFAULT now(),
-    locked_until timestamptz,
-    locked_by    text,
     last_error   text,
     published_at timestamptz,
     created_at   timestamptz NOT NULL DEFAULT now(),

@@ -35,8 +35,7 @@ GRANT SELECT ON
     TO caracalsts;
 GRANT SELECT, INSERT, UPDATE ON provider_connections, delegated_grants, secrets TO caracalsts;
 
--- UPDATE on applications serves FOR SHARE, which needs it; no column of it can be changed through these grants
--- except the one that records the last change.
+-- UPDATE on one column of applications serves FOR SHARE, which asks for it.
 GRANT SELECT ON zones, applications, resources, resource_rate_limits, zone_versions TO caracalcoordinator;
 GRANT UPDATE (updated_at) ON applications TO caracalcoordinator;
 
@@ -79,11 +78,11 @@ GRANT SELECT, INSERT, UPDATE ON admin_audit_chain_heads TO caracalapi, caracalco
 GRANT SELECT ON event_outbox, caracal_outbox TO caracalapi, caracalcoordinator, caracalsts;
 GRANT INSERT (id, stream_name, payload_json, request_id, available_at)
     ON event_outbox TO caracalapi, caracalcoordinator, caracalsts;
-GRANT UPDATE (attempts, dead, available_at, locked_until, locked_by, last_error, dispatched_at)
+GRANT UPDATE (attempts, dead, available_at, last_error, dispatched_at)
     ON event_outbox TO caracalapi, caracalcoordinator, caracalsts;
 GRANT INSERT (id, producer, topic, dedupe_key, payload_json, available_at)
     ON caracal_outbox TO caracalapi, caracalcoordinator, caracalsts;
-GRANT UPDATE (status, attempts, available_at, locked_until, locked_by, last_error, published_at, updated_at)
+GRANT UPDATE (status, attempts, available_at, last_error, published_at, updated_at)
     ON caracal_outbox TO caracalapi, caracalcoordinator, caracalsts;
 GRANT DELETE ON event_outbox, caracal_outbox TO caracalapi, caracalcoordinator;
 GRANT USAGE ON SEQUENCE outbox_position TO caracalapi, caracalcoordinator, caracalsts;

@@ -1,7 +1,7 @@
 //! Which messages has a transaction promised to the event streams, and which of them are not out yet?
 //!
 //! Two tables hold promises: `event_outbox` (anything) and `caracal_outbox` (messages that carry a deduplication key).
-//! A row is written in the same transaction as the change it announces; the relay claims it, publishes it and marks it.
+//! A row is written in the same transaction as the change it announces; a relay claims it, publishes it and marks it.
 //! Every row has `created_at` = start of its transaction, which is never after its commit: [`watermark`] rests on that.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::tx::WriteTx;
 mod delivery;
 mod watermark;
 
-pub use delivery::{Claimed, Table, bury, claim, mark_published, prune, release, requeue, retry};
+pub use delivery::{Claimed, Table, bury, claim, mark_published, prune, requeue, retry};
 pub use watermark::{Backlog, Watermark, backlog, watermark};
 
 /// The channel on which every insert into an outbox notifies at commit.
@@ -122,7 +122,7 @@ fn check_printable(stream: &str, fields: &Fields) -> Result<(), StorageError> {
         Some((name, _)) => Err(StorageError::Message {
             stream: stream.to_owned(),
             field: name.escape_default().to_string(),
-            problem: "holds a control character",
+            problem: "cannot be signed: it holds a control character, or its name an equals sign",
         }),
     }
 }

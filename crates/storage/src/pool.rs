@@ -182,4 +182,8 @@ impl Notifications {
             payload: n.payload().to_owned(),
         }))
     }
+    /// Forgets the notifications that have arrived already, for a caller that is about to look anyway.
+    pub fn skip_arrived(&mut self) {
+        while self.listener.next_buffered().is_some() {}
+    }
 }

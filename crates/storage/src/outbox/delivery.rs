@@ -20,7 +20,7 @@ pub enum Table {
     Keyed,
 }
 
-/// A promised message that this relay holds a lease on.
+/// A promised message that this relay holds.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     /// Table of the row.
@@ -41,50 +41,44 @@ pub struct Claimed {
     pub created_at: OffsetDateTime,
 }
 
-/// Leases up to `batch` due rows of each table for `lease`, oldest first, skipping rows another relay holds.
+/// Takes the turn to publish and locks up to `batch` due rows of each table, in the order they were promised.
 ///
-/// One statement over both tables. A lease that runs out makes the row claimable again: the message may then go out
-/// twice, under the same outbox id.
+/// One relay at a time has the turn, so that messages leave in order; `None` means that another one has it. Turn and rows
+/// are held until `tx` ends: publish, then mark, then commit. If the relay dies they are free at once; if it hangs, or
+/// loses the database, the server ends the transaction after `patience` without a statement. Either way the message may
+/// already be out and goes out again, under the same outbox id. Two statements.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn claim(
     tx: &mut WriteTx,
-    relay: &str,
     batch: i64,
-    lease: Duration,
-) -> Result<Vec<Claimed>, StorageError> {
-    let rows = sqlx::query(
-        "WITH due_event AS (
-             SELECT id FROM event_outbox
-             WHERE dispatched_at IS NULL AND NOT dead AND available_at <= now()
-               AND (locked_until IS NULL OR locked_until < now())
-             ORDER BY position LIMIT $2 FOR UPDATE SKIP LOCKED
-         ), event AS (
-             UPDATE event_outbox o SET locked_until = now() + $3 * interval '1 millisecond', locked_by = $1
-             FROM due_event d WHERE o.id = d.id
-             RETURNING o.id, o.position, o.stream_name AS stream, o.payload_json, o.attempts, o.created_at
-         ), due_keyed AS (
-             SELECT id FROM caracal_outbox
-             WHERE status = 'pending' AND available_at <= now() AND (locked_until IS NULL OR locked_until < now())
-             ORDER BY position LIMIT $2 FOR UPDATE SKIP LOCKED
-         ), keyed AS (
-             UPDATE caracal_outbox o SET locked_until = now() + $3 * interval '1 millisecond', locked_by = $1
-             FROM due_keyed d WHERE o.id = d.id
-             RETURNING o.id, o.position, o.topic AS stream, o.payload_json, o.attempts, o.created_at, o.dedupe_key
-         )
-         SELECT id, position, stream, payload_json, attempts, created_at, NULL AS dedupe_key FROM event
-         UNION ALL
-         SELECT id, position, stream, payload_json, attempts, created_at, dedupe_key FROM keyed
-         ORDER BY position",
+    patience: Duration,
+) -> Result<Option<Vec<Claimed>>, StorageError> {
+    let turn: bool = sqlx::query_scalar(
+        "SELECT pg_try_advisory_xact_lock(hashtext('caracal:outbox_relay'))
+         FROM set_config('idle_in_transaction_session_timeout', $1, true)",
     )
-    .bind(relay)
-    .bind(batch)
-    .bind(milliseconds(lease))
-    .fetch_all(tx)
+    .bind(milliseconds(patience).to_string())
+    .fetch_one(&mut *tx)
     .await?;
-    rows.iter().map(claimed).collect()
+    if !turn {
+        return Ok(None);
+    }
+    let rows = sqlx::query(CLAIM).bind(batch).fetch_all(tx).await?;
+    rows.iter().map(claimed).collect::<Result<_, _>>().map(Some)
 }
+
+const CLAIM: &str = "WITH event AS (
+         SELECT id, position, stream_name AS stream, payload_json, attempts, created_at, NULL AS dedupe_key
+         FROM event_outbox WHERE dispatched_at IS NULL AND NOT dead AND available_at <= now()
+         ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED
+     ), keyed AS (
+         SELECT id, position, topic AS stream, payload_json, attempts, created_at, dedupe_key
+         FROM caracal_outbox WHERE status = 'pending' AND available_at <= now()
+         ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED
+     )
+     SELECT * FROM event UNION ALL SELECT * FROM keyed ORDER BY position";
 
 fn claimed(row: &PgRow) -> Result<Claimed, StorageError> {
     let dedupe_key: Option<String> = row.try_get("dedupe_key")?;
@@ -133,13 +127,13 @@ fn ids(rows: &[Claimed], table: Table) -> Vec<String> {
 /// Records that the bus has taken these rows. One statement.
 ///
 /// # Errors
-/// [`StorageError::Unavailable`] when the database is out of reach; the rows go out again after their lease.
+/// [`StorageError::Unavailable`] when the database is out of reach; the rows go out again.
 pub async fn mark_published(tx: &mut WriteTx, rows: &[Claimed]) -> Result<(), StorageError> {
     sqlx::query(
         "WITH event AS (
-             UPDATE event_outbox SET dispatched_at = now(), locked_until = NULL WHERE id = ANY($1)
+             UPDATE event_outbox SET dispatched_at = now() WHERE id = ANY($1)
          )
-         UPDATE caracal_outbox SET status = 'published', published_at = now(), locked_until = NULL, updated_at = now()
+         UPDATE caracal_outbox SET status = 'published', published_at = now(), updated_at = now()
          WHERE id = ANY($2)",
     )
     .bind(ids(rows, Table::Event))
@@ -149,31 +143,10 @@ pub async fn mark_published(tx: &mut WriteTx, rows: &[Claimed]) -> Result<(), St
     Ok(())
 }
 
-/// Gives rows back untouched because the bus, not the rows, failed: no attempt is counted.
-///
-/// # Errors
-/// [`StorageError::Unavailable`] when the database is out of reach; the leases then run out by themselves.
-pub async fn release(tx: &mut WriteTx, rows: &[Claimed], reason: &str) -> Result<(), StorageError> {
-    sqlx::query(
-        "WITH event AS (
-             UPDATE event_outbox SET locked_until = NULL, last_error = $3
-             WHERE id = ANY($1) AND dispatched_at IS NULL
-         )
-         UPDATE caracal_outbox SET locked_until = NULL, last_error = $3, updated_at = now()
-         WHERE id = ANY($2) AND status = 'pending'",
-    )
-    .bind(ids(rows, Table::Event))
-    .bind(ids(rows, Table::Keyed))
-    .bind(reason)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
 /// Counts a failed attempt for rows the bus refused, to be tried again after `2^attempts` s, at most `delay_max`.
 ///
 /// # Errors
-/// [`StorageError::Unavailable`] when the database is out of reach; the leases then run out by themselves.
+/// [`StorageError::Unavailable`] when the database is out of reach; the rows are then free unchanged.
 pub async fn retry(
     tx: &mut WriteTx,
     rows: &[Claimed],
@@ -182,11 +155,11 @@ pub async fn retry(
 ) -> Result<(), StorageError> {
     sqlx::query(
         "WITH event AS (
-             UPDATE event_outbox SET attempts = attempts + 1, locked_until = NULL, last_error = $4,
+             UPDATE event_outbox SET attempts = attempts + 1, last_error = $4,
                  available_at = now() + least($3, 1000 * power(2, least(attempts, 20))) * interval '1 millisecond'
              WHERE id = ANY($1) AND dispatched_at IS NULL
          )
-         UPDATE caracal_outbox SET attempts = attempts + 1, locked_until = NULL, last_error = $4, updated_at = now(),
+         UPDATE caracal_outbox SET attempts = attempts + 1, last_error = $4, updated_at = now(),
              available_at = now() + least($3, 1000 * power(2, least(attempts, 20))) * interval '1 millisecond'
          WHERE id = ANY($2) AND status = 'pending'",
     )
@@ -207,10 +180,10 @@ pub async fn retry(
 pub async fn bury(tx: &mut WriteTx, rows: &[Claimed], reason: &str) -> Result<(), StorageError> {
     sqlx::query(
         "WITH event AS (
-             UPDATE event_outbox SET attempts = attempts + 1, dead = true, locked_until = NULL, last_error = $3
+             UPDATE event_outbox SET attempts = attempts + 1, dead = true, last_error = $3
              WHERE id = ANY($1) AND dispatched_at IS NULL
          )
-         UPDATE caracal_outbox SET attempts = attempts + 1, status = 'dead', locked_until = NULL, last_error = $3,
+         UPDATE caracal_outbox SET attempts = attempts + 1, status = 'dead', last_error = $3,
              updated_at = now()
          WHERE id = ANY($2) AND status = 'pending'",
     )
