@@ -1,5 +1,8 @@
 //! Is the process alive, is it ready, and what has it counted?
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

@@ -1,6 +1,8 @@
 //! How does a service call another one? With kept connections, a time limit and a limit on what it will read.
 
 mod connect;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -6,6 +6,8 @@ mod guard;
 mod idle;
 mod peer;
 mod request_id;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -51,7 +53,7 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             header_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             connections: 10_000,
             drain_timeout: Duration::from_secs(15),
         }

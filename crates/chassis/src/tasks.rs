@@ -209,8 +209,9 @@ mod tests {
     async fn a_task_that_panics_stops_the_service() {
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
-        let broken: Option<()> = None;
-        tasks.spawn("reader", async move { broken.unwrap() });
+        tasks.spawn("reader", async {
+            assert!(Shutdown::new().is_requested(), "a bug");
+        });
         shutdown.requested().await;
         assert_eq!(tasks.first_failure().unwrap().problem, "panicked");
     }

@@ -147,7 +147,7 @@ async fn make_template(server: &Url, connection: &mut PgConnection, template: &s
 /// Waits by asking again: a session that waits inside PostgreSQL would hold a snapshot, and `CREATE INDEX CONCURRENTLY`
 /// in a migration waits for snapshots.
 async fn lock(connection: &mut PgConnection) {
-    crate::wait::wait_until(Duration::from_secs(120), async || {
+    crate::wait::wait_until(Duration::from_mins(2), async || {
         let statement = format!("SELECT pg_try_advisory_lock({TEMPLATE_LOCK})");
         sqlx::query_scalar(AssertSqlSafe(statement))
             .fetch_one(&mut *connection)

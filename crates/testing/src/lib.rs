@@ -16,9 +16,9 @@ mod fault_proxy;
 mod keys;
 mod mandate;
 mod port;
-
+mod process;
 mod redis;
-
+pub mod stack;
 mod upstream;
 mod wait;
 
@@ -28,6 +28,8 @@ pub use fault_proxy::FaultProxy;
 pub use keys::TestKeys;
 pub use mandate::Mandate;
 pub use port::free_port;
+pub use process::{Process, ProcessSpec};
 pub use redis::TestRedis;
-pub use upstream::{Behaviour, RecordedRequest, Upstream};
+pub use stack::{Answer, Api, Service, Stack, StackOptions, TokenClient};
+pub use upstream::{Behaviour, Custom, RecordedRequest, Upstream};
 pub use wait::{wait_for, wait_until};

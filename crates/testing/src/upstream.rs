@@ -25,6 +25,9 @@ use tokio::time::Interval;
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
+/// Makes the answer to one request.
+pub type Custom = dyn Fn(&RecordedRequest) -> Response<Bytes> + Send + Sync;
+
 /// How the upstream answers from now on.
 #[derive(Clone)]
 pub enum Behaviour {
@@ -39,7 +42,7 @@ pub enum Behaviour {
     /// 101, then every byte is sent back until the client goes away.
     Upgrade,
     /// Whatever the test wants.
-    Custom(Arc<dyn Fn(&RecordedRequest) -> Response<Bytes> + Send + Sync>),
+    Custom(Arc<Custom>),
 }
 
 impl fmt::Debug for Behaviour {

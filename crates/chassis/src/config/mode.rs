@@ -32,7 +32,7 @@ impl Mode {
         match (mode, environment) {
             (Some("dev"), _) | (None, Some("dev")) => Some(Self::Dev),
             (Some("rc"), _) => Some(Self::Rc),
-            (Some("stable"), _) | (None, _) => Some(Self::Stable),
+            (Some("stable") | None, _) => Some(Self::Stable),
             (Some(_), _) => None,
         }
     }

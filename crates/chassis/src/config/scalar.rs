@@ -67,15 +67,15 @@ pub fn format_duration(duration: Duration) -> String {
         (1, "us"),
     ];
     let mut rest = micros;
-    let mut text = String::new();
+    let mut written = Vec::new();
     for (size, unit) in parts {
         let count = rest / size;
         rest %= size;
         if count > 0 {
-            text.push_str(&format!("{count}{unit}"));
+            written.push(format!("{count}{unit}"));
         }
     }
-    text
+    written.concat()
 }
 
 /// Reads `1MiB`, `64KiB`, `10MB`; a plain integer is a number of bytes.

@@ -13,23 +13,37 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use futures_util::task::AtomicWaker;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// Whether a request is in progress on a connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Activity(Arc<AtomicBool>);
+pub(super) struct Activity(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_busy: AtomicBool,
+    /// Whoever read last: hyper does not read again by itself when an answer ends, and the timer must start then.
+    reader: AtomicWaker,
+}
 
 impl Activity {
     /// Marks the connection busy until the result is dropped.
     pub(super) fn begin(&self) -> Busy {
-        self.0.store(true, Ordering::Release);
+        self.0.is_busy.store(true, Ordering::Release);
         Busy(self.clone())
     }
 
-    fn is_busy(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// Whether a request is in progress. If so, `reader` is woken when it ends.
+    fn is_busy(&self, reader: &Context<'_>) -> bool {
+        if !self.0.is_busy.load(Ordering::Acquire) {
+            return false;
+        }
+        self.0.reader.register(reader.waker());
+        // It may have ended before the reader was registered.
+        self.0.is_busy.load(Ordering::Acquire)
     }
 }
 
@@ -38,7 +52,9 @@ pub(super) struct Busy(Activity);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.store(false, Ordering::Release);
+        let state = &self.0.0;
+        state.is_busy.store(false, Ordering::Release);
+        state.reader.wake();
     }
 }
 
@@ -125,7 +141,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.activity.is_busy() {
+        if this.activity.is_busy(context) {
             this.phase = Phase::Busy;
             return Pin::new(&mut this.stream).poll_read(context, buffer);
         }
