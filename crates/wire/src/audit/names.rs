@@ -68,6 +68,9 @@ pub mod status {
     /// An open answer was cut by a revocation or by the mandate's expiry.
     pub const INTERRUPTED: &str = "interrupted";
 
+    /// Not one refusal but a count of those that were left out, source by source.
+    pub const SUPPRESSED: &str = "suppressed";
+
     /// The zone has no such resource.
     pub const RESOURCE_NOT_FOUND: &str = "resource_not_found";
     /// The resource does not declare a requested scope.
