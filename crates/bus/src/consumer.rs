@@ -352,7 +352,7 @@ impl GroupConsumer {
         &self,
         delivery: &Delivery,
         outcome: Outcome,
-        handler: &H,
+        handler: &mut H,
     ) -> Result<bool, BusError> {
         let reason = match outcome {
             Outcome::Done => {

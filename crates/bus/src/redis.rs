@@ -121,6 +121,10 @@ impl Bus for RedisBus {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        // Redis would notice only while it carries out the transaction, and take the rest of the batch.
+        if batch.iter().any(Fields::is_empty) {
+            return Err(BusError::Refused("an entry needs a field".into()));
+        }
         let mut pipeline = Pipeline::with_capacity(batch.len());
         // A transaction: the batch is taken as a whole or, out of memory for instance, not at all.
         pipeline.atomic();

@@ -153,7 +153,7 @@ pub(super) fn classify(error: RedisError) -> BusError {
         BusError::Timeout
     } else if error.is_io_error()
         || error.is_unrecoverable_error()
-        || error.code().is_some_and(|code| out_of_reach.contains(&code))
+        || out_of_reach.iter().any(|code| answered_with(&error, code))
     {
         BusError::Unavailable(Box::new(error))
     } else {
@@ -168,7 +168,13 @@ pub(super) fn has_code(error: &BusError, code: &str) -> bool {
     };
     source
         .downcast_ref::<RedisError>()
-        .is_some_and(|error| error.code() == Some(code))
+        .is_some_and(|error| answered_with(error, code))
+}
+
+/// Looks into the answers of a pipeline as well.
+fn answered_with(error: &RedisError, code: &str) -> bool {
+    let answers = error.clone().into_server_errors();
+    answers.is_some_and(|answers| answers.iter().any(|(_command, answer)| answer.code() == code))
 }
 
 /// Names the group that a refusal says is missing.

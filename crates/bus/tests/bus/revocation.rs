@@ -1,0 +1,192 @@
+//! The revoked set, and who hears of it.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use caracal_bus::{Entry, EntryId, Revocations};
+use caracal_model::id::{AuthorityRecordId, DelegationId, SessionId};
+use caracal_model::revocation::{Anchor, Anchors};
+use caracal_wire::stream::Fields;
+use futures_util::FutureExt;
+
+use crate::both::SOON;
+
+fn record(id: &str) -> AuthorityRecordId {
+    id.parse().unwrap()
+}
+
+fn session(id: &str) -> SessionId {
+    id.parse().unwrap()
+}
+
+fn anchors(n: usize) -> Anchors {
+    Anchors {
+        sid: record(&format!("sid-{n}")),
+        root_sid: record("root"),
+        session: Some(session(&format!("session-{n}"))),
+        delegation: Some(format!("edge-{n}").parse::<DelegationId>().unwrap()),
+    }
+}
+
+#[test]
+fn each_of_the_four_anchors_revokes_the_token_and_no_other() {
+    let of_token = anchors(1);
+    for anchor in of_token.iter() {
+        let revocations = Revocations::new();
+        assert_eq!(revocations.is_revoked(&of_token), None);
+        revocations.insert(anchor.clone(), 100);
+        assert_eq!(revocations.is_revoked(&of_token), Some(anchor.clone()));
+        let shared = anchor == Anchor::AuthorityRecord(record("root"));
+        assert_eq!(revocations.is_revoked(&anchors(2)).is_some(), shared);
+    }
+    let same_text = Revocations::new();
+    same_text.insert(Anchor::Session(session("sid-1")), 100);
+    assert_eq!(
+        same_text.is_revoked(&of_token),
+        None,
+        "a session is not the record of the same name"
+    );
+}
+
+#[test]
+fn a_revocation_is_forgotten_only_after_its_latest_expiry() {
+    let revocations = Revocations::new();
+    for n in 0..1000 {
+        revocations.insert(
+            Anchor::Session(session(&format!("session-{n}"))),
+            100 + i64::from(n % 2),
+        );
+    }
+    revocations.insert(Anchor::Session(session("session-0")), 200);
+    revocations.insert(Anchor::Session(session("session-0")), 50);
+    assert_eq!(revocations.len(), 1000, "repeating changes nothing");
+    assert_eq!(revocations.prune(100), 0, "not before it has expired");
+    assert_eq!(revocations.prune(101), 499);
+    assert_eq!(revocations.len(), 501);
+    assert_eq!(revocations.prune(201), 501);
+    assert!(revocations.is_empty());
+}
+
+#[test]
+fn a_message_revokes_every_anchor_it_names() {
+    let entry = |fields: &[(&str, &str)]| Entry {
+        id: EntryId::ZERO,
+        fields: fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect::<Fields>(),
+    };
+    let revocations = Revocations::new();
+    let both = entry(&[
+        ("zone_id", "z"),
+        ("session_id", "sid-1"),
+        ("delegation_edge_id", "edge-2"),
+        ("reason", "r"),
+    ]);
+    assert_eq!(revocations.insert_entry(&both, 100), 2);
+    assert!(revocations.is_revoked(&anchors(1)).is_some());
+    assert!(revocations.is_revoked(&anchors(2)).is_some());
+    assert_eq!(revocations.is_revoked(&anchors(3)), None);
+    assert_eq!(revocations.insert_entry(&entry(&[("zone_id", "z")]), 100), 0);
+    assert_eq!(revocations.insert_entry(&entry(&[("n", "1")]), 100), 0);
+}
+
+#[tokio::test]
+async fn of_a_thousand_watchers_exactly_the_revoked_ones_fire() {
+    let revocations = Revocations::new();
+    let (fired, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let watchers: Vec<_> = (0..1000)
+        .map(|n| {
+            let mut of_token = anchors(n);
+            of_token.root_sid = of_token.sid.clone();
+            let signal = revocations.watch(&of_token);
+            let fired = fired.clone();
+            tokio::spawn(async move {
+                let anchor = signal.await;
+                fired.send((n, anchor)).unwrap();
+            })
+        })
+        .collect();
+    assert_eq!(revocations.watching(), 3000);
+    let started = tokio::time::Instant::now();
+    for n in (0..1000).step_by(10) {
+        revocations.insert(Anchor::Delegation(format!("edge-{n}").parse().unwrap()), 100);
+    }
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        seen.push(tokio::time::timeout(SOON, told.recv()).await.unwrap().unwrap());
+    }
+    let took = started.elapsed();
+    assert!(
+        took < Duration::from_millis(100),
+        "cutting a hundred of a thousand responses took {took:?}"
+    );
+    seen.sort();
+    let expected: Vec<_> = (0..1000)
+        .step_by(10)
+        .map(|n| (n, Anchor::Delegation(format!("edge-{n}").parse().unwrap())))
+        .collect();
+    assert_eq!(seen, expected);
+    for (n, watcher) in watchers.iter().enumerate() {
+        assert!(watcher.is_finished() || n % 10 != 0);
+        watcher.abort();
+    }
+    assert!(told.try_recv().is_err(), "nobody else was woken");
+}
+
+#[tokio::test]
+async fn watching_what_is_revoked_already_fires_at_once() {
+    let revocations = Revocations::new();
+    let anchor = Anchor::Session(session("session-1"));
+    revocations.insert(anchor.clone(), 100);
+    let signal = revocations.watch(&anchors(1));
+    assert_eq!(signal.fired(), Some(&anchor));
+    assert_eq!(signal.now_or_never(), Some(anchor));
+}
+
+#[tokio::test]
+async fn a_shared_root_cuts_everything_below_it_and_a_second_poll_gives_the_same_answer() {
+    let revocations = Revocations::new();
+    let mut signals: Vec<_> = (0..5).map(|n| revocations.watch(&anchors(n))).collect();
+    assert!(signals.iter_mut().all(|signal| signal.now_or_never().is_none()));
+    let root = Anchor::AuthorityRecord(record("root"));
+    revocations.insert(root.clone(), 100);
+    revocations.insert(Anchor::Session(session("session-0")), 100);
+    for signal in &mut signals {
+        assert_eq!(signal.now_or_never(), Some(root.clone()));
+        assert_eq!(signal.now_or_never(), Some(root.clone()));
+    }
+}
+
+#[test]
+fn dropping_a_signal_takes_its_registration_back() {
+    let revocations = Revocations::new();
+    let kept = revocations.watch(&anchors(1));
+    let dropped: Vec<_> = (1..100).map(|n| revocations.watch(&anchors(n))).collect();
+    drop(dropped);
+    assert_eq!(revocations.watching(), 4);
+    drop(kept);
+    assert_eq!(revocations.watching(), 0);
+}
+
+#[test]
+fn a_revocation_racing_with_a_registration_is_never_missed() {
+    for _ in 0..200 {
+        let revocations = Revocations::new();
+        let signal = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| revocations.watch(&anchors(1)));
+            let _revoking = scope.spawn(|| revocations.insert(Anchor::Session(session("session-1")), 100));
+            watching.join().unwrap()
+        });
+        assert!(signal.fired().is_some());
+    }
+}
+
+#[test]
+fn the_set_knows_how_complete_it_is() {
+    let revocations = Revocations::new();
+    revocations.freshness().clone().advance(1_000_000);
+    assert_eq!(
+        revocations.freshness().as_of(),
+        Some(UNIX_EPOCH + Duration::from_secs(1))
+    );
+}
