@@ -127,7 +127,8 @@ impl Cursor {
             positions: Positions::default(),
             reloading: None,
             lost: false,
-            suspect: false,
+            // The snapshot takes its time: the store may be another one when the cursor begins to read.
+            suspect: true,
         };
         cursor.capture().await?;
         Ok(cursor)
@@ -208,7 +209,7 @@ impl Cursor {
 
     /// After a broken connection: the same store with everything we have seen still counted, or a loss.
     async fn examine_store(&mut self) -> Result<(), BusError> {
-        if self.bus.incarnation().await? != self.incarnation || self.has_hole(&[]).await? {
+        if self.has_hole(&[]).await? {
             self.lost = true;
             self.freshness.forget();
         }
@@ -280,11 +281,16 @@ impl Cursor {
         }
     }
 
-    /// Whether entries between our positions and `news` are gone. Looks after the read, so that nothing trimmed
-    /// before it can be overlooked; what was trimmed between the two is reported though nothing was missed.
+    /// Whether entries between our positions and `news` are gone, or may be because the store was started anew.
+    ///
+    /// Looks after the read, so that nothing that happened before it can be overlooked; what was trimmed between the
+    /// two is reported though nothing was missed.
     async fn has_hole(&self, news: &[(String, Vec<Entry>)]) -> Result<bool, BusError> {
         let names: Vec<&str> = self.tracked.iter().map(|stream| stream.name.as_str()).collect();
-        let extents = self.bus.extents(&names).await?;
+        let (incarnation, extents) = tokio::try_join!(self.bus.incarnation(), self.bus.extents(&names))?;
+        if incarnation != self.incarnation {
+            return Ok(true);
+        }
         let holed = self.tracked.iter().zip(&extents).any(|(stream, extent)| {
             let fresh = news.iter().find(|(name, _entries)| *name == stream.name);
             stream.has_hole(extent, fresh.map_or(&[], |(_name, entries)| entries.as_slice()))
