@@ -38,6 +38,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// From the end of the headers to the beginning of the answer; longer is answered 503. Default 30 s.
     pub request_timeout: Duration,
+    /// How long a client may take nothing of an answer. Default 30 s.
+    pub write_timeout: Duration,
     /// How long a kept connection may be unused. Default 60 s.
     pub idle_timeout: Duration,
     /// Connections at a time; further ones wait in the operating system's queue. Default 10 000.
@@ -53,6 +55,7 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             header_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),
             connections: 10_000,
             drain_timeout: Duration::from_secs(15),

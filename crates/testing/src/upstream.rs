@@ -39,6 +39,8 @@ pub enum Behaviour {
     Sse(Duration),
     /// Like [`Behaviour::Echo`], but only after [`Upstream::release`].
     Held,
+    /// Like [`Behaviour::Echo`], but only after this time.
+    Slow(Duration),
     /// 101, then every byte is sent back until the client goes away.
     Upgrade,
     /// Whatever the test wants.
@@ -52,6 +54,7 @@ impl fmt::Debug for Behaviour {
             Self::Status(..) => "Status",
             Self::Sse(_) => "Sse",
             Self::Held => "Held",
+            Self::Slow(_) => "Slow",
             Self::Upgrade => "Upgrade",
             Self::Custom(_) => "Custom",
         })
@@ -208,6 +211,10 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
         Behaviour::Sse(interval) => event_stream(state, interval),
         Behaviour::Held => {
             let _dropped_with_the_upstream = releases.wait_for(|count| *count > releases_before).await;
+            echo(&recorded)
+        }
+        Behaviour::Slow(time) => {
+            tokio::time::sleep(time).await;
             echo(&recorded)
         }
         Behaviour::Upgrade => switch_protocols(state, &recorded, upgrade),

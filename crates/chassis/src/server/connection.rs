@@ -125,6 +125,7 @@ impl Server {
         let patience = Patience {
             head: self.limits.header_timeout,
             idle: self.limits.idle_timeout,
+            write: self.limits.write_timeout,
         };
         let stream = Watched::new(stream, activity.clone(), patience);
         let router = self.router;

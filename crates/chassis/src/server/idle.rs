@@ -2,7 +2,8 @@
 //!
 //! One timer per connection, moved by what the connection does: a client has `head` from opening the connection (or
 //! from the first byte of a request) to the end of the request's headers, and `idle` between an answer and the next
-//! request. While a request is in progress its own limits count, and the timer rests.
+//! request. While a request is in progress its own limits count, and the timer rests. A second timer, `write`, runs only
+//! while an answer is ready and the client takes nothing of it.
 
 use std::future::Future;
 use std::io;
@@ -90,6 +91,7 @@ impl HttpBody for BusyBody {
 pub(super) struct Patience {
     pub(super) head: Duration,
     pub(super) idle: Duration,
+    pub(super) write: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,8 @@ pub(super) struct Watched<S> {
     patience: Patience,
     phase: Phase,
     deadline: Pin<Box<Sleep>>,
+    /// Runs while the client takes nothing of an answer.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Watched<S> {
@@ -120,6 +124,7 @@ impl<S> Watched<S> {
             patience,
             phase: Phase::Head,
             deadline,
+            stalled: None,
         }
     }
 
@@ -131,6 +136,20 @@ impl<S> Watched<S> {
             Phase::Busy => return,
         };
         self.deadline.as_mut().reset(Instant::now() + wait);
+    }
+
+    /// What a write came to, given that the client must take something of it within its time.
+    fn written<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let write = self.patience.write;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(write)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -170,7 +189,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize, io::Error>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
@@ -186,7 +206,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<Result<usize, io::Error>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -248,6 +248,39 @@ async fn a_client_that_sends_its_headers_slowly_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
+    struct Dropped(Shutdown);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.trigger();
+        }
+    }
+    let ended = Shutdown::new();
+    let dropped = ended.clone();
+    let endless = move || {
+        let dropped = Dropped(dropped.clone());
+        let pieces = futures_util::stream::repeat_with(move || {
+            let _held_by_the_stream = &dropped;
+            Ok::<_, io::Error>(Bytes::from_static(&[0; 16 << 10]))
+        });
+        async move { axum::body::Body::from_stream(pieces) }
+    };
+    let limits = Limits {
+        write_timeout: Duration::from_millis(30),
+        ..Limits::default()
+    };
+    let server = start(Router::new().route("/", get(endless)), limits).await;
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    tokio::time::timeout(SOON, ended.requested())
+        .await
+        .expect("the answer must be given up");
+}
+
+#[tokio::test]
 async fn an_unused_connection_is_kept_for_the_idle_time_and_not_the_header_time() {
     let router = Router::new().route("/", get(|| async { "well" }));
     let idle = Duration::from_millis(400);
