@@ -1,0 +1,253 @@
+//! What did the operator ask of the service? Names, defaults and ranges are in `docs/contract/token-exchange.md`, section
+//! "Settings".
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use caracal_bus::HmacKey;
+use caracal_bus::spool::{Fsync, SpoolLimits};
+use caracal_chassis::Secret;
+use caracal_chassis::config::Reader;
+use caracal_chassis::health::MetricsAccess;
+use caracal_token::envelope::{Kek, KekError, Keyring};
+use caracal_wire::gateway_signature;
+
+use crate::state::Settings;
+
+/// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
+const HMAC_KEY_BYTES_MIN: usize = 32;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The settings of a security token service, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// `REDIS_URL`: where the event streams are; `memory:` for the bus in this process.
+    pub redis_url: Secret,
+    pub(crate) database_url: Secret,
+    pub(crate) database_connections_max: u32,
+    pub(crate) database_acquire_timeout: Duration,
+    pub(crate) listen: SocketAddr,
+    pub(crate) issuer: String,
+    pub(crate) keyring: Option<Keyring>,
+    pub(crate) streams_key: Option<HmacKey>,
+    pub(crate) streams_key_previous: Option<HmacKey>,
+    pub(crate) audit_key: Option<HmacKey>,
+    pub(crate) gateway_key: Option<HmacKey>,
+    pub(crate) admin_token: Option<Secret>,
+    pub(crate) spool_directory: PathBuf,
+    pub(crate) spool_limits: SpoolLimits,
+    pub(crate) spool_fsync: Fsync,
+    pub(crate) secret_verifications: usize,
+    pub(crate) zone_poll: Duration,
+    pub(crate) zone_outdated_max: Duration,
+    pub(crate) session_views_max: u64,
+    pub(crate) minted_tokens_max: u64,
+    pub(crate) nonces_max: usize,
+    pub(crate) denial_events_per_minute: u32,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: MetricsAccess,
+}
+
+impl Config {
+    /// Reads every setting; what is wrong is recorded in `reader`.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let streams_key = reader
+            .hex_key_outside_dev("STREAMS_HMAC_KEY", HMAC_KEY_BYTES_MIN)
+            .map(|key| hmac_key(&key));
+        let audit_key = reader
+            .hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN)
+            .map(|key| hmac_key(&key));
+        let gateway_key = reader.optional_hex_key("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN);
+        let derived = || {
+            audit_key
+                .as_ref()
+                .map(|key| HmacKey::new(gateway_signature::derive_key(key.expose())))
+        };
+        let total_bytes = reader.size("AUDIT_SPOOL_BYTES", 1 << 30, 1 << 20..=1 << 40);
+        Self {
+            redis_url: reader.secret("REDIS_URL"),
+            database_url: reader.secret("DATABASE_URL"),
+            database_connections_max: count(reader, "DB_MAX_CONNS", 20, 1..=1_000),
+            database_acquire_timeout: reader.duration(
+                "DB_CONNECT_TIMEOUT",
+                10 * SECOND,
+                SECOND / 10..=60 * SECOND,
+            ),
+            listen: reader.listen_address("PORT", 8080),
+            issuer: reader.url("ISSUER_URL", &["http", "https"]),
+            keyring: keyring(reader),
+            streams_key,
+            streams_key_previous: reader
+                .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN)
+                .map(|key| hmac_key(&key)),
+            gateway_key: gateway_key.map(|key| hmac_key(&key)).or_else(derived),
+            audit_key,
+            admin_token: reader.optional_secret("STS_ADMIN_TOKEN"),
+            spool_directory: spool_directory(reader),
+            spool_limits: SpoolLimits {
+                segment_bytes: (total_bytes / 8).clamp(1 << 16, 1 << 24),
+                total_bytes,
+            },
+            spool_fsync: reader.choice(
+                "AUDIT_FSYNC",
+                Fsync::Never,
+                &[("never", Fsync::Never), ("always", Fsync::Always)],
+            ),
+            secret_verifications: count(reader, "STS_SECRET_VERIFY_CONCURRENCY", 2, 1..=64),
+            zone_poll: reader.seconds("OPA_POLL_SECONDS", 60 * SECOND, SECOND..=300 * SECOND),
+            zone_outdated_max: reader.duration("ZONE_STALENESS_MAX", 30 * SECOND, SECOND..=3_600 * SECOND),
+            session_views_max: count(reader, "STS_SESSION_VIEWS_MAX", 100_000, 1_000..=10_000_000),
+            minted_tokens_max: count(reader, "STS_MINTED_TOKENS_MAX", 20_000, 1_000..=10_000_000),
+            nonces_max: count(reader, "STS_NONCES_MAX", 2_000_000, 10_000..=100_000_000),
+            denial_events_per_minute: count(reader, "STS_DENIAL_EVENTS_PER_MIN", 120, 1..=1_000_000),
+            settings: Settings {
+                revocation_freshness: reader.duration(
+                    "REVOCATION_FRESHNESS",
+                    5 * SECOND,
+                    SECOND..=600 * SECOND,
+                ),
+                ambient_at_gateway: reader.boolean("AMBIENT_AT_GATEWAY", true),
+                mints_per_minute: count(reader, "STS_MINT_RATE_LIMIT_PER_MIN", 1_000, 1..=10_000_000),
+                control_audience: reader.text("CONTROL_AUDIENCE", Some("caracal-control")),
+            },
+            metrics: MetricsAccess::read(reader),
+        }
+    }
+}
+
+/// `SECRET_STORE_KEK`, or `ZONE_KEK` where that is what the installation has.
+fn keyring(reader: &mut Reader<'_>) -> Option<Keyring> {
+    let older_name = reader.optional_secret("ZONE_KEK");
+    let current = match (reader.optional_secret("SECRET_STORE_KEK"), older_name) {
+        (Some(current), _) => ("SECRET_STORE_KEK", current),
+        (None, Some(current)) => ("ZONE_KEK", current),
+        (None, None) => ("SECRET_STORE_KEK", reader.secret("SECRET_STORE_KEK")),
+    };
+    let previous = reader.optional_secret("SECRET_STORE_KEK_PREVIOUS");
+    let current = kek(reader, current.0, &current.1);
+    let previous = previous.and_then(|text| kek(reader, "SECRET_STORE_KEK_PREVIOUS", &text));
+    Some(Keyring::new(current?, previous))
+}
+
+fn kek(reader: &mut Reader<'_>, name: &str, text: &Secret) -> Option<Kek> {
+    // An absent one is reported already.
+    if text.expose().is_empty() {
+        return None;
+    }
+    let kek = Kek::from_hex(text.expose().trim());
+    if let Err(problem) = &kek {
+        let problem = match problem {
+            KekError::Format => "is not 64 hexadecimal digits",
+            KekError::Weak => "is a pattern that can be guessed",
+        };
+        reader.check(
+            false,
+            name,
+            problem,
+            "write 32 random bytes in hexadecimal, e.g. from: openssl rand -hex 32",
+        );
+    }
+    kek.ok()
+}
+
+fn spool_directory(reader: &mut Reader<'_>) -> PathBuf {
+    let other_name = reader.optional_path("SPOOL_DIR");
+    let directory = reader.optional_path("AUDIT_REPLAY_DIR").or(other_name);
+    directory.unwrap_or_else(|| PathBuf::from("/var/lib/caracal/audit-replay"))
+}
+
+fn hmac_key(key: &Secret<Vec<u8>>) -> HmacKey {
+    HmacKey::new(key.expose().clone())
+}
+
+fn count<T: TryFrom<i64> + Default>(
+    reader: &mut Reader<'_>,
+    key: &str,
+    default: i64,
+    range: std::ops::RangeInclusive<i64>,
+) -> T {
+    T::try_from(reader.integer(key, default, range)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_chassis::config::Source;
+
+    use super::*;
+
+    const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90";
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    fn source(more: &[(&str, &str)]) -> Source {
+        let necessary = [
+            ("DATABASE_URL", "postgres://sts@localhost/caracal"),
+            ("REDIS_URL", "redis://localhost"),
+            ("ISSUER_URL", "https://sts.example.com"),
+            ("STREAMS_HMAC_KEY", KEY),
+            ("AUDIT_HMAC_KEY", KEY),
+        ];
+        Source::from_pairs(
+            necessary
+                .iter()
+                .chain(more)
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        )
+    }
+
+    fn read(more: &[(&str, &str)]) -> Result<Config, String> {
+        let source = source(more);
+        let mut reader = Reader::new(&source);
+        let config = Config::read(&mut reader);
+        reader.finish().map_err(|errors| errors.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn the_key_encryption_key_has_two_names() {
+        for name in ["SECRET_STORE_KEK", "ZONE_KEK"] {
+            assert!(read(&[(name, KEK)]).unwrap().keyring.is_some(), "{name}");
+        }
+        assert!(read(&[]).unwrap_err().contains("SECRET_STORE_KEK"));
+    }
+
+    #[test]
+    fn a_guessable_key_encryption_key_is_refused() {
+        let zeros = "0".repeat(64);
+        assert!(
+            read(&[("SECRET_STORE_KEK", &zeros)])
+                .unwrap_err()
+                .contains("guessed")
+        );
+        assert!(
+            read(&[("SECRET_STORE_KEK", "xyz")])
+                .unwrap_err()
+                .contains("hexadecimal")
+        );
+    }
+
+    #[test]
+    fn the_gateway_key_is_derived_when_none_is_given() {
+        let derived = read(&[("ZONE_KEK", KEK)]).unwrap().gateway_key.unwrap();
+        assert_eq!(
+            derived.expose(),
+            gateway_signature::derive_key(&hex::decode(KEY).unwrap())
+        );
+        let given = read(&[("ZONE_KEK", KEK), ("GATEWAY_STS_HMAC_KEY", KEK)])
+            .unwrap()
+            .gateway_key
+            .unwrap();
+        assert_eq!(hex::encode(given.expose()), KEK);
+    }
+
+    #[test]
+    fn the_sample_configuration_is_complete_and_valid() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/sts.toml");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(
+            text.contains("revocation_freshness"),
+            "settings with a default are shown"
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! One token exchange (RFC 8693), from the parsed request to the answer.
+//!
+//! [`exchange`] is the order; each file is one step. Every step takes what the steps before it have proved.
+
+mod authorize;
+pub(crate) mod client;
+mod directive;
+pub(crate) mod evidence;
+mod mint;
+mod references;
+pub(crate) mod refusal;
+pub(crate) mod request;
+mod resources;
+mod subject_token;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use caracal_model::UnixSeconds;
+use caracal_token::Use;
+use caracal_wire::sts::{ACCESS_TOKEN_TYPE, BEARER, TokenResponse};
+
+use self::client::Via;
+use self::evidence::{Known, Origin};
+use self::mint::Minted;
+use self::refusal::Refusal;
+use self::request::{ExchangeRequest, SubjectTokenKind};
+use self::resources::Basis;
+use crate::state::Sts;
+use crate::zone::Resource;
+
+/// Exchanges what the caller has proved for a mandate. `known` collects what became known, for the evidence of a refusal.
+///
+/// Steady state: no SQL, no round trip; one signature, one policy decision for each resource, one append. A reusable mandate
+/// also costs one INSERT.
+///
+/// # Errors
+/// [`Refusal`], the first in the order of the contract.
+pub(crate) async fn exchange(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    via: Via,
+    known: &mut Known,
+) -> Result<TokenResponse, Refusal> {
+    if !sts.is_fresh() {
+        return Err(Refusal::RevocationStale);
+    }
+    let now = UnixSeconds(sts.clock.unix_seconds());
+    let caller = client::authenticate(sts, request, via, now).await?;
+    known.caller = Some(caller.clone());
+    refuse_federation(request)?;
+    if request.resources.is_empty() {
+        return Err(Refusal::NoResource);
+    }
+    let presented = subject_token::present(sts, request, &caller, now)?;
+    known.presented.clone_from(&presented);
+    if request.approval_id.is_some() {
+        return Err(Refusal::ApprovalUnknown);
+    }
+    let references = references::resolve(sts, request, &caller, presented.as_ref(), now).await?;
+    known.references = references.clone();
+    let basis = Basis {
+        sts,
+        request,
+        request_id: &origin.request_id,
+        caller: &caller,
+        presented: presented.as_ref(),
+        references: &references,
+        now,
+    };
+    resources::decide_all(&basis, &mut known.verdicts)?;
+    let granted = authorize::conclude(&known.verdicts)?;
+    if presented.is_some() && via == Via::Client {
+        return Err(Refusal::NotThroughGateway);
+    }
+    let lifetime = mint::lifetime(&basis)?;
+    let upstreams = match via {
+        Via::Gateway => directive::directives(&caller, &granted)?,
+        Via::Client => BTreeMap::new(),
+    };
+    let minted = mint::mint(&basis, &granted, lifetime).await?;
+    release(sts, origin, request, known, minted, upstreams, &granted).await
+}
+
+/// Users of other issuers are not served yet: no issuer is configured, which is what the contract then answers.
+fn refuse_federation(request: &ExchangeRequest) -> Result<(), Refusal> {
+    let is_federation = request
+        .subject_token
+        .as_ref()
+        .is_some_and(|token| token.kind == SubjectTokenKind::IdToken);
+    if !is_federation {
+        return Ok(());
+    }
+    let has_more = !request.resources.is_empty()
+        || !request.scope.is_empty()
+        || request.session_id.is_some()
+        || request.agent_session_id.is_some()
+        || request.delegation_edge_id.is_some()
+        || request.approval_id.is_some();
+    Err(if has_more {
+        Refusal::FederationFields
+    } else {
+        Refusal::FederationIssuer
+    })
+}
+
+/// Lets the token out: not revoked since the checks, and recorded.
+async fn release(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    known: &Known,
+    minted: Minted,
+    upstreams: BTreeMap<String, caracal_wire::sts::Upstream>,
+    granted: &[Arc<Resource>],
+) -> Result<TokenResponse, Refusal> {
+    evidence::record_issue(sts, origin, request, known, &minted)
+        .await
+        .or(Err(Refusal::EvidenceUnavailable))?;
+    if sts.revocations.is_revoked(&minted.claims.anchors()).is_some() {
+        // What was recorded stays true: the token existed. Nobody gets it, and it would be refused everywhere.
+        return Err(Refusal::Reference(
+            caracal_model::delegation::ReferenceError::RecordInactive,
+        ));
+    }
+    if minted.claims.r#use != Use::Resource {
+        sts.minted
+            .remember(&minted.token, &minted.kid, Arc::clone(&minted.claims));
+    }
+    sts.metrics.minted(minted.claims.r#use);
+    Ok(TokenResponse {
+        expires_in: minted.expires_in(),
+        access_token: minted.token,
+        token_type: BEARER.to_owned(),
+        scope: minted.claims.scope.clone(),
+        issued_token_type: ACCESS_TOKEN_TYPE.to_owned(),
+        target_resources: granted
+            .iter()
+            .map(|resource| resource.identifier.to_string())
+            .collect(),
+        upstreams,
+    })
+}

@@ -1,0 +1,128 @@
+//! Which application asks, and how is that proved?
+
+use std::sync::Arc;
+
+use caracal_model::{ApplicationId, UnixSeconds, ZoneId};
+use caracal_storage::zone_model;
+
+use super::refusal::Refusal;
+use super::request::ExchangeRequest;
+use crate::limit::secret_verification::Verification;
+use crate::state::Sts;
+use crate::zone::{Application, ZoneError, ZoneModel};
+
+/// How the request reached the token endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// A client asks for itself and must prove it with its secret.
+    Client,
+    /// A gateway, whose signature was verified, asks for the holder of a mandate.
+    Gateway,
+}
+
+/// An application that has proved who it is, or for which a gateway speaks, in a zone that exists.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    zone: Arc<ZoneModel>,
+    application: Arc<Application>,
+    via: Via,
+}
+
+impl Caller {
+    pub(crate) fn zone(&self) -> &Arc<ZoneModel> {
+        &self.zone
+    }
+
+    pub(crate) fn application(&self) -> &Arc<Application> {
+        &self.application
+    }
+
+    pub(crate) fn via(&self) -> Via {
+        self.via
+    }
+}
+
+/// Authenticates the caller. Cost when its secret is known: one map read and one SHA-256.
+///
+/// # Errors
+/// [`Refusal::Client`] for every failure alike, after the same work; [`Refusal::ZoneInvalid`] to the owner of an
+/// application of another zone, once it has proved that.
+pub(crate) async fn authenticate(
+    sts: &Sts,
+    request: &ExchangeRequest,
+    via: Via,
+    now: UnixSeconds,
+) -> Result<Caller, Refusal> {
+    let zone_id = ZoneId::try_from(request.zone_id.as_str());
+    let application_id = ApplicationId::try_from(request.application_id.as_str());
+    let (Ok(zone_id), Ok(application_id)) = (zone_id, application_id) else {
+        return refuse_after_work(sts, request, via).await;
+    };
+    let zone = match sts.zones.model(&zone_id).await {
+        Ok(zone) => Some(zone),
+        Err(ZoneError::Unknown) => None,
+        Err(ZoneError::Unavailable) => return Err(Refusal::ZoneUnavailable),
+    };
+    let application = zone
+        .as_ref()
+        .and_then(|zone| zone.application(&application_id, now).map(Arc::clone));
+    match (zone, application, via) {
+        (Some(zone), Some(application), Via::Gateway) if request.subject_token.is_some() => Ok(Caller {
+            zone,
+            application,
+            via,
+        }),
+        (_, _, Via::Gateway) => Err(Refusal::Client),
+        (Some(zone), Some(application), Via::Client) => {
+            verify(sts, request, application.secret_hash.as_ref()).await?;
+            Ok(Caller {
+                zone,
+                application,
+                via,
+            })
+        }
+        (_, None, Via::Client) | (None, _, Via::Client) => {
+            Err(elsewhere(sts, request, zone_id, &application_id).await)
+        }
+    }
+}
+
+async fn verify(sts: &Sts, request: &ExchangeRequest, stored: Option<&Arc<str>>) -> Result<(), Refusal> {
+    match sts.secrets.verify(&request.client_secret, stored).await {
+        Verification::Match => Ok(()),
+        Verification::Mismatch => Err(Refusal::Client),
+        Verification::Busy => Err(Refusal::VerifierBusy),
+    }
+}
+
+/// The application is not in the zone it asked. Tells its owner where it is, and everybody else nothing.
+async fn elsewhere(
+    sts: &Sts,
+    request: &ExchangeRequest,
+    asked: ZoneId,
+    application: &ApplicationId,
+) -> Refusal {
+    let (actual, stored) = match find_elsewhere(sts, application).await {
+        Some((zone, stored)) if zone != asked => (Some(zone), stored.map(Arc::from)),
+        _ => (None, None),
+    };
+    match (verify(sts, request, stored.as_ref()).await, actual) {
+        (Ok(()), Some(actual)) => Refusal::ZoneInvalid { asked, actual },
+        (Ok(()), None) => Refusal::Client,
+        (Err(refusal), _) => refusal,
+    }
+}
+
+/// A database that cannot be read only costs the friendlier answer.
+async fn find_elsewhere(sts: &Sts, application: &ApplicationId) -> Option<(ZoneId, Option<String>)> {
+    let mut tx = sts.database.read().await.ok()?;
+    zone_model::application_zone(&mut tx, application).await.ok()?
+}
+
+/// Ids that cannot exist cost a client as much as ids that do not.
+async fn refuse_after_work(sts: &Sts, request: &ExchangeRequest, via: Via) -> Result<Caller, Refusal> {
+    if via == Via::Client {
+        verify(sts, request, None).await?;
+    }
+    Err(Refusal::Client)
+}

@@ -1,0 +1,335 @@
+//! What does the ledger say about an exchange?
+//!
+//! One event for each requested resource, or one for the whole request when it was refused before resources were looked
+//! at. Events of a token are appended before the token is released (`docs/contract/audit-events.md`).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use caracal_model::{EventId, UnixMicros};
+use caracal_policy::Decision;
+use caracal_wire::audit::{AuditEvent, decision, event_type, status};
+use serde_json::{Map, Value, json};
+
+use super::client::Caller;
+use super::mint::Minted;
+use super::references::References;
+use super::refusal::Refusal;
+use super::request::ExchangeRequest;
+use super::resources::{Outcome, Verdict};
+use super::subject_token::Presented;
+use crate::state::Sts;
+use crate::unique_id::unique_id;
+use crate::zone::ZoneModel;
+
+/// What became known in the course of one exchange, proved or not.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) caller: Option<Caller>,
+    pub(crate) presented: Option<Presented>,
+    pub(crate) references: References,
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+/// Where a request came from.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) request_id: String,
+    pub(crate) source: IpAddr,
+}
+
+/// Evidence cannot be recorded, so its effect must not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("evidence cannot be recorded")]
+pub(crate) struct NotRecorded;
+
+/// Appends the events of an issued token.
+///
+/// # Errors
+/// [`NotRecorded`]: the token must not be released.
+pub(crate) async fn record_issue(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    known: &Known,
+    minted: &Minted,
+) -> Result<(), NotRecorded> {
+    let Some(caller) = &known.caller else {
+        return Err(NotRecorded);
+    };
+    let scribe = Scribe {
+        sts,
+        origin,
+        request,
+        known,
+        zone: caller.zone(),
+    };
+    let events = known
+        .verdicts
+        .iter()
+        .map(|verdict| scribe.about_resource(verdict, Some(minted), None));
+    append(sts, events.collect()).await
+}
+
+/// Appends the events of a refusal, if there is a ledger for them: the zone exists. Refusals that anybody can cause are
+/// limited for each source. A refusal stands whether or not it can be recorded.
+pub(crate) async fn record_refusal(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    known: &Known,
+    refusal: &Refusal,
+) {
+    let Some(status) = refusal.evaluation_status() else {
+        return;
+    };
+    let Some(zone) = zone_of(sts, request, known) else {
+        return;
+    };
+    let mut suppressed = 0;
+    if refusal.precedes_authentication() {
+        match sts.denials.take(origin.source, sts.clock.unix_micros()) {
+            Some(count) => suppressed = count,
+            None => return sts.metrics.denial_events_suppressed.inc(),
+        }
+    }
+    let scribe = Scribe {
+        sts,
+        origin,
+        request,
+        known,
+        zone: &zone,
+    };
+    let mut events: Vec<Option<AuditEvent>> = known
+        .verdicts
+        .iter()
+        .map(|verdict| scribe.about_resource(verdict, None, Some(refusal)))
+        .collect();
+    if events.is_empty() {
+        events.push(scribe.about_request(refusal, status, suppressed));
+    }
+    if append(sts, events).await.is_err() {
+        tracing::error!(refusal = refusal.label(), "a refusal could not be recorded");
+    }
+}
+
+fn zone_of(sts: &Sts, request: &ExchangeRequest, known: &Known) -> Option<Arc<ZoneModel>> {
+    match &known.caller {
+        Some(caller) => Some(Arc::clone(caller.zone())),
+        None => sts.zones.known(&request.zone_id.as_str().try_into().ok()?),
+    }
+}
+
+/// All events or none: the first that cannot be appended decides.
+async fn append(sts: &Sts, events: Vec<Option<AuditEvent>>) -> Result<(), NotRecorded> {
+    let mut lines = Vec::with_capacity(events.len());
+    for event in events {
+        let line = event.and_then(|event| event.to_json().ok()).ok_or(NotRecorded)?;
+        lines.push(sts.spool.append(Bytes::from(line)));
+    }
+    for appended in futures_util::future::join_all(lines).await {
+        if let Err(error) = appended {
+            sts.metrics.audit_sink_errors.inc();
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "evidence cannot be spooled"
+            );
+            return Err(NotRecorded);
+        }
+    }
+    Ok(())
+}
+
+/// Writes events about one request.
+struct Scribe<'a> {
+    sts: &'a Sts,
+    origin: &'a Origin,
+    request: &'a ExchangeRequest,
+    known: &'a Known,
+    zone: &'a ZoneModel,
+}
+
+impl Scribe<'_> {
+    /// One requested resource. `refusal` is why the whole exchange failed although this resource may have been granted.
+    fn about_resource(
+        &self,
+        verdict: &Verdict,
+        minted: Option<&Minted>,
+        refusal: Option<&Refusal>,
+    ) -> Option<AuditEvent> {
+        let mut event = self.event(event_type::TOKEN_EXCHANGE)?;
+        let mut metadata = self.metadata();
+        metadata.insert("resource".to_owned(), json!(self.resource_name(verdict)));
+        event.decision = decision::DENY.to_owned();
+        match &verdict.outcome {
+            Outcome::Refused(status) => (*status).clone_into(&mut event.evaluation_status),
+            Outcome::Decided(decided) => {
+                status::COMPLETE.clone_into(&mut event.evaluation_status);
+                self.put_decision(&mut event, decided);
+                if decided.allow() {
+                    self.put_end(&mut event, &mut metadata, minted, refusal);
+                }
+            }
+        }
+        if event.evaluation_status == status::OPERATION_NOT_PERMITTED {
+            metadata.insert("method".to_owned(), json!(self.request.unverified_method));
+            metadata.insert("path".to_owned(), json!(self.request.unverified_path));
+        }
+        event.metadata_json = Value::Object(metadata);
+        Some(event)
+    }
+
+    /// How the exchange ended for a resource the policy granted.
+    fn put_end(
+        &self,
+        event: &mut AuditEvent,
+        metadata: &mut Map<String, Value>,
+        minted: Option<&Minted>,
+        refusal: Option<&Refusal>,
+    ) {
+        if let Some(minted) = minted {
+            decision::ALLOW.clone_into(&mut event.decision);
+            put_token(metadata, minted);
+        }
+        if let Some(refusal) = refusal {
+            refusal
+                .evaluation_status()
+                .unwrap_or(status::EXCHANGE_DENIED)
+                .clone_into(&mut event.evaluation_status);
+            push_reason(&mut event.diagnostics_json, refusal);
+        }
+    }
+
+    /// The whole request, refused before its resources were looked at.
+    fn about_request(&self, refusal: &Refusal, status: &str, suppressed: u64) -> Option<AuditEvent> {
+        let mut event = self.event(refusal.event_type())?;
+        decision::DENY.clone_into(&mut event.decision);
+        status.clone_into(&mut event.evaluation_status);
+        push_reason(&mut event.diagnostics_json, refusal);
+        let mut metadata = self.metadata();
+        metadata.insert("resources".to_owned(), json!(self.request.resources));
+        metadata.insert("source".to_owned(), json!(self.origin.source));
+        if suppressed > 0 {
+            metadata.insert("suppressed_events".to_owned(), json!(suppressed));
+        }
+        event.metadata_json = Value::Object(metadata);
+        Some(event)
+    }
+
+    fn event(&self, event_type: &str) -> Option<AuditEvent> {
+        let id = EventId::try_from(unique_id(self.sts.clock.unix_millis()).ok()?).ok()?;
+        let occurred_at = UnixMicros(self.sts.clock.unix_micros());
+        let mut event = AuditEvent::new(id, self.zone.id.clone(), event_type, occurred_at);
+        event.request_id = Some(self.origin.request_id.clone());
+        Some(event)
+    }
+
+    fn put_decision(&self, event: &mut AuditEvent, decided: &Decision) {
+        let identity = self.zone.policy.identity();
+        event.policy_set_id = identity.policy_set_id.as_ref().map(ToString::to_string);
+        event.policy_set_version_id = identity.version_id.as_ref().map(ToString::to_string);
+        event.manifest_sha = Some(identity.manifest_sha256.clone());
+        event.determining_policies_json = json!(decided.determining_policies());
+        event.diagnostics_json = json!(decided.diagnostics());
+    }
+
+    fn resource_name(&self, verdict: &Verdict) -> String {
+        verdict.resource.as_ref().map_or_else(
+            || verdict.asked.clone(),
+            |resource| resource.identifier.to_string(),
+        )
+    }
+
+    /// What every event of the request says. Texts the caller chose are shortened and cleaned.
+    fn metadata(&self) -> Map<String, Value> {
+        let mut metadata = Map::new();
+        let mut put = |name: &str, value: Value| {
+            metadata.insert(name.to_owned(), value);
+        };
+        match &self.known.caller {
+            Some(caller) => {
+                let application = caller.application();
+                put("application_id", json!(application.id));
+                put("application_name", json!(application.name));
+                put(
+                    "application_registration_method",
+                    json!(application.registration_method),
+                );
+            }
+            None => put("application_id", json!(printable(&self.request.application_id))),
+        }
+        put(
+            "requested_scopes",
+            json!(self.request.scopes.iter().map(printable).collect::<Vec<_>>()),
+        );
+        let claims = self.known.presented.as_ref().map(Presented::claims);
+        put(
+            "subject_kind",
+            json!(claims.map_or("application", |claims| claims.sub_type.as_str())),
+        );
+        if let Some(claims) = claims {
+            put("subject_token_id", json!(claims.jti));
+            put("subject_token_use", json!(claims.r#use.as_str()));
+        }
+        let references = &self.known.references;
+        if let Some(record) = &references.record {
+            put("session_id", json!(record));
+        }
+        if let Some(known) = references.session() {
+            put("agent_session_id", json!(known.session.id));
+            put("agent_lifecycle", json!(known.session.state.lifecycle.as_str()));
+            put("agent_labels", json!(known.labels));
+            put("agent_depth", json!(known.depth));
+            if let Some(parent) = &known.parent_id {
+                put("agent_parent_id", json!(parent));
+            }
+        }
+        if let Some(chain) = references.chain() {
+            put("delegation_edge_id", json!(chain.path.last()));
+            put(
+                "delegation_chain",
+                super::mint::hops(chain)
+                    .into_iter()
+                    .map(|hop| json!(hop))
+                    .collect(),
+            );
+            put("delegation_hop_count", json!(chain.hop_count()));
+            put("delegation_graph_epoch", json!(references.epoch));
+        }
+        metadata
+    }
+}
+
+/// Which token was issued: enough to find it, never the token.
+fn put_token(metadata: &mut Map<String, Value>, minted: &Minted) {
+    let claims = &minted.claims;
+    for (name, value) in [
+        ("token_id", json!(claims.jti)),
+        ("token_use", json!(claims.r#use.as_str())),
+        ("token_sid", json!(claims.sid)),
+        ("token_root_sid", json!(claims.root_sid)),
+        ("token_expires_at", json!(claims.exp)),
+        ("token_key_id", json!(minted.kid)),
+    ] {
+        metadata.insert(name.to_owned(), value);
+    }
+}
+
+fn push_reason(diagnostics: &mut Value, refusal: &Refusal) {
+    let reason = match refusal {
+        Refusal::ApprovalRequired => "approval_required".into(),
+        other => other.answer().description,
+    };
+    if let Value::Array(entries) = diagnostics {
+        entries.push(json!({ "reason": reason }));
+    }
+}
+
+/// Text of a stranger as it may stand in the ledger: at most 128 characters, none of them a control character.
+fn printable(text: &str) -> String {
+    text.chars()
+        .filter(|character| !character.is_control())
+        .take(128)
+        .collect()
+}

@@ -1,0 +1,215 @@
+//! Which mandate is issued, for how long, and signed with which key?
+
+use std::sync::Arc;
+
+use caracal_model::{AuthorityRecordId, KeyId, SubjectId, TokenId, UnixSeconds};
+use caracal_storage::authority_record::{self, NewAuthorityRecord};
+use caracal_token::{Claims, Hop, SubjectType, Use};
+
+use super::refusal::Refusal;
+use super::resources::Basis;
+use super::subject_token::Presented;
+use crate::unique_id::unique_id;
+use crate::zone::Resource;
+
+const TTL_DEFAULT_SECONDS: i64 = 900;
+const TTL_MAX_SECONDS: i64 = 3_600;
+const TTL_MAX_WITH_SUBJECT_TOKEN_SECONDS: i64 = 900;
+
+/// A signed mandate, not yet released.
+#[derive(Debug)]
+pub(crate) struct Minted {
+    pub(crate) token: String,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) kid: KeyId,
+}
+
+impl Minted {
+    /// The lifetime in whole seconds.
+    pub(crate) fn expires_in(&self) -> i64 {
+        self.claims.exp.saturating_sub(self.claims.iat)
+    }
+}
+
+/// How long the mandate lives, in seconds: what was asked for within the cap, and never longer than what it stands on.
+///
+/// # Errors
+/// [`Refusal::TtlNegative`], [`Refusal::TtlTooLong`], and [`Refusal::DelegationExpired`] or [`Refusal::SubjectToken`] when
+/// what it stands on has ended.
+pub(crate) fn lifetime(basis: &Basis<'_>) -> Result<i64, Refusal> {
+    let cap = if basis.presented.is_some() {
+        TTL_MAX_WITH_SUBJECT_TOKEN_SECONDS
+    } else {
+        TTL_MAX_SECONDS
+    };
+    let asked = match basis.request.ttl_seconds {
+        0 => TTL_DEFAULT_SECONDS,
+        negative if negative < 0 => return Err(Refusal::TtlNegative),
+        seconds if seconds > cap => return Err(Refusal::TtlTooLong),
+        seconds => seconds,
+    };
+    let mut lifetime = asked;
+    if let Some(chain) = basis.references.chain() {
+        lifetime = lifetime.min(chain.expires_at.seconds_since(basis.now));
+        lifetime = lifetime.min(chain.ttl_seconds.unwrap_or(i64::MAX));
+        if lifetime <= 0 {
+            return Err(Refusal::DelegationExpired);
+        }
+    }
+    if let Some(presented) = basis.presented {
+        lifetime = lifetime.min(UnixSeconds(presented.claims().exp).seconds_since(basis.now));
+        if lifetime <= 0 {
+            return Err(Refusal::SubjectToken);
+        }
+    }
+    Ok(lifetime)
+}
+
+/// Signs the mandate; a reusable one is recorded first. Cost: one signature, and for a reusable mandate one INSERT.
+///
+/// # Errors
+/// [`Refusal::Issuance`] when there is no key or no randomness, [`Refusal::RecordStoreUnavailable`] when a reusable mandate
+/// cannot be recorded.
+pub(crate) async fn mint(
+    basis: &Basis<'_>,
+    granted: &[Arc<Resource>],
+    lifetime: i64,
+) -> Result<Minted, Refusal> {
+    let claims = claims(basis, granted, lifetime)?;
+    let model;
+    let zone = basis.caller.zone();
+    let keys = if zone.keys.is_empty() {
+        model = basis.sts.first_signing_key(&zone.id).await.map_err(|error| {
+            tracing::error!(zone.id = %zone.id, error = &error as &dyn std::error::Error, "a zone signing key cannot be made");
+            Refusal::Issuance
+        })?;
+        &model.keys
+    } else {
+        &zone.keys
+    };
+    let key = keys.signing().ok_or(Refusal::Issuance)?;
+    if claims.r#use == Use::Session {
+        record(basis, &claims).await?;
+    }
+    let token = key.sign(&claims).map_err(|error| {
+        tracing::error!(zone.id = %zone.id, error = &error as &dyn std::error::Error, "a mandate cannot be signed");
+        Refusal::Issuance
+    })?;
+    Ok(Minted {
+        token,
+        claims: Arc::new(claims),
+        kid: key.kid().clone(),
+    })
+}
+
+fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result<Claims, Refusal> {
+    let issuer = &basis.sts.issuer;
+    let presented = basis.presented.map(Presented::claims);
+    let r#use = class(basis);
+    let target: Vec<String> = granted
+        .iter()
+        .map(|resource| resource.identifier.to_string())
+        .collect();
+    let sid: AuthorityRecordId = fresh(basis)?;
+    let jti: TokenId = fresh(basis)?;
+    let session = basis.references.session().map(|known| &known.session);
+    let chain = basis.references.chain();
+    Ok(Claims {
+        iss: issuer.clone(),
+        sub: presented.map_or_else(
+            || SubjectId::from(&basis.caller.application().id),
+            |claims| claims.sub.clone(),
+        ),
+        aud: if r#use == Use::Resource {
+            target.clone()
+        } else {
+            vec![issuer.clone()]
+        },
+        exp: basis.now.0.saturating_add(lifetime),
+        iat: basis.now.0,
+        jti,
+        zone_id: basis.caller.zone().id.clone(),
+        client_id: basis.caller.application().id.clone(),
+        scope: scope(basis),
+        root_sid: match (presented, session) {
+            (Some(presented), _) => presented.root_sid.clone(),
+            (None, Some(session)) => session.subject_authority_record_id.clone(),
+            (None, None) => sid.clone(),
+        },
+        sid,
+        r#use,
+        sub_type: presented.map_or(SubjectType::Application, |claims| claims.sub_type),
+        target,
+        agent_session_id: session.map(|session| session.id.clone()),
+        delegation_edge_id: chain.and_then(|chain| chain.path.last().cloned()),
+        source_session_id: chain.map(|chain| chain.source_session_id.clone()),
+        target_session_id: chain.map(|chain| chain.target_session_id.clone()),
+        delegation_path: chain.map(|chain| chain.path.clone()).unwrap_or_default(),
+        delegation_chain: chain.map(hops).unwrap_or_default(),
+        hop_count: chain.map_or(0, caracal_model::delegation::Chain::hop_count),
+        delegation_graph_epoch: basis.references.epoch,
+    })
+}
+
+/// A direct exchange gives a one-shot mandate for a session under a delegation, else a reusable one; a presented mandate
+/// gives a resource mandate.
+fn class(basis: &Basis<'_>) -> Use {
+    match (
+        basis.presented,
+        basis.references.session(),
+        basis.references.chain(),
+    ) {
+        (Some(_), _, _) => Use::Resource,
+        (None, Some(_), Some(_)) => Use::Gateway,
+        (None, _, _) => Use::Session,
+    }
+}
+
+/// What was asked for, as it was asked for; a gateway asks for what the presented mandate carries.
+fn scope(basis: &Basis<'_>) -> Option<String> {
+    let asked = Some(basis.request.scope.clone()).filter(|scope| !scope.is_empty());
+    asked.or_else(|| {
+        basis
+            .presented
+            .and_then(|presented| presented.claims().scope.clone())
+    })
+}
+
+pub(super) fn hops(chain: &caracal_model::delegation::Chain) -> Vec<Hop> {
+    let hop = |hop: &caracal_model::delegation::ChainHop| Hop {
+        application_id: hop.application_id.clone(),
+        agent_session_id: Some(hop.session_id.clone()),
+        delegation_edge_id: hop.delegation_id.clone(),
+    };
+    chain.hops.iter().map(hop).collect()
+}
+
+fn fresh<T: TryFrom<String>>(basis: &Basis<'_>) -> Result<T, Refusal> {
+    let id = unique_id(basis.sts.clock.unix_millis()).or(Err(Refusal::Issuance))?;
+    T::try_from(id).ok().ok_or(Refusal::Issuance)
+}
+
+async fn record(basis: &Basis<'_>, claims: &Claims) -> Result<(), Refusal> {
+    let record = NewAuthorityRecord {
+        id: &claims.sid,
+        zone_id: &claims.zone_id,
+        session_type: claims.sub_type.as_str(),
+        subject_id: &claims.sub,
+        expires_at: claims.exp,
+        authenticated_at: claims.iat,
+        claims: None,
+    };
+    authority_record::insert(&basis.sts.database, &record)
+        .await
+        .map_err(|error| {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "an authority record cannot be written"
+            );
+            if error.is_unavailable() {
+                Refusal::RecordStoreUnavailable
+            } else {
+                Refusal::Issuance
+            }
+        })
+}

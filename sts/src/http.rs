@@ -1,0 +1,10 @@
+//! The HTTP surface: routes, and the translation between requests, use cases and answers.
+
+mod answer;
+mod gateway;
+mod internal;
+mod jwks;
+mod router;
+mod token;
+
+pub(crate) use router::router;

@@ -1,0 +1,57 @@
+//! Is this request from one of our gateways?
+
+use caracal_wire::gateway_signature::{self, NONCE, Presented, SIGNATURE, SignatureError, TIMESTAMP};
+use http::HeaderMap;
+
+use crate::limit::nonce::NonceRefused;
+use crate::state::Sts;
+
+/// Why a signed request is not believed. The sender is not told which.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotOurGateway {
+    #[error("no gateway key is configured")]
+    NoKey,
+    #[error("gateway_request_id is not the X-Request-Id header")]
+    RequestId,
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    #[error(transparent)]
+    Nonce(#[from] NonceRefused),
+}
+
+/// Whether any of the three headers is there, so that the request claims to come from a gateway.
+pub(super) fn claims_to_be(headers: &HeaderMap) -> bool {
+    [TIMESTAMP, NONCE, SIGNATURE]
+        .iter()
+        .any(|name| !text(headers, name).is_empty())
+}
+
+/// Verifies the signature over exactly these bytes and spends its nonce. Cost: one SHA-256 and one HMAC.
+///
+/// # Errors
+/// [`NotOurGateway`].
+pub(super) fn verify(
+    sts: &Sts,
+    headers: &HeaderMap,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<(), NotOurGateway> {
+    let key = sts.gateway_key.as_ref().ok_or(NotOurGateway::NoKey)?;
+    let presented = Presented {
+        timestamp: text(headers, TIMESTAMP),
+        nonce: text(headers, NONCE),
+        signature: text(headers, SIGNATURE),
+    };
+    let now = sts.clock.unix_seconds();
+    gateway_signature::verify(key.expose(), &presented, method, path, body, now)?;
+    let signed_at = presented.timestamp.parse().or(Err(SignatureError::Malformed))?;
+    Ok(sts.nonces.spend(presented.nonce, signed_at, now)?)
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,24 @@
+//! Every route of the service, in one list.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
+
+use super::{internal, jwks, token};
+use crate::state::Sts;
+
+/// The routes; `health` brings those every service has. `GET` routes answer `HEAD` as well.
+pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
+    Router::new()
+        .route(TOKEN_PATH, post(token::exchange).fallback(token::wrong_method))
+        .route(JWKS_PATH, get(jwks::key_set))
+        .route(REVOCATIONS_PATH, get(internal::revocations))
+        .route(
+            "/internal/zones/{zone_id}/signing-key/rotate",
+            post(internal::rotate_signing_key),
+        )
+        .with_state(sts)
+        .merge(health)
+}

@@ -1,0 +1,179 @@
+//! `POST /oauth/2/token`: from bytes to a request, and from the outcome to an answer.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
+use caracal_wire::form::Form;
+use caracal_wire::header::REQUEST_ID;
+use caracal_wire::sts::{FORM_MEDIA_TYPE, TokenResponse, field};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode, header};
+
+use super::answer::{NO_STORE, refused};
+use super::gateway::{self, NotOurGateway};
+use crate::exchange::client::Via;
+use crate::exchange::evidence::{self, Known, Origin};
+use crate::exchange::refusal::Refusal;
+use crate::exchange::request::{self, ExchangeRequest};
+use crate::limit::lockout::Suspect;
+use crate::state::Sts;
+
+const BODY_BYTES_MAX: usize = 65_536;
+
+/// The token endpoint.
+pub(super) async fn exchange(
+    State(sts): State<Arc<Sts>>,
+    peer: Peer,
+    request_id: RequestId,
+    request: Request,
+) -> Response {
+    let origin = Origin {
+        request_id: request_id.as_str().to_owned(),
+        source: peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    match token(&sts, &origin, request).await {
+        Ok(answer) => issued(&answer),
+        Err(refusal) => {
+            sts.metrics.refused(&refusal);
+            refused(&refusal, &origin.request_id)
+        }
+    }
+}
+
+/// Any method but POST.
+pub(super) async fn wrong_method(State(sts): State<Arc<Sts>>, request_id: RequestId) -> Response {
+    sts.metrics.refused(&Refusal::Method);
+    let mut response = refused(&Refusal::Method, request_id.as_str());
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+async fn token(sts: &Sts, origin: &Origin, request: Request) -> Result<TokenResponse, Refusal> {
+    let (parts, body) = request.into_parts();
+    check_head(&parts)?;
+    let body = read_body(body, BODY_BYTES_MAX)
+        .await
+        .map_err(|error| match error {
+            BodyError::TooLarge(_) => Refusal::BodyTooLarge,
+            BodyError::Broken(_) => Refusal::MalformedBody,
+        })?;
+    let form = request::parse_form(&body)?;
+    let ttl_seconds = request::check_supported(&form)?;
+    let via = authenticate_gateway(sts, &parts, &body, &form);
+    let request = ExchangeRequest::read(&form, ttl_seconds);
+    let (via, request) = match (via, request) {
+        (Ok(via), Ok(request)) => (via, request),
+        (Err(refusal), Ok(request)) => {
+            evidence::record_refusal(sts, origin, &request, &Known::default(), &refusal).await;
+            return Err(refusal);
+        }
+        (Err(refusal), Err(_)) | (Ok(_), Err(refusal)) => return Err(refusal),
+    };
+    let _timer = sts.metrics.exchange_timer(match via {
+        Via::Client => "client",
+        Via::Gateway => "gateway",
+    });
+    guarded(sts, origin, &request, via).await
+}
+
+/// URL and media type, before the body is read.
+fn check_head(parts: &Parts) -> Result<(), Refusal> {
+    if parts.uri.query().is_some() {
+        return Err(Refusal::QueryParameters);
+    }
+    let content_type = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media_type = content_type
+        .and_then(|text| text.split(';').next())
+        .map(str::trim);
+    if media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case(FORM_MEDIA_TYPE)) {
+        Ok(())
+    } else {
+        Err(Refusal::ContentType)
+    }
+}
+
+fn authenticate_gateway(sts: &Sts, parts: &Parts, body: &Bytes, form: &Form) -> Result<Via, Refusal> {
+    if !gateway::claims_to_be(&parts.headers) {
+        return Ok(Via::Client);
+    }
+    let header = parts
+        .headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    let verified = if form.get(field::GATEWAY_REQUEST_ID).filter(|id| !id.is_empty()) == header {
+        gateway::verify(sts, &parts.headers, parts.method.as_str(), parts.uri.path(), body)
+    } else {
+        Err(NotOurGateway::RequestId)
+    };
+    verified.map(|()| Via::Gateway).map_err(|reason| {
+        tracing::warn!(%reason, "refused an exchange that claims to come from a gateway");
+        Refusal::GatewaySignature
+    })
+}
+
+/// The exchange between the lock-out and the evidence.
+async fn guarded(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    via: Via,
+) -> Result<TokenResponse, Refusal> {
+    let suspect = (via == Via::Client).then(|| Suspect::new(&request.application_id, origin.source));
+    let is_locked_out =
+        suspect.is_some_and(|suspect| sts.lockout.is_blocked(suspect, sts.clock.unix_micros()));
+    let (outcome, known) = if is_locked_out {
+        (Err(Refusal::LockedOut), Known::default())
+    } else {
+        up_to_date(sts, origin, request, via).await
+    };
+    let mut refusal = match outcome {
+        Ok(answer) => return Ok(answer),
+        Err(refusal) => refusal,
+    };
+    if refusal == Refusal::Client
+        && suspect.is_some_and(|suspect| sts.lockout.count_failure(suspect, sts.clock.unix_micros()))
+    {
+        refusal = Refusal::LockedOut;
+    }
+    evidence::record_refusal(sts, origin, request, &known, &refusal).await;
+    Err(refusal)
+}
+
+/// Refuses on the present configuration only: when memory turns out to be behind the database, asks once more.
+async fn up_to_date(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    via: Via,
+) -> (Result<TokenResponse, Refusal>, Known) {
+    let mut known = Known::default();
+    let outcome = crate::exchange::exchange(sts, origin, request, via, &mut known).await;
+    let is_final = outcome
+        .as_ref()
+        .err()
+        .is_none_or(|refusal| !refusal.may_be_outdated());
+    let zone = request.zone_id.as_str().try_into();
+    if is_final || !matches!(&zone, Ok(zone) if sts.zones.catch_up(zone).await) {
+        return (outcome, known);
+    }
+    let mut known = Known::default();
+    let outcome = crate::exchange::exchange(sts, origin, request, via, &mut known).await;
+    (outcome, known)
+}
+
+fn issued(answer: &TokenResponse) -> Response {
+    let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    match serde_json::to_vec(answer) {
+        Ok(body) => (StatusCode::OK, content_type, NO_STORE, body).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

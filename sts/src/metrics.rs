@@ -1,0 +1,174 @@
+//! What does the service count? Names are part of the contract (`docs/contract/token-exchange.md`, section "Metrics").
+
+use caracal_chassis::metrics::Registry;
+use caracal_token::Use;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use serde_json::{Value, json};
+
+use crate::exchange::refusal::Refusal;
+use crate::state::Sts;
+
+/// The metrics of the service.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    exchanges: IntCounterVec,
+    mandates: IntCounterVec,
+    seconds: HistogramVec,
+    pub(crate) policy_seconds: Histogram,
+    pub(crate) policy_errors: IntCounter,
+    pub(crate) subject_token_known: IntCounter,
+    pub(crate) subject_token_verified: IntCounter,
+    pub(crate) audit_sink_errors: IntCounter,
+    pub(crate) denial_events_suppressed: IntCounter,
+    pub(crate) stream_entries: IntCounterVec,
+    audit_dropped: IntCounter,
+    gauges: Gauges,
+}
+
+/// Values that are looked up when the metrics are read.
+#[derive(Debug)]
+struct Gauges {
+    audit_replay_pending: IntGauge,
+    audit_replay_bytes: IntGauge,
+    audit_replay_oldest_age_seconds: IntGauge,
+    revocations_active: IntGauge,
+    revocation_age_milliseconds: IntGauge,
+    zones_loaded: IntGauge,
+    zone_reloads: IntGauge,
+    session_views: IntGauge,
+    minted_tokens: IntGauge,
+    opa_max_policy_age_seconds: IntGauge,
+    database_statements: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let name = |short: &str| format!("caracal_sts_{short}");
+        let counter = |short: &str, help: &str| registry.counter(&name(short), help);
+        let gauge = |short: &str, help: &str| registry.gauge(&name(short), help);
+        Self {
+            exchanges: registry.counter_vec(
+                &name("exchanges_total"),
+                "Token exchanges by outcome: issued, or the kind of refusal.",
+                &["outcome"],
+            ),
+            mandates: registry.counter_vec(&name("mandates_total"), "Mandates issued by class.", &["use"]),
+            seconds: registry.histogram_vec(
+                &name("exchange_seconds"),
+                "Time from the parsed request to the answer.",
+                &["via"],
+            ),
+            policy_seconds: registry.histogram(&name("policy_seconds"), "Time of one policy decision."),
+            policy_errors: counter(
+                "opa_eval_errors_total",
+                "Policy decisions that could not be reached.",
+            ),
+            subject_token_known: counter(
+                "subject_tokens_known_total",
+                "Subject tokens this process minted, whose signature was not checked again.",
+            ),
+            subject_token_verified: counter(
+                "subject_tokens_verified_total",
+                "Subject tokens whose signature was checked.",
+            ),
+            audit_sink_errors: counter("audit_sink_errors_total", "Events that could not be spooled."),
+            denial_events_suppressed: counter(
+                "denial_events_suppressed_total",
+                "Refusals not written to the ledger because their source exceeded its budget.",
+            ),
+            stream_entries: registry.counter_vec(
+                &name("stream_entries_total"),
+                "Entries processed by stream.",
+                &["stream"],
+            ),
+            audit_dropped: counter(
+                "audit_dropped_total",
+                "Events lost. Always 0: what cannot be recorded is refused.",
+            ),
+            gauges: Gauges {
+                audit_replay_pending: gauge("audit_replay_pending", "Events in the spool."),
+                audit_replay_bytes: gauge("audit_replay_bytes", "Bytes in the spool."),
+                audit_replay_oldest_age_seconds: gauge(
+                    "audit_replay_oldest_age_seconds",
+                    "Age of the oldest event in the spool.",
+                ),
+                revocations_active: gauge("revocations_active", "Revoked anchors in memory."),
+                revocation_age_milliseconds: gauge(
+                    "revocation_age_milliseconds",
+                    "How old the knowledge of revocations is; -1 when nothing is proved.",
+                ),
+                zones_loaded: gauge("zones_loaded", "Zones in memory."),
+                zone_reloads: gauge("zone_reloads", "Zones read again since start."),
+                session_views: gauge("session_views", "Sessions and delegations in memory."),
+                minted_tokens: gauge("minted_tokens", "Tokens remembered by digest."),
+                opa_max_policy_age_seconds: gauge(
+                    "opa_max_policy_age_seconds",
+                    "Age of the policy compiled first.",
+                ),
+                database_statements: gauge("database_statements", "Statements sent since start."),
+            },
+        }
+    }
+
+    /// Counts a mandate that was released.
+    pub(crate) fn minted(&self, r#use: Use) {
+        self.mandates.with_label_values(&[r#use.as_str()]).inc();
+        self.exchanges.with_label_values(&["issued"]).inc();
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        self.exchanges.with_label_values(&[refusal.label()]).inc();
+    }
+
+    /// Measures one exchange until the answer is dropped.
+    pub(crate) fn exchange_timer(&self, via: &'static str) -> prometheus::HistogramTimer {
+        self.seconds.with_label_values(&[via]).start_timer()
+    }
+
+    /// Looks up the values that are not counted.
+    pub(crate) fn refresh(&self, sts: &Sts) {
+        let gauges = &self.gauges;
+        let spool = sts.spool.stats();
+        gauges.audit_replay_pending.set(signed(spool.pending_events));
+        gauges.audit_replay_bytes.set(signed(spool.bytes));
+        gauges
+            .audit_replay_oldest_age_seconds
+            .set(signed(spool.oldest_age.unwrap_or_default().as_secs()));
+        gauges
+            .revocations_active
+            .set(i64::try_from(sts.revocations.len()).unwrap_or(i64::MAX));
+        let age = sts.revocations.freshness().age(sts.clock.now());
+        gauges
+            .revocation_age_milliseconds
+            .set(age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
+        gauges.zones_loaded.set(signed(sts.zones.len()));
+        gauges.zone_reloads.set(signed(sts.zones.reloads()));
+        gauges.session_views.set(signed(sts.graph.len()));
+        gauges.minted_tokens.set(signed(sts.minted.len()));
+        gauges
+            .opa_max_policy_age_seconds
+            .set(signed(sts.zones.oldest_policy().as_secs()));
+        gauges.database_statements.set(signed(sts.database.statements()));
+    }
+
+    /// The document of `/metrics.json`.
+    pub(crate) fn json(&self, registry: &Registry) -> Value {
+        let policies = &self.policy_seconds;
+        json!({
+            "sts": registry.json_without_prefix("caracal_sts_"),
+            "opa": {
+                "eval_total": policies.get_sample_count(),
+                "eval_errors": self.policy_errors.get(),
+                "eval_duration_seconds": policies.get_sample_sum(),
+                "max_policy_age_seconds": self.gauges.opa_max_policy_age_seconds.get(),
+            },
+            "audit_dropped": self.audit_dropped.get(),
+        })
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,274 @@
+//! From settings to a running service, and back.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use caracal_bus::spool::{self, OpenError, Spool};
+use caracal_bus::{Bus, Publisher, Revocations, StreamKeys};
+use caracal_chassis::Clock;
+use caracal_chassis::health::{Health, MetricsAccess, Readiness};
+use caracal_chassis::metrics::Registry;
+use caracal_chassis::server::{self, Limits, ServeError};
+use caracal_chassis::shutdown::Shutdown;
+use caracal_chassis::tasks::{Tasks, TasksError};
+use caracal_relay::RelaySettings;
+use caracal_storage::schema_version::{self, SchemaMismatch};
+use caracal_storage::{Database, PoolLimits, StorageError};
+
+use crate::config::Config;
+use crate::feed::{self, FeedError};
+use crate::http;
+use crate::key::MintedTokens;
+use crate::limit::denial_budget::DenialBudget;
+use crate::limit::lockout::Lockout;
+use crate::limit::mint_rate::MintRate;
+use crate::limit::nonce::NonceTable;
+use crate::limit::secret_verification::SecretVerifier;
+use crate::metrics::Metrics;
+use crate::session_graph::SessionGraph;
+use crate::state::Sts;
+use crate::zone::ZoneCache;
+
+/// How long background work may take to end after the last request.
+const TASKS_DEADLINE: Duration = Duration::from_secs(10);
+/// Longer than any token lives, so that a token is forgotten by digest only after it has expired.
+const TOKEN_LIFE_MAX: Duration = Duration::from_secs(3_600 + 60);
+
+/// What a service is given by whoever runs it.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// The event bus.
+    pub bus: Arc<dyn Bus>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// Where a service listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Everything: tokens, key sets, health and metrics.
+    pub http: SocketAddr,
+}
+
+/// Why a service could not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No key encryption key was configured; the settings were used although reading them failed.
+    #[error("SECRET_STORE_KEK is not set")]
+    NoKek,
+    /// The database cannot be reached.
+    #[error("DATABASE_URL: cannot use the database")]
+    Database(#[from] StorageError),
+    /// The schema is not the one this version knows.
+    #[error(transparent)]
+    Schema(#[from] SchemaMismatch),
+    /// The evidence spool cannot be opened.
+    #[error("the evidence spool cannot be opened")]
+    Spool(#[from] OpenError),
+    /// The event streams or the revocations cannot be read.
+    #[error("cannot learn what is revoked")]
+    Feed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The address is taken or not ours.
+    #[error(transparent)]
+    Listen(#[from] ServeError),
+    /// A background task ended by itself.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
+}
+
+impl From<FeedError> for RunError {
+    fn from(error: FeedError) -> Self {
+        Self::Feed(Box::new(error))
+    }
+}
+
+/// Runs a security token service until `shutdown`: binds, tells `listening` where, serves, drains.
+///
+/// It listens before it is fresh: until the event streams have proved that nothing is missing, exchanges are refused.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(
+    config: Config,
+    deps: Deps,
+    listening: impl FnOnce(Addresses),
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    let limits = PoolLimits {
+        connections_max: config.database_connections_max,
+        acquire_timeout: config.database_acquire_timeout,
+        ..PoolLimits::default()
+    };
+    let database = Database::connect(config.database_url.expose(), "caracal-sts", &limits).await?;
+    schema_version::check(&database).await?;
+    let listener = server::bind(config.listen).await?;
+    let address = listener.local_addr().unwrap_or(config.listen);
+    let keys = StreamKeys::new(config.streams_key.clone(), config.streams_key_previous.clone());
+    let jobs = Jobs {
+        bus: Arc::clone(&deps.bus),
+        keys: keys.clone(),
+        audit_key: config.audit_key.clone(),
+        zone_poll: config.zone_poll,
+    };
+    let access = config.metrics.clone();
+    let registry = Registry::new();
+    let sts = Arc::new(build(config, deps.clock, database.clone(), &registry)?);
+    let cursor = feed::start(&sts, Arc::clone(&deps.bus), keys).await?;
+
+    // Background work goes on while requests drain.
+    let background = Shutdown::new();
+    let tasks = Tasks::new(background.clone());
+    tasks.spawn(
+        "event feed",
+        feed::follow(Arc::clone(&sts), cursor, background.clone()),
+    );
+    jobs.spawn(&tasks, &sts, &background);
+    let readiness = readiness(&sts, Arc::clone(&deps.bus), shutdown.clone());
+    let router = http::router(Arc::clone(&sts), health(&sts, readiness, registry, access));
+    listening(Addresses { http: address });
+    let served = tokio::select! {
+        served = server::serve(listener, router, http_limits(), shutdown) => served,
+        () = background.requested() => Ok(()),
+    };
+    background.trigger();
+    let joined = tasks.join_all(TASKS_DEADLINE).await;
+    drop(sts);
+    database.close().await;
+    served?;
+    Ok(joined?)
+}
+
+fn build(config: Config, clock: Clock, database: Database, registry: &Registry) -> Result<Sts, RunError> {
+    let keyring = Arc::new(config.keyring.ok_or(RunError::NoKek)?);
+    let (spool, recovery) = Spool::open(&config.spool_directory, config.spool_limits, config.spool_fsync)?;
+    if recovery.pending_events > 0 || recovery.damaged_segments > 0 {
+        tracing::info!(?recovery, "evidence of an earlier process waits to be published");
+    }
+    let zones = ZoneCache::new(
+        database.clone(),
+        Arc::clone(&keyring),
+        clock.clone(),
+        config.zone_outdated_max,
+    );
+    Ok(Sts {
+        issuer: config.issuer,
+        settings: config.settings,
+        gateway_key: config.gateway_key,
+        admin_token: config.admin_token,
+        zones: Arc::new(zones),
+        graph: SessionGraph::new(database.clone(), config.session_views_max),
+        revocations: Revocations::new(),
+        secrets: SecretVerifier::new(config.secret_verifications),
+        lockout: Lockout::new(),
+        mint_rate: MintRate::new(),
+        nonces: NonceTable::new(clock.unix_seconds(), config.nonces_max),
+        denials: DenialBudget::new(config.denial_events_per_minute),
+        minted: MintedTokens::new(config.minted_tokens_max, TOKEN_LIFE_MAX),
+        spool,
+        metrics: Metrics::new(registry),
+        clock,
+        database,
+        keyring,
+    })
+}
+
+/// Work that goes on beside the requests.
+struct Jobs {
+    bus: Arc<dyn Bus>,
+    keys: StreamKeys,
+    audit_key: Option<caracal_bus::HmacKey>,
+    zone_poll: Duration,
+}
+
+impl Jobs {
+    fn spawn(self, tasks: &Tasks, sts: &Arc<Sts>, shutdown: &Shutdown) {
+        let stop = || stop(shutdown.clone());
+        tasks.spawn(
+            "zone reloads",
+            Arc::clone(&sts.zones).run_reloads(shutdown.clone()),
+        );
+        tasks.spawn(
+            "zone polls",
+            Arc::clone(&sts.zones).run_polls(self.zone_poll, shutdown.clone()),
+        );
+        let evidence = spool::run_publisher(
+            sts.spool.clone(),
+            Arc::clone(&self.bus),
+            self.audit_key,
+            self.keys.clone(),
+            stop(),
+        );
+        tasks.spawn("evidence publisher", evidence);
+        let relay = RelaySettings {
+            // This service's role may not delete outbox rows; those of control and coordinator do.
+            prune_after: None,
+            ..RelaySettings::named(format!("sts-{}", std::process::id()))
+        };
+        let publisher = Publisher::new(self.bus, self.keys);
+        tasks.spawn(
+            "outbox relay",
+            caracal_relay::run(sts.database.clone(), publisher, relay, stop()),
+        );
+    }
+}
+
+/// The shutdown as a future, for parts that know no service.
+fn stop(shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
+    async move { shutdown.requested().await }
+}
+
+fn http_limits() -> Limits {
+    Limits {
+        body_bytes: 64 << 10,
+        request_timeout: Duration::from_secs(10),
+        drain_timeout: Duration::from_secs(10),
+        ..Limits::default()
+    }
+}
+
+fn readiness(sts: &Arc<Sts>, bus: Arc<dyn Bus>, shutdown: Shutdown) -> Readiness {
+    let database = sts.database.clone();
+    let (spool, fresh) = (Arc::clone(sts), Arc::clone(sts));
+    Readiness::new()
+        .until(shutdown)
+        .add("postgres_unreachable", move || {
+            let database = database.clone();
+            async move { database.ping().await.is_ok() }
+        })
+        .add("redis_unreachable", move || {
+            let bus = Arc::clone(&bus);
+            async move { bus.ping().await.is_ok() }
+        })
+        .add("audit_replay_unavailable", move || {
+            let stats = spool.spool.stats();
+            std::future::ready(stats.bytes < stats.total_bytes)
+        })
+        .add("stream_consumers_not_ready", move || {
+            std::future::ready(fresh.is_fresh())
+        })
+}
+
+/// Gauges are looked up when somebody reads them.
+fn health(sts: &Arc<Sts>, readiness: Readiness, registry: Registry, access: MetricsAccess) -> Router {
+    let document = {
+        let (sts, registry) = (Arc::clone(sts), registry.clone());
+        move || {
+            sts.metrics.refresh(&sts);
+            sts.metrics.json(&registry)
+        }
+    };
+    let refreshed = Arc::clone(sts);
+    let refresh = move |request: axum::extract::Request, next: axum::middleware::Next| {
+        if request.uri().path() == "/metrics" {
+            refreshed.metrics.refresh(&refreshed);
+        }
+        next.run(request)
+    };
+    Health::new(readiness, registry, access)
+        .with_json(document)
+        .router()
+        .layer(axum::middleware::from_fn(refresh))
+}

@@ -1,0 +1,78 @@
+//! Everything the service works with, explicit and built once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_bus::spool::Spool;
+use caracal_bus::{HmacKey, Revocations};
+use caracal_chassis::{Clock, Secret};
+use caracal_model::ZoneId;
+use caracal_storage::Database;
+use caracal_token::envelope::Keyring;
+
+use crate::key::{self, CreateKeyError, MintedTokens};
+use crate::limit::denial_budget::DenialBudget;
+use crate::limit::lockout::Lockout;
+use crate::limit::mint_rate::MintRate;
+use crate::limit::nonce::NonceTable;
+use crate::limit::secret_verification::SecretVerifier;
+use crate::metrics::Metrics;
+use crate::session_graph::SessionGraph;
+use crate::zone::{ZoneCache, ZoneModel};
+
+/// What the request path works with.
+#[derive(Debug)]
+pub(crate) struct Sts {
+    /// `iss` of every token, and `aud` of those that come back here.
+    pub(crate) issuer: String,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    pub(crate) database: Database,
+    pub(crate) keyring: Arc<Keyring>,
+    /// Verifies gateways; without it none is believed.
+    pub(crate) gateway_key: Option<HmacKey>,
+    /// Enables the rotation of signing keys.
+    pub(crate) admin_token: Option<Secret>,
+    pub(crate) zones: Arc<ZoneCache>,
+    pub(crate) graph: SessionGraph,
+    pub(crate) revocations: Revocations,
+    pub(crate) secrets: SecretVerifier,
+    pub(crate) lockout: Lockout,
+    pub(crate) mint_rate: MintRate,
+    pub(crate) nonces: NonceTable,
+    pub(crate) denials: DenialBudget,
+    pub(crate) minted: MintedTokens,
+    pub(crate) spool: Spool,
+    pub(crate) metrics: Metrics,
+}
+
+/// Settings the request path reads.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// How old the knowledge of revocations may be.
+    pub(crate) revocation_freshness: Duration,
+    /// Whether reusable mandates may pass the gateway.
+    pub(crate) ambient_at_gateway: bool,
+    /// Mints per minute for one (zone, resource, application).
+    pub(crate) mints_per_minute: u32,
+    /// The resource identifier of the remote control endpoint.
+    pub(crate) control_audience: String,
+}
+
+impl Sts {
+    /// Whether everything that was revoked and changed up to a moment ago is known here.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.revocations
+            .freshness()
+            .is_fresh(self.clock.now(), self.settings.revocation_freshness)
+    }
+
+    /// Makes the first signing key of a zone that has none, and gives the zone as it is then.
+    ///
+    /// # Errors
+    /// [`CreateKeyError`].
+    pub(crate) async fn first_signing_key(&self, zone: &ZoneId) -> Result<Arc<ZoneModel>, CreateKeyError> {
+        key::create_first(self, zone).await?;
+        Ok(self.zones.reload(zone).await?)
+    }
+}

@@ -1,0 +1,272 @@
+//! Everything that is configured in one zone, as of one version. Immutable; replaced as a whole.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use caracal_model::{
+    ApplicationId, ProviderId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds, ZoneId,
+};
+use caracal_storage::zone_model::{ApplicationRow, MintLimitRow, ResourceRow, ZoneRows};
+use caracal_token::envelope::Keyring;
+use serde::Deserialize;
+
+use super::policy::ZonePolicy;
+use super::provider::{self, Provider};
+use crate::key::KeyRing;
+use crate::limit::mint_rate::Rate;
+
+/// The configuration of one zone.
+#[derive(Debug)]
+pub(crate) struct ZoneModel {
+    pub(crate) id: ZoneId,
+    /// The version of the configuration this was read at.
+    pub(crate) version: i64,
+    applications: HashMap<ApplicationId, Arc<Application>>,
+    resources: Vec<Arc<Resource>>,
+    by_identifier: HashMap<ResourceIdentifier, usize>,
+    by_id: HashMap<ResourceId, usize>,
+    providers: HashMap<ProviderId, Provider>,
+    /// Which application may present a reusable mandate for a resource at the gateway.
+    bindings: HashMap<String, ApplicationId>,
+    pub(crate) keys: KeyRing,
+    pub(crate) policy: ZonePolicy,
+    /// The platform's limit of mints per minute, when one is set.
+    mints_per_minute: Option<u32>,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(crate) struct Application {
+    pub(crate) id: ApplicationId,
+    pub(crate) name: String,
+    pub(crate) registration_method: String,
+    /// The stored form of its secret; `None` when it cannot authenticate.
+    pub(crate) secret_hash: Option<Arc<str>>,
+    expires_at: Option<UnixSeconds>,
+}
+
+/// A protected resource.
+#[derive(Debug)]
+pub(crate) struct Resource {
+    pub(crate) id: ResourceId,
+    pub(crate) identifier: ResourceIdentifier,
+    /// Where the gateway forwards to; empty when it does not.
+    pub(crate) upstream_url: String,
+    pub(crate) provider_id: Option<ProviderId>,
+    /// Declared scopes.
+    pub(crate) scopes: ScopeSet,
+    operations: Vec<Operation>,
+    /// Whether only declared operations are allowed.
+    pub(crate) enforces_operations: bool,
+    mint_rate: Option<Rate>,
+}
+
+/// A declared upstream operation.
+#[derive(Debug, Deserialize)]
+struct Operation {
+    method: String,
+    path: String,
+    scope: String,
+}
+
+/// The scope with which an application starts sessions; every resource behind the gateway accepts it.
+pub(crate) const LIFECYCLE_SCOPE: &str = "agent:lifecycle";
+
+impl ZoneModel {
+    /// Builds the model of `zone` from its rows. A row that cannot be understood is left out with a warning, so that
+    /// what needs it is refused. `previous` is what was served until now: an unchanged policy is not compiled again,
+    /// and a policy that cannot be compiled does not replace one that could. `now` is in Unix seconds.
+    pub(super) fn build(
+        zone: &ZoneId,
+        rows: ZoneRows,
+        keyring: &Keyring,
+        previous: Option<&Self>,
+        now: i64,
+    ) -> Self {
+        let providers = provider::read_all(zone, rows.providers, &rows.secrets, keyring);
+        let resources = rows
+            .resources
+            .into_iter()
+            .filter_map(|row| resource(zone, row).map(Arc::new));
+        let resources: Vec<Arc<Resource>> = resources.collect();
+        let numbered = || resources.iter().enumerate();
+        Self {
+            id: zone.clone(),
+            version: rows.version,
+            applications: rows
+                .applications
+                .into_iter()
+                .map(|row| (row.id.clone(), Arc::new(application(row))))
+                .collect(),
+            by_identifier: numbered()
+                .map(|(at, resource)| (resource.identifier.clone(), at))
+                .collect(),
+            by_id: numbered()
+                .map(|(at, resource)| (resource.id.clone(), at))
+                .collect(),
+            resources,
+            providers,
+            bindings: rows
+                .bindings
+                .into_iter()
+                .map(|row| (row.resource, row.application_id))
+                .collect(),
+            keys: KeyRing::open(zone, rows.signing_keys, keyring),
+            policy: ZonePolicy::load(zone, rows.policy, previous.map(|previous| &previous.policy), now),
+            mints_per_minute: rows.mints_per_minute.and_then(|limit| u32::try_from(limit).ok()),
+        }
+    }
+
+    /// The application, unless it does not exist or has expired.
+    pub(crate) fn application(&self, id: &ApplicationId, now: UnixSeconds) -> Option<&Arc<Application>> {
+        let application = self.applications.get(id)?;
+        application
+            .expires_at
+            .is_none_or(|end| end > now)
+            .then_some(application)
+    }
+
+    /// The resource with this identifier or row id.
+    pub(crate) fn resource(&self, identifier_or_id: &str) -> Option<&Arc<Resource>> {
+        let at = self
+            .by_identifier
+            .get(identifier_or_id)
+            .or_else(|| self.by_id.get(identifier_or_id))?;
+        self.resources.get(*at)
+    }
+
+    /// The provider, unless it does not exist.
+    pub(crate) fn provider(&self, id: &ProviderId) -> Option<&Provider> {
+        self.providers.get(id)
+    }
+
+    /// Whether `application` may present a reusable mandate for the resource with this identifier at the gateway.
+    pub(crate) fn binds(&self, identifier: &ResourceIdentifier, application: &ApplicationId) -> bool {
+        self.bindings.get(identifier.as_str()) == Some(application)
+    }
+
+    /// The limit of mints for `resource`: its own when it has one, else the service's, or the platform's when that is
+    /// lower.
+    pub(crate) fn mint_rate(&self, resource: &Resource, per_minute: u32) -> Rate {
+        let usual = || Rate::per_minute(self.mints_per_minute.unwrap_or(per_minute).min(per_minute));
+        resource.mint_rate.unwrap_or_else(usual)
+    }
+}
+
+impl Resource {
+    /// Whether every one of `scopes` may be asked for.
+    pub(crate) fn declares(&self, scopes: &ScopeSet) -> bool {
+        let implied = |scope: &str| scope == LIFECYCLE_SCOPE && !self.upstream_url.is_empty();
+        scopes
+            .iter()
+            .all(|scope| self.scopes.contains(scope) || implied(scope))
+    }
+
+    /// Whether `method` on exactly `path` is declared for one of `scopes`. Methods compare upper-cased.
+    pub(crate) fn permits_operation(&self, method: &str, path: &str, scopes: &ScopeSet) -> bool {
+        self.operations.iter().any(|operation| {
+            operation.method.eq_ignore_ascii_case(method)
+                && operation.path == path
+                && scopes.contains(&operation.scope)
+        })
+    }
+}
+
+fn application(row: ApplicationRow) -> Application {
+    Application {
+        id: row.id,
+        name: row.name,
+        registration_method: row.registration_method,
+        secret_hash: row.client_secret_hash.map(Arc::from),
+        expires_at: row.expires_at.map(UnixSeconds),
+    }
+}
+
+fn resource(zone: &ZoneId, row: ResourceRow) -> Option<Resource> {
+    let Ok(identifier) = ResourceIdentifier::try_from(row.identifier) else {
+        tracing::warn!(zone.id = %zone, resource.id = %row.id, "a resource has no usable identifier");
+        return None;
+    };
+    Some(Resource {
+        operations: operations(zone, &row.id, row.operations),
+        // Anything but the one word that turns it off is enforcement.
+        enforces_operations: row.operation_enforcement != "transport_uniform",
+        id: row.id,
+        identifier,
+        upstream_url: row.upstream_url.unwrap_or_default(),
+        provider_id: row.provider_id,
+        scopes: row.scopes.iter().collect(),
+        mint_rate: row.mint_limit.and_then(mint_rate),
+    })
+}
+
+fn mint_rate(row: MintLimitRow) -> Option<Rate> {
+    Some(Rate::per_seconds(
+        u32::try_from(row.max_requests).ok()?,
+        u32::try_from(row.window_seconds).ok()?,
+    ))
+}
+
+/// An operation that cannot be read is not declared.
+fn operations(zone: &ZoneId, resource: &ResourceId, declared: serde_json::Value) -> Vec<Operation> {
+    let serde_json::Value::Array(declared) = declared else {
+        return Vec::new();
+    };
+    let read = |entry: serde_json::Value| {
+        serde_json::from_value(entry)
+            .inspect_err(|error| {
+                tracing::warn!(zone.id = %zone, resource.id = %resource, %error, "an operation cannot be read");
+            })
+            .ok()
+    };
+    declared.into_iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(upstream: Option<&str>) -> Resource {
+        let row = ResourceRow {
+            id: ResourceId::try_from("r1").unwrap(),
+            identifier: "resource://crm".to_owned(),
+            upstream_url: upstream.map(str::to_owned),
+            provider_id: None,
+            scopes: vec!["crm:read".to_owned(), "crm:write".to_owned()],
+            operations: json!([
+                {"method": "get", "path": "/v1/contacts", "scope": "crm:read"},
+                {"method": "POST", "path": "/v1/contacts", "scope": "crm:write"},
+                {"path": "/v1/broken"},
+            ]),
+            operation_enforcement: "enforced".to_owned(),
+            mint_limit: None,
+        };
+        resource(&ZoneId::try_from("z1").unwrap(), row).unwrap()
+    }
+
+    #[test]
+    fn the_lifecycle_scope_is_implied_by_an_upstream_only() {
+        let asked = ScopeSet::parse("agent:lifecycle crm:read");
+        assert!(row(Some("https://crm.example")).declares(&asked));
+        assert!(!row(None).declares(&asked));
+        assert!(!row(Some("https://crm.example")).declares(&ScopeSet::parse("crm:delete")));
+    }
+
+    #[test]
+    fn an_operation_needs_method_path_and_scope() {
+        let resource = row(None);
+        let read = ScopeSet::parse("crm:read");
+        assert!(resource.permits_operation("GET", "/v1/contacts", &read));
+        assert!(
+            !resource.permits_operation("POST", "/v1/contacts", &read),
+            "declared for another scope"
+        );
+        assert!(
+            !resource.permits_operation("GET", "/v1/contacts/", &read),
+            "paths compare exactly"
+        );
+        assert!(!resource.permits_operation("GET", "/v1/broken", &read));
+    }
+}

@@ -1,0 +1,486 @@
+//! With which credential is a resource's upstream called?
+//!
+//! The provider's public configuration and its opened secrets, turned once, when the zone is loaded, into what the
+//! gateway has to do (`docs/contract/token-exchange.md`, section "Upstream directive").
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use caracal_chassis::Secret;
+use caracal_model::{ProviderId, ZoneId};
+use caracal_storage::zone_model::{ProviderRow, SecretRow};
+use caracal_token::envelope::Keyring;
+use serde::{Deserialize, Deserializer};
+
+/// A provider of upstream credentials.
+#[derive(Debug)]
+pub(crate) struct Provider {
+    pub(crate) id: ProviderId,
+    /// The credential, or why there is none. The reason names configuration only, never a secret.
+    pub(crate) credential: Result<Credential, Unusable>,
+}
+
+/// Why a provider gives no credential.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unusable {
+    #[error("provider kind {0} is not supported")]
+    Kind(String),
+    #[error("provider configuration is malformed")]
+    Config,
+    #[error("provider setting {0} is invalid")]
+    Setting(&'static str),
+    #[error("provider secret {0} is missing")]
+    SecretMissing(&'static str),
+    #[error("provider secrets cannot be opened")]
+    SecretSealed,
+}
+
+/// What the gateway puts into the upstream request.
+#[derive(Debug)]
+pub(crate) enum Credential {
+    /// Nothing.
+    None,
+    /// The resource mandate itself, as bearer.
+    Mandate,
+    /// A secret of the provider.
+    Secret(SecretCredential),
+}
+
+/// A secret of the provider and where it goes.
+#[derive(Debug)]
+pub(crate) struct SecretCredential {
+    pub(crate) value: Secret,
+    pub(crate) placement: Placement,
+    /// Upstream hosts that may receive it, lower-cased; empty allows any.
+    pub(crate) allowed_hosts: Vec<String>,
+    /// Whether the mandate goes along in a header of its own.
+    pub(crate) forwards_identity: bool,
+}
+
+/// Where a secret goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// An API key in a header, after an optional scheme.
+    KeyHeader { name: String, scheme: Option<String> },
+    /// An API key in the query.
+    KeyQuery { name: String },
+    /// A token in a header, after a scheme.
+    TokenHeader { name: String, scheme: String },
+}
+
+/// The parts of a provider's public configuration that matter here; it may hold more.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    auth_location: Option<String>,
+    header_name: Option<String>,
+    query_param_name: Option<String>,
+    auth_header: Option<String>,
+    auth_scheme: Option<String>,
+    allowed_token_hosts: Vec<String>,
+    forward_caracal_identity: bool,
+    username: Option<String>,
+}
+
+/// The secret document of a provider.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SecretDocument {
+    api_key: Option<SecretText>,
+    bearer_token: Option<SecretText>,
+    password: Option<SecretText>,
+}
+
+#[derive(Debug)]
+struct SecretText(Secret);
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Secret::new(text)))
+    }
+}
+
+/// Opens the secrets of `rows` and reads their configuration.
+pub(super) fn read_all(
+    zone: &ZoneId,
+    rows: Vec<ProviderRow>,
+    secrets: &[SecretRow],
+    keyring: &Keyring,
+) -> HashMap<ProviderId, Provider> {
+    let envelopes: HashMap<&str, &SecretRow> = secrets
+        .iter()
+        .map(|secret| (secret.reference.as_str(), secret))
+        .collect();
+    let read = |row: ProviderRow| {
+        let reference = format!("zones/{zone}/providers/{}/secretConfig", row.id);
+        let credential = credential(&row, envelopes.get(reference.as_str()).copied(), keyring);
+        if let Err(reason) = &credential {
+            tracing::warn!(zone.id = %zone, provider.id = %row.id, %reason, "a provider has no usable credential");
+        }
+        (
+            row.id.clone(),
+            Provider {
+                id: row.id,
+                credential,
+            },
+        )
+    };
+    rows.into_iter().map(read).collect()
+}
+
+fn credential(
+    row: &ProviderRow,
+    sealed: Option<&SecretRow>,
+    keyring: &Keyring,
+) -> Result<Credential, Unusable> {
+    let config: Config = Config::deserialize(&row.config).or(Err(Unusable::Config))?;
+    let secret = match row.kind.as_str() {
+        "none" => return Ok(Credential::None),
+        "caracal_mandate" => return Ok(Credential::Mandate),
+        "api_key" => api_key(&config, open(sealed, keyring)?)?,
+        "bearer_token" => bearer_token(&config, open(sealed, keyring)?)?,
+        "http_basic" => http_basic(&config, open(sealed, keyring)?)?,
+        other => return Err(Unusable::Kind(other.to_owned())),
+    };
+    Ok(Credential::Secret(secret))
+}
+
+/// A provider without a secret document has an empty one.
+fn open(sealed: Option<&SecretRow>, keyring: &Keyring) -> Result<SecretDocument, Unusable> {
+    let Some(sealed) = sealed else {
+        return Ok(SecretDocument::default());
+    };
+    let plain = keyring
+        .open(&sealed.envelope, sealed.reference.as_bytes())
+        .or(Err(Unusable::SecretSealed))?;
+    serde_json::from_slice(&plain).or(Err(Unusable::SecretSealed))
+}
+
+fn api_key(config: &Config, secrets: SecretDocument) -> Result<SecretCredential, Unusable> {
+    let in_query = match config.auth_location.as_deref() {
+        Some("query") => true,
+        Some("header") => false,
+        Some(_) => return Err(Unusable::Setting("auth_location")),
+        None => config.header_name.is_none() && config.query_param_name.is_some(),
+    };
+    let placement = if in_query {
+        let name = config
+            .query_param_name
+            .as_deref()
+            .filter(|name| is_query_name(name));
+        Placement::KeyQuery {
+            name: name.ok_or(Unusable::Setting("query_param_name"))?.to_owned(),
+        }
+    } else {
+        let name = config.header_name.as_deref().filter(|name| is_header_name(name));
+        Placement::KeyHeader {
+            name: name.ok_or(Unusable::Setting("header_name"))?.to_owned(),
+            scheme: scheme(config)?.map(str::to_owned),
+        }
+    };
+    finish(config, secret(secrets.api_key, "api_key")?, placement)
+}
+
+fn bearer_token(config: &Config, secrets: SecretDocument) -> Result<SecretCredential, Unusable> {
+    let name = config
+        .auth_header
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        .unwrap_or("Authorization");
+    if !is_header_name(name) {
+        return Err(Unusable::Setting("auth_header"));
+    }
+    let scheme = scheme(config)?.unwrap_or("Bearer").to_owned();
+    let placement = Placement::TokenHeader {
+        name: name.to_owned(),
+        scheme,
+    };
+    finish(config, secret(secrets.bearer_token, "bearer_token")?, placement)
+}
+
+/// RFC 7617 section 2: user-id and password joined by a colon, in base64.
+fn http_basic(config: &Config, secrets: SecretDocument) -> Result<SecretCredential, Unusable> {
+    let username = config
+        .username
+        .as_deref()
+        .map(str::trim)
+        .filter(|name| !name.is_empty() && !name.contains(':'));
+    let username = username.ok_or(Unusable::Setting("username"))?;
+    let password = secret(secrets.password, "password")?;
+    let pair = Secret::new(format!("{username}:{}", password.expose()));
+    let value = Secret::new(STANDARD.encode(pair.expose()));
+    let placement = Placement::TokenHeader {
+        name: "Authorization".to_owned(),
+        scheme: "Basic".to_owned(),
+    };
+    finish(config, value, placement)
+}
+
+fn finish(config: &Config, value: Secret, placement: Placement) -> Result<SecretCredential, Unusable> {
+    let hosts = config
+        .allowed_token_hosts
+        .iter()
+        .map(|host| host.trim().to_ascii_lowercase());
+    let allowed_hosts: Vec<String> = hosts.filter(|host| !host.is_empty()).collect();
+    if !allowed_hosts.iter().all(|host| is_host(host)) {
+        return Err(Unusable::Setting("allowed_token_hosts"));
+    }
+    Ok(SecretCredential {
+        value,
+        placement,
+        allowed_hosts,
+        forwards_identity: config.forward_caracal_identity,
+    })
+}
+
+fn secret(text: Option<SecretText>, name: &'static str) -> Result<Secret, Unusable> {
+    text.map(|text| text.0)
+        .filter(|secret| !secret.expose().is_empty())
+        .ok_or(Unusable::SecretMissing(name))
+}
+
+fn scheme(config: &Config) -> Result<Option<&str>, Unusable> {
+    match config.auth_scheme.as_deref() {
+        None | Some("") => Ok(None),
+        Some(scheme) if is_scheme(scheme) => Ok(Some(scheme)),
+        Some(_) => Err(Unusable::Setting("auth_scheme")),
+    }
+}
+
+/// A letter, then letters, digits and hyphens.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// A token of RFC 9110 section 5.6.2.
+fn is_header_name(text: &str) -> bool {
+    http::HeaderName::from_bytes(text.as_bytes()).is_ok()
+}
+
+fn is_query_name(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte))
+}
+
+fn is_host(text: &str) -> bool {
+    let ends = |character: Option<char>| character.is_some_and(|end| end.is_ascii_alphanumeric());
+    text.len() <= 253
+        && !text.contains("..")
+        && ends(text.chars().next())
+        && ends(text.chars().next_back())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_token::envelope::Kek;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn keyring() -> Keyring {
+        let kek = Kek::from_hex("8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90").unwrap();
+        Keyring::new(kek, None)
+    }
+
+    fn read(kind: &str, config: Value, secrets: Option<Value>) -> Result<Credential, Unusable> {
+        let zone = ZoneId::try_from("z1").unwrap();
+        let id = ProviderId::try_from("p1").unwrap();
+        let reference = "zones/z1/providers/p1/secretConfig".to_owned();
+        let sealed = secrets.map(|secrets| SecretRow {
+            envelope: keyring()
+                .seal(secrets.to_string().as_bytes(), reference.as_bytes())
+                .unwrap(),
+            reference,
+        });
+        let row = ProviderRow {
+            id: id.clone(),
+            kind: kind.to_owned(),
+            config,
+        };
+        read_all(&zone, vec![row], sealed.as_slice(), &keyring())
+            .remove(&id)
+            .unwrap()
+            .credential
+    }
+
+    fn placed(credential: Result<Credential, Unusable>) -> (String, Placement) {
+        match credential.unwrap() {
+            Credential::Secret(secret) => (secret.value.expose().clone(), secret.placement),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_kind_places_its_secret() {
+        let header = |name: &str, scheme: Option<&str>| Placement::KeyHeader {
+            name: name.to_owned(),
+            scheme: scheme.map(str::to_owned),
+        };
+        let token = |name: &str, scheme: &str| Placement::TokenHeader {
+            name: name.to_owned(),
+            scheme: scheme.to_owned(),
+        };
+        let key = Some(json!({"api_key": "k"}));
+        let cases = [
+            (
+                "api_key",
+                json!({"header_name": "X-Api-Key"}),
+                key.clone(),
+                "k",
+                header("X-Api-Key", None),
+            ),
+            (
+                "api_key",
+                json!({"header_name": "Authorization", "auth_scheme": "Token"}),
+                key.clone(),
+                "k",
+                header("Authorization", Some("Token")),
+            ),
+            (
+                "api_key",
+                json!({"auth_location": "query", "query_param_name": "key"}),
+                key,
+                "k",
+                Placement::KeyQuery {
+                    name: "key".to_owned(),
+                },
+            ),
+            (
+                "bearer_token",
+                json!({}),
+                Some(json!({"bearer_token": "t"})),
+                "t",
+                token("Authorization", "Bearer"),
+            ),
+            (
+                "http_basic",
+                json!({"username": " u "}),
+                Some(json!({"password": "p:q"})),
+                "dTpwOnE=",
+                token("Authorization", "Basic"),
+            ),
+        ];
+        for (kind, config, secrets, value, placement) in cases {
+            assert_eq!(
+                placed(read(kind, config, secrets)),
+                (value.to_owned(), placement),
+                "{kind}"
+            );
+        }
+        assert!(matches!(read("none", json!({}), None), Ok(Credential::None)));
+        assert!(matches!(
+            read("caracal_mandate", json!({}), None),
+            Ok(Credential::Mandate)
+        ));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_gives_no_credential() {
+        let key = Some(json!({"api_key": "k"}));
+        let cases = [
+            (
+                "api_key",
+                json!({"header_name": "X-Api-Key"}),
+                None,
+                Unusable::SecretMissing("api_key"),
+            ),
+            (
+                "api_key",
+                json!({}),
+                key.clone(),
+                Unusable::Setting("header_name"),
+            ),
+            (
+                "api_key",
+                json!({"header_name": "a b"}),
+                key.clone(),
+                Unusable::Setting("header_name"),
+            ),
+            (
+                "api_key",
+                json!({"auth_location": "body"}),
+                key.clone(),
+                Unusable::Setting("auth_location"),
+            ),
+            (
+                "api_key",
+                json!({"auth_location": "query", "query_param_name": "a&b"}),
+                key.clone(),
+                Unusable::Setting("query_param_name"),
+            ),
+            (
+                "api_key",
+                json!({"header_name": "X", "auth_scheme": "1x"}),
+                key.clone(),
+                Unusable::Setting("auth_scheme"),
+            ),
+            (
+                "api_key",
+                json!({"header_name": "X", "allowed_token_hosts": ["a..b"]}),
+                key.clone(),
+                Unusable::Setting("allowed_token_hosts"),
+            ),
+            (
+                "api_key",
+                json!({"allowed_token_hosts": "x"}),
+                key,
+                Unusable::Config,
+            ),
+            (
+                "http_basic",
+                json!({}),
+                Some(json!({"password": "p"})),
+                Unusable::Setting("username"),
+            ),
+            (
+                "oauth2_client_credentials",
+                json!({}),
+                None,
+                Unusable::Kind("oauth2_client_credentials".to_owned()),
+            ),
+            (
+                "something",
+                json!({}),
+                None,
+                Unusable::Kind("something".to_owned()),
+            ),
+        ];
+        for (kind, config, secrets, expected) in cases {
+            assert_eq!(
+                read(kind, config.clone(), secrets).unwrap_err(),
+                expected,
+                "{kind} {config}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_envelope_of_another_provider_does_not_open() {
+        let zone = ZoneId::try_from("z1").unwrap();
+        let id = ProviderId::try_from("p1").unwrap();
+        let sealed = SecretRow {
+            reference: "zones/z1/providers/p1/secretConfig".to_owned(),
+            envelope: keyring()
+                .seal(b"{\"api_key\":\"k\"}", b"zones/z1/providers/p2/secretConfig")
+                .unwrap(),
+        };
+        let row = ProviderRow {
+            id: id.clone(),
+            kind: "api_key".to_owned(),
+            config: json!({"header_name": "X"}),
+        };
+        let provider = read_all(&zone, vec![row], &[sealed], &keyring())
+            .remove(&id)
+            .unwrap();
+        assert_eq!(provider.credential.unwrap_err(), Unusable::SecretSealed);
+    }
+}
