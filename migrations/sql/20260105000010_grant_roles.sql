@@ -120,11 +120,13 @@ BEGIN
         SELECT * FROM (VALUES
             ('zones', 'id = current_setting(''caracal.zone_id'', true)'),
             -- A row without a zone of its own is visible with the row it belongs to, which is guarded itself.
-            ('policy_versions', 'EXISTS (SELECT 1 FROM policies p WHERE p.id = policy_id)'),
-            ('policy_set_versions', 'EXISTS (SELECT 1 FROM policy_sets s WHERE s.id = policy_set_id)'),
-            ('agent_topology', 'EXISTS (SELECT 1 FROM sessions s WHERE s.id = parent_id)
-                AND EXISTS (SELECT 1 FROM sessions s WHERE s.id = child_id)'),
-            ('application_dependencies', 'EXISTS (SELECT 1 FROM applications a WHERE a.id = application_id)')
+            -- Both sides of each condition are qualified: sessions has a parent_id of its own.
+            ('policy_versions', 'EXISTS (SELECT 1 FROM policies p WHERE p.id = policy_versions.policy_id)'),
+            ('policy_set_versions', 'EXISTS (SELECT 1 FROM policy_sets s WHERE s.id = policy_set_versions.policy_set_id)'),
+            ('agent_topology', 'EXISTS (SELECT 1 FROM sessions s WHERE s.id = agent_topology.parent_id)
+                AND EXISTS (SELECT 1 FROM sessions s WHERE s.id = agent_topology.child_id)'),
+            ('application_dependencies',
+                'EXISTS (SELECT 1 FROM applications a WHERE a.id = application_dependencies.application_id)')
         ) AS indirect (table_name, own)
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', guarded.table_name);
