@@ -3,8 +3,7 @@
 //! Written by the audit role only. Nothing here computes a hash: the caller takes the documents' normalised text from
 //! [`normalise`], because that text, and not what a producer sent, is what the database can give back to a verifier.
 
-use caracal_model::{EventId, ZoneId};
-use serde_json::Value;
+use caracal_model::ZoneId;
 use sqlx::FromRow;
 use time::OffsetDateTime;
 
@@ -21,7 +20,7 @@ pub struct ChainHead {
 }
 
 /// The text of one event's three documents as the database will give them back; none where the document is absent or null.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Documents {
     /// `determining_policies_json`.
     pub determining_policies: Option<String>,
@@ -35,7 +34,7 @@ pub struct Documents {
 #[derive(Clone, Debug)]
 pub struct NewLink {
     /// Event id.
-    pub id: EventId,
+    pub id: String,
     /// Kind of event.
     pub event_type: String,
     /// The request it belongs to.
@@ -128,32 +127,24 @@ pub async fn lock_head(tx: &mut WriteTx, zone: &ZoneId) -> Result<ChainHead, Sto
     Ok(ChainHead { seq, content_sha256 })
 }
 
-/// Gives each triple of documents the text that the database will store. One statement for all.
+/// Gives each triple of documents, as JSON text, the text that the database will store. One statement for all.
 ///
 /// # Errors
 /// [`StorageError::Database`] when a document is not JSON that the database accepts.
-pub async fn normalise(
-    tx: &mut WriteTx,
-    events: &[[Option<Value>; 3]],
-) -> Result<Vec<Documents>, StorageError> {
-    let column = |index: usize| -> Vec<Option<Value>> {
+pub async fn normalise(tx: &mut WriteTx, events: &[Documents]) -> Result<Vec<Documents>, StorageError> {
+    let column = |pick: fn(&Documents) -> &Option<String>| -> Vec<Option<&str>> {
         events
             .iter()
-            .map(|documents| {
-                documents
-                    .get(index)
-                    .cloned()
-                    .flatten()
-                    .filter(|document| !document.is_null())
-            })
+            .map(|documents| pick(documents).as_deref())
             .collect()
     };
     let rows: Vec<(Option<String>, Option<String>, Option<String>)> = sqlx::query_as(
-        "SELECT d::text, g::text, m::text FROM unnest($1::jsonb[], $2::jsonb[], $3::jsonb[]) WITH ORDINALITY AS t (d, g, m, n) ORDER BY n",
+        "SELECT d::jsonb::text, g::jsonb::text, m::jsonb::text FROM unnest($1::text[], $2::text[], $3::text[]) \
+           WITH ORDINALITY AS t (d, g, m, n) ORDER BY n",
     )
-    .bind(column(0))
-    .bind(column(1))
-    .bind(column(2))
+    .bind(column(|documents| &documents.determining_policies))
+    .bind(column(|documents| &documents.diagnostics))
+    .bind(column(|documents| &documents.metadata))
     .fetch_all(&mut *tx)
     .await?;
     Ok(rows

@@ -80,7 +80,10 @@ pub struct NewEdge<'a> {
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock_zone(tx: &mut WriteTx, zone: &ZoneId) -> Result<(), StorageError> {
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('delegation:' || $1, 0))").bind(zone.as_str()).execute(&mut *tx).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('delegation:' || $1, 0))")
+        .bind(zone.as_str())
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }
 
@@ -89,8 +92,14 @@ pub async fn lock_zone(tx: &mut WriteTx, zone: &ZoneId) -> Result<(), StorageErr
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn inbound(tx: &mut WriteTx, zone: &ZoneId, session: &str) -> Result<Vec<Edge>, StorageError> {
-    let statement = format!("SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND target_session_id = $2 ORDER BY created_at, id");
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(zone.as_str()).bind(session).fetch_all(&mut *tx).await?)
+    let statement = format!(
+        "SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND target_session_id = $2 ORDER BY created_at, id"
+    );
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(session)
+        .fetch_all(&mut *tx)
+        .await?)
 }
 
 /// The live edges of the zone as (source, target), for the search for circles.
@@ -111,8 +120,13 @@ pub async fn live_pairs(tx: &mut WriteTx, zone: &ZoneId) -> Result<Vec<(String, 
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock(tx: &mut WriteTx, zone: &ZoneId, id: &str) -> Result<Option<Edge>, StorageError> {
-    let statement = format!("SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND id = $2 FOR UPDATE");
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(zone.as_str()).bind(id).fetch_optional(&mut *tx).await?)
+    let statement =
+        format!("SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND id = $2 FOR UPDATE");
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?)
 }
 
 /// Stores an edge and moves the zone's graph epoch. Gives what was stored and the new epoch; `None` when the edge would be
@@ -174,7 +188,11 @@ pub struct NamedResource {
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn resources(tx: &mut WriteTx, zone: &ZoneId, names: &[&str]) -> Result<Vec<NamedResource>, StorageError> {
+pub async fn resources(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    names: &[&str],
+) -> Result<Vec<NamedResource>, StorageError> {
     Ok(sqlx::query_as(
         "SELECT id, identifier, scopes FROM resources WHERE zone_id = $1 AND (identifier = ANY($2) OR id = ANY($2)) AND archived_at IS NULL",
     )
@@ -195,17 +213,48 @@ impl Edge {
         Ok(DelegationEdge {
             id: checked(self.id.clone(), table, "id", &self.id)?,
             zone_id: checked(self.zone_id.clone(), table, "zone_id", &self.id)?,
-            source_session_id: checked(self.source_session_id.clone(), table, "source_session_id", &self.id)?,
-            target_session_id: checked(self.target_session_id.clone(), table, "target_session_id", &self.id)?,
-            issuer_application_id: checked(self.issuer_application_id.clone(), table, "issuer_application_id", &self.id)?,
-            receiver_application_id: checked(self.receiver_application_id.clone(), table, "receiver_application_id", &self.id)?,
-            parent_edge_id: self.parent_edge_id.clone().map(|id| checked(id, table, "parent_edge_id", &self.id)).transpose()?,
-            resource_id: self.resource_id.clone().map(|id| checked(id, table, "resource_id", &self.id)).transpose()?,
+            source_session_id: checked(
+                self.source_session_id.clone(),
+                table,
+                "source_session_id",
+                &self.id,
+            )?,
+            target_session_id: checked(
+                self.target_session_id.clone(),
+                table,
+                "target_session_id",
+                &self.id,
+            )?,
+            issuer_application_id: checked(
+                self.issuer_application_id.clone(),
+                table,
+                "issuer_application_id",
+                &self.id,
+            )?,
+            receiver_application_id: checked(
+                self.receiver_application_id.clone(),
+                table,
+                "receiver_application_id",
+                &self.id,
+            )?,
+            parent_edge_id: self
+                .parent_edge_id
+                .clone()
+                .map(|id| checked(id, table, "parent_edge_id", &self.id))
+                .transpose()?,
+            resource_id: self
+                .resource_id
+                .clone()
+                .map(|id| checked(id, table, "resource_id", &self.id))
+                .transpose()?,
             scopes: self.scopes.iter().collect::<ScopeSet>(),
             constraints: Constraints::parse(&self.constraints_json),
-            status: EdgeStatus::try_from(self.status.as_str()).or(Err(StorageError::inconsistent(table, "status", self.id.clone())))?,
-            expires_at: UnixSeconds::new(self.expires_at.unix_timestamp()),
-            revoked_at: self.revoked_at.map(|at| UnixSeconds::new(at.unix_timestamp())),
+            status: self
+                .status
+                .parse::<EdgeStatus>()
+                .map_err(|_unknown| StorageError::inconsistent(table, "status", self.id.clone()))?,
+            expires_at: UnixSeconds(self.expires_at.unix_timestamp()),
+            revoked_at: self.revoked_at.map(|at| UnixSeconds(at.unix_timestamp())),
         })
     }
 }

@@ -41,7 +41,10 @@ pub struct Receipt {
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock(tx: &mut WriteTx, operation: &Operation<'_>) -> Result<Option<Receipt>, StorageError> {
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))").bind(operation.lock).execute(&mut *tx).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(operation.lock)
+        .execute(&mut *tx)
+        .await?;
     sqlx::query(
         "DELETE FROM coordinator_idempotency_receipts WHERE operation = $1 AND zone_id = $2 AND scope_id = $3 AND key_digest = ANY($4) AND expires_at <= now()",
     )

@@ -109,7 +109,11 @@ pub async fn lock_zone(tx: &mut WriteTx, zone: &ZoneId) -> Result<(), StorageErr
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn applicant(tx: &mut WriteTx, zone: &ZoneId, application: &str) -> Result<Option<Applicant>, StorageError> {
+pub async fn applicant(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    application: &str,
+) -> Result<Option<Applicant>, StorageError> {
     Ok(sqlx::query_as(
         "SELECT registration_method FROM applications WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL \
            AND (expires_at IS NULL OR expires_at > now())",
@@ -124,7 +128,12 @@ pub async fn applicant(tx: &mut WriteTx, zone: &ZoneId, application: &str) -> Re
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn identity_is_live(tx: &mut ReadTx, zone: &ZoneId, application: &str, record: &str) -> Result<bool, StorageError> {
+pub async fn identity_is_live(
+    tx: &mut ReadTx,
+    zone: &ZoneId,
+    application: &str,
+    record: &str,
+) -> Result<bool, StorageError> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM applications a JOIN authority_records r ON r.zone_id = a.zone_id \
            WHERE a.zone_id = $1 AND a.id = $2 AND a.archived_at IS NULL AND (a.expires_at IS NULL OR a.expires_at > now()) \
@@ -150,7 +159,11 @@ pub struct SubjectRecord {
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn subject_record(tx: &mut WriteTx, zone: &ZoneId, record: &str) -> Result<Option<SubjectRecord>, StorageError> {
+pub async fn subject_record(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    record: &str,
+) -> Result<Option<SubjectRecord>, StorageError> {
     Ok(sqlx::query_as(
         "SELECT session_type, subject_id FROM authority_records WHERE zone_id = $1 AND id = $2 AND status = 'active' AND expires_at > now()",
     )
@@ -164,11 +177,19 @@ pub async fn subject_record(tx: &mut WriteTx, zone: &ZoneId, record: &str) -> Re
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn live_counts(tx: &mut WriteTx, zone: &ZoneId, application: &str) -> Result<(i64, i64), StorageError> {
+pub async fn live_counts(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    application: &str,
+) -> Result<(i64, i64), StorageError> {
     let statement = format!(
         "SELECT count(*), count(*) FILTER (WHERE application_id = $2) FROM sessions WHERE zone_id = $1 AND {LIVE}"
     );
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(zone.as_str()).bind(application).fetch_one(&mut *tx).await?)
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(application)
+        .fetch_one(&mut *tx)
+        .await?)
 }
 
 /// The session, whatever its state, held against other writers until the transaction ends.
@@ -177,7 +198,11 @@ pub async fn live_counts(tx: &mut WriteTx, zone: &ZoneId, application: &str) -> 
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock(tx: &mut WriteTx, zone: &ZoneId, id: &str) -> Result<Option<Session>, StorageError> {
     let statement = format!("SELECT {COLUMNS} FROM sessions WHERE zone_id = $1 AND id = $2 FOR UPDATE");
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(zone.as_str()).bind(id).fetch_optional(&mut *tx).await?)
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?)
 }
 
 /// The session, whatever its state.
@@ -186,18 +211,30 @@ pub async fn lock(tx: &mut WriteTx, zone: &ZoneId, id: &str) -> Result<Option<Se
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn find(tx: &mut ReadTx, zone: &ZoneId, id: &str) -> Result<Option<Session>, StorageError> {
     let statement = format!("SELECT {COLUMNS} FROM sessions WHERE zone_id = $1 AND id = $2");
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(zone.as_str()).bind(id).fetch_optional(&mut *tx).await?)
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?)
 }
 
 /// Which of these sessions are active and have not run out, with their application; held against being ended meanwhile.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn hold_live(tx: &mut WriteTx, zone: &ZoneId, ids: &[&str]) -> Result<Vec<(String, String)>, StorageError> {
+pub async fn hold_live(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    ids: &[&str],
+) -> Result<Vec<(String, String)>, StorageError> {
     let statement = format!(
         "SELECT id, application_id FROM sessions WHERE zone_id = $1 AND id = ANY($2) AND status = 'active' AND {LIVE} ORDER BY id FOR SHARE"
     );
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(zone.as_str()).bind(ids).fetch_all(&mut *tx).await?)
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(ids)
+        .fetch_all(&mut *tx)
+        .await?)
 }
 
 /// Stores a session, its place below its parent, and gives what was stored. Three statements at most.

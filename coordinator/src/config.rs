@@ -1,0 +1,133 @@
+//! What can be set? The names are those of docs/operating/configuration.md.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use caracal_bus::HmacKey;
+use caracal_chassis::Secret;
+use caracal_chassis::config::Reader;
+use caracal_chassis::health::MetricsAccess;
+
+/// Checked settings of the coordinator.
+#[derive(Debug)]
+pub struct Config {
+    /// `REDIS_URL`: where the event streams are.
+    pub redis_url: Secret,
+    pub(crate) database_url: Secret,
+    pub(crate) listen: SocketAddr,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) sts_url: String,
+    pub(crate) issuer: String,
+    /// The scope a mandate needs here.
+    pub(crate) required_scope: String,
+    pub(crate) operator_token: Option<Secret>,
+    pub(crate) streams_key: Option<HmacKey>,
+    pub(crate) streams_key_previous: Option<HmacKey>,
+    pub(crate) audit_key: Option<HmacKey>,
+    pub(crate) idempotency: IdempotencyKeys,
+    pub(crate) limits: SessionLimits,
+    pub(crate) metrics: MetricsAccess,
+    pub(crate) expiry_sweep: Duration,
+}
+
+/// Keys under which idempotency keys are stored, and how long and how many.
+#[derive(Debug, Clone)]
+pub(crate) struct IdempotencyKeys {
+    pub(crate) current: HmacKey,
+    pub(crate) previous: Option<HmacKey>,
+    pub(crate) keep_seconds: i64,
+    pub(crate) keep_generated_seconds: i64,
+    pub(crate) receipts_max: i64,
+}
+
+/// How many sessions there may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SessionLimits {
+    pub(crate) per_zone: i64,
+    pub(crate) per_application: i64,
+    pub(crate) lease_seconds: i32,
+}
+
+impl Config {
+    /// Reads the settings; mistakes gather in the reader.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let streams_key = reader
+            .hex_key_outside_dev("STREAMS_HMAC_KEY", 32)
+            .map(|key| key_of(&key));
+        let idempotency = read_idempotency(reader, streams_key.as_ref());
+        Self {
+            redis_url: reader.secret("REDIS_URL"),
+            database_url: reader.secret("DATABASE_URL"),
+            listen: reader.listen_address("PORT", 4000),
+            body_bytes_max: usize::try_from(reader.size(
+                "COORDINATOR_BODY_LIMIT_BYTES",
+                256 << 10,
+                1 << 10..=16 << 20,
+            ))
+            .unwrap_or(256 << 10),
+            sts_url: reader.url("STS_URL", &["http"]).trim_end_matches('/').to_owned(),
+            issuer: reader.url("ISSUER_URL", &["http", "https"]),
+            required_scope: reader.text("AGENT_COORDINATOR_SCOPE", Some("agent:lifecycle")),
+            operator_token: reader.optional_secret("CARACAL_COORDINATOR_TOKEN"),
+            streams_key,
+            streams_key_previous: reader
+                .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", 32)
+                .map(|key| key_of(&key)),
+            audit_key: reader
+                .optional_hex_key("AUDIT_HMAC_KEY", 32)
+                .map(|key| key_of(&key)),
+            idempotency,
+            limits: SessionLimits {
+                per_zone: reader.integer("MAX_AGENTS_PER_ZONE", 50, 1..=1_000_000),
+                per_application: reader.integer("MAX_AGENTS_PER_APP", 200, 1..=1_000_000),
+                lease_seconds: i32::try_from(reader.integer("SERVICE_AGENT_LEASE_SECONDS", 120, 5..=86_400))
+                    .unwrap_or(120),
+            },
+            metrics: MetricsAccess::read(reader),
+            expiry_sweep: reader.milliseconds(
+                "TTL_SWEEP_INTERVAL_MS",
+                Duration::from_secs(60),
+                Duration::from_millis(100)..=Duration::from_secs(3_600),
+            ),
+        }
+    }
+}
+
+/// The key may be left out: it is then derived from the streams' key, which the same process holds.
+fn read_idempotency(reader: &mut Reader<'_>, streams_key: Option<&HmacKey>) -> IdempotencyKeys {
+    let given = reader
+        .optional_hex_key("IDEMPOTENCY_HMAC_KEY", 32)
+        .map(|key| key_of(&key));
+    let derived = streams_key.map(|key| derive(key.expose()));
+    reader.check(
+        given.is_some() || derived.is_some() || reader.mode().is_dev(),
+        "IDEMPOTENCY_HMAC_KEY",
+        "is not set",
+        "set 32 random bytes in hex (`caracal keys` prints some), or STREAMS_HMAC_KEY, from which it is derived",
+    );
+    IdempotencyKeys {
+        current: given
+            .or(derived)
+            .unwrap_or_else(|| HmacKey::new(std::process::id().to_be_bytes())),
+        previous: reader
+            .optional_hex_key("IDEMPOTENCY_HMAC_KEY_PREVIOUS", 32)
+            .map(|key| key_of(&key)),
+        keep_seconds: reader.integer("IDEMPOTENCY_RETENTION_SECONDS", 604_800, 3_600..=31_536_000),
+        keep_generated_seconds: reader.integer(
+            "GENERATED_IDEMPOTENCY_RETENTION_SECONDS",
+            86_400,
+            3_600..=31_536_000,
+        ),
+        receipts_max: reader.integer("IDEMPOTENCY_MAX_RECEIPTS_PER_SCOPE", 10_000, 100..=10_000_000),
+    }
+}
+
+/// HMAC-SHA256 as a one-block key derivation (RFC 5869 expand with an empty counter would add nothing for a 32-byte output).
+fn derive(key: &[u8]) -> HmacKey {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key);
+    HmacKey::new(aws_lc_rs::hmac::sign(&key, b"caracal/idempotency-hmac-key/v1").as_ref())
+}
+
+fn key_of(secret: &Secret<Vec<u8>>) -> HmacKey {
+    HmacKey::new(secret.expose().clone())
+}

@@ -1,0 +1,502 @@
+//! How is authority passed on? docs/contract/sessions-and-delegations.md, "Create a delegation"; the rules are docs/contract/delegation-rules.md.
+
+use axum::http::StatusCode;
+use caracal_model::delegation::{
+    Authority, Constraints, InboundEdge, ParentError, attenuate, resolve_parent, would_cycle,
+};
+use caracal_model::{DelegationId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds, ZoneId};
+use caracal_storage::delegation::{self, Edge, NamedResource, NewEdge};
+use caracal_storage::{WriteTx, ZoneScope, revocation_cascade, session};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use super::announce_created;
+use crate::auth::Caller;
+use crate::http::{Answer, new_id};
+use crate::idempotency::{Guard, Key};
+use crate::record::{self, Change};
+use crate::refusal::Refusal;
+use crate::session::view::instant;
+use crate::state::Coordinator;
+
+/// Edges that may follow one another at most.
+const HOPS_MAX: u32 = 10;
+const TTL_SECONDS_MAX: i64 = 86_400;
+const SCOPES_MAX: usize = 256;
+
+/// The body. Unknown members are ignored; unknown constraints are not.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Body {
+    source_session_id: String,
+    target_session_id: String,
+    issuer_application_id: String,
+    receiver_application_id: String,
+    parent_edge_id: Option<String>,
+    resource_id: Option<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    constraints: Option<Map<String, Value>>,
+    constraints_json: Option<Map<String, Value>>,
+    expires_at: Option<String>,
+    ttl_seconds: Option<i64>,
+}
+
+/// A body that keeps the rules of form.
+struct Wanted {
+    body: Body,
+    scopes: ScopeSet,
+    constraints: Constraints,
+    expires_at: UnixSeconds,
+}
+
+impl Wanted {
+    /// Constraints, then expiry, as the contract orders them.
+    fn check(body: Body, now: UnixSeconds) -> Result<Self, Refusal> {
+        let constraints = constraints_of(&body)?;
+        let ttl_end = constraints.ttl_seconds.map(|ttl| UnixSeconds(now.0 + ttl));
+        let named_end = match &body.expires_at {
+            Some(text) => Some(
+                UnixSeconds::parse_rfc3339(text)
+                    .map_err(|_invalid| Refusal::bad_request("invalid_expires_at"))?,
+            ),
+            None => None,
+        };
+        // What ends first ends the edge.
+        let expires_at = [
+            named_end,
+            constraints.expires_at,
+            named_end.is_none().then_some(ttl_end).flatten(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let expires_at = expires_at.ok_or_else(|| Refusal::bad_request("delegation_expiry_required"))?;
+        if body.scopes.len() > SCOPES_MAX
+            || body
+                .scopes
+                .iter()
+                .any(|scope| scope.is_empty() || scope.chars().any(|c| c.is_whitespace() || c.is_control()))
+        {
+            return Err(Refusal::bad_request("invalid_scopes"));
+        }
+        let scopes = body.scopes.iter().collect();
+        Ok(Self {
+            body,
+            scopes,
+            constraints,
+            expires_at,
+        })
+    }
+
+    fn is_broad(&self) -> bool {
+        self.body.resource_id.is_none() && self.constraints.resources.is_empty()
+    }
+}
+
+/// Both members merged, `constraints` winning, and the body's own lifetime as a constraint.
+fn constraints_of(body: &Body) -> Result<Constraints, Refusal> {
+    let mut merged = body.constraints_json.clone().unwrap_or_default();
+    merged.extend(body.constraints.clone().unwrap_or_default());
+    merged.retain(|_, value| !value.is_null());
+    if let Some(ttl) = body.ttl_seconds {
+        if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
+            return Err(Refusal::bad_request("invalid_ttl_seconds"));
+        }
+        merged.entry("ttl_seconds").or_insert_with(|| ttl.into());
+    }
+    let refused = |field: Option<&str>| {
+        Refusal::bad_request(&field.map_or_else(
+            || "invalid_delegation_constraint".to_owned(),
+            |field| format!("invalid_{field}"),
+        ))
+    };
+    let constraints = Constraints::parse(&Value::Object(merged)).map_err(|error| refused(error.field()))?;
+    constraints
+        .check_ranges()
+        .map_err(|error| refused(error.field()))?;
+    Ok(constraints)
+}
+
+/// Creates a delegation.
+///
+/// # Errors
+/// As the contract lists them; nothing is stored then.
+pub(crate) async fn create(
+    coordinator: &Coordinator,
+    caller: &Caller,
+    zone: &ZoneId,
+    body: Body,
+    key: Option<Key>,
+    request_id: &str,
+) -> Result<Answer, Refusal> {
+    let now = UnixSeconds(coordinator.clock.unix_seconds());
+    let digest = request_digest(caller, &body);
+    let mut wanted = Wanted::check(body, now)?;
+    authorize(caller, &mut wanted)?;
+    let guard = key.map(|key| {
+        Guard::new(
+            &coordinator.idempotency,
+            "delegation.create.v2",
+            zone,
+            &wanted.body.issuer_application_id,
+            &key,
+            &digest,
+        )
+    });
+    let mut tx = coordinator.database.write(ZoneScope::Zone(zone)).await?;
+    if let Some(guard) = &guard
+        && let Some(receipt) = guard.enter(&mut tx, coordinator.idempotency.receipts_max).await?
+    {
+        return replay(
+            &mut tx,
+            zone,
+            &receipt.resource_id,
+            receipt.response_json.clone(),
+            now,
+        )
+        .await;
+    }
+    delegation::lock_zone(&mut tx, zone).await?;
+    revocation_cascade::hold_off(&mut tx, zone).await?;
+    check_ends(&mut tx, zone, &wanted).await?;
+    let resources = check_resources(&mut tx, zone, &wanted).await?;
+    let received = delegation::inbound(&mut tx, zone, &wanted.body.source_session_id).await?;
+    let parent = parent_of(&mut tx, zone, &wanted, &received, &resources, now).await?;
+    check_cycle(&mut tx, zone, &wanted).await?;
+    let (edge, epoch) = insert(&mut tx, zone, &wanted, &resources, parent.as_ref()).await?;
+    announce_created(&mut tx, zone, &edge, epoch).await?;
+    let body = view(&wanted, &edge, &received);
+    if let Some(guard) = &guard {
+        guard.leave(&mut tx, "delegation", &edge.id, &body).await?;
+    }
+    let change = Change {
+        zone,
+        request_id,
+        method: "POST",
+        path: format!("/zones/{zone}/delegations"),
+        entity_type: "delegations",
+        entity_id: &edge.id,
+        status: 201,
+    };
+    record::append(coordinator, &mut tx, caller, &change).await?;
+    tx.commit().await?;
+    Ok(Answer::new(StatusCode::CREATED, body))
+}
+
+/// Who may pass on, and whether without naming a resource.
+fn authorize(caller: &Caller, wanted: &mut Wanted) -> Result<(), Refusal> {
+    let issuer = &wanted.body.issuer_application_id;
+    if !caller.may_act_for(issuer, "coordinator.delegate_from") {
+        return Err(Refusal::forbidden("issuer_ownership_required"));
+    }
+    if wanted.body.source_session_id == wanted.body.target_session_id {
+        return Err(Refusal::bad_request("self_delegation_denied"));
+    }
+    if wanted.is_broad() {
+        let broad = caller.is_admin()
+            || caller.scopes.contains("coordinator.delegate_broad")
+            || caller
+                .scopes
+                .contains(&format!("coordinator.delegate_broad:{issuer}"));
+        if !broad {
+            return Err(Refusal::forbidden("broad_delegation_permission_required"));
+        }
+        wanted
+            .constraints
+            .broad_reason
+            .get_or_insert_with(|| "resource_null_delegation".to_owned());
+        wanted.constraints.policy_approved = Some(true);
+    }
+    Ok(())
+}
+
+fn request_digest(caller: &Caller, body: &Body) -> Value {
+    json!({
+        "client_id": caller.client_id,
+        "subject": caller.subject,
+        "source_session_id": body.source_session_id,
+        "target_session_id": body.target_session_id,
+        "issuer_application_id": body.issuer_application_id,
+        "receiver_application_id": body.receiver_application_id,
+        "parent_edge_id": body.parent_edge_id,
+        "resource_id": body.resource_id,
+        "scopes": body.scopes,
+        "constraints": body.constraints,
+        "constraints_json": body.constraints_json,
+        "expires_at": body.expires_at,
+        "ttl_seconds": body.ttl_seconds,
+    })
+}
+
+async fn replay(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    id: &str,
+    body: Value,
+    now: UnixSeconds,
+) -> Result<Answer, Refusal> {
+    match delegation::lock(tx, zone, id).await? {
+        Some(edge) if edge.to_model()?.is_live(zone, now) => Ok(Answer::replayed(StatusCode::CREATED, body)),
+        _ => Err(Refusal::conflict("idempotency_result_inactive")),
+    }
+}
+
+/// Both sessions live, and owned by the applications that are named.
+async fn check_ends(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<(), Refusal> {
+    let body = &wanted.body;
+    let live = session::hold_live(tx, zone, &[&body.source_session_id, &body.target_session_id]).await?;
+    let owner = |id: &str| {
+        live.iter()
+            .find(|(session, _)| session == id)
+            .map(|(_, application)| application.as_str())
+    };
+    let (Some(issuer), Some(receiver)) = (owner(&body.source_session_id), owner(&body.target_session_id))
+    else {
+        return Err(Refusal::not_found("delegation_endpoint_not_found"));
+    };
+    if issuer != body.issuer_application_id || receiver != body.receiver_application_id {
+        return Err(Refusal::conflict("delegation_application_mismatch"));
+    }
+    Ok(())
+}
+
+/// The resources that are named, each of which must exist and together declare every scope.
+struct Resources {
+    /// The one of `resource_id`.
+    named: Option<NamedResource>,
+}
+
+async fn check_resources(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<Resources, Refusal> {
+    if wanted.is_broad() {
+        return Ok(Resources { named: None });
+    }
+    let listed = wanted
+        .constraints
+        .resources
+        .iter()
+        .map(ResourceIdentifier::as_str);
+    let names: Vec<&str> = wanted
+        .body
+        .resource_id
+        .as_deref()
+        .into_iter()
+        .chain(listed)
+        .collect();
+    let found = delegation::resources(tx, zone, &names).await?;
+    let named = match wanted.body.resource_id.as_deref() {
+        None => None,
+        Some(name) => Some(
+            pick(&found, name)
+                .ok_or_else(|| Refusal::not_found("resource_not_found"))?
+                .clone(),
+        ),
+    };
+    let all_listed = wanted.constraints.resources.iter().all(|listed| {
+        found
+            .iter()
+            .any(|resource| resource.identifier == listed.as_str())
+    });
+    if !all_listed {
+        return Err(Refusal::not_found("resource_not_found"));
+    }
+    let outside = |resource: &NamedResource| {
+        !wanted
+            .constraints
+            .resources
+            .iter()
+            .any(|listed| listed.as_str() == resource.identifier)
+    };
+    if !wanted.constraints.resources.is_empty() && named.as_ref().is_some_and(outside) {
+        return Err(Refusal::bad_request("delegation_resource_scope_mismatch"));
+    }
+    let declared: ScopeSet = found.iter().flat_map(|resource| resource.scopes.iter()).collect();
+    if !wanted.scopes.is_subset(&declared) {
+        return Err(Refusal::forbidden("delegation_scopes_exceed_resource"));
+    }
+    Ok(Resources { named })
+}
+
+/// An identifier wins over a row id of the same text.
+fn pick<'r>(found: &'r [NamedResource], name: &str) -> Option<&'r NamedResource> {
+    found
+        .iter()
+        .find(|resource| resource.identifier == name)
+        .or_else(|| found.iter().find(|resource| resource.id == name))
+}
+
+/// The edge the new one narrows; none when the source never received anything.
+async fn parent_of(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    wanted: &Wanted,
+    received: &[Edge],
+    resources: &Resources,
+    now: UnixSeconds,
+) -> Result<Option<InboundEdge>, Refusal> {
+    let inbound = inbound_with_identifiers(tx, zone, received, now).await?;
+    let not_active = || Refusal::forbidden("parent_delegation_not_active");
+    let named = wanted
+        .body
+        .parent_edge_id
+        .as_deref()
+        .map(str::parse::<DelegationId>)
+        .transpose()
+        .map_err(|_invalid| not_active())?;
+    let parent = match resolve_parent(&inbound, named.as_ref()) {
+        Ok(parent) => parent.cloned(),
+        Err(ParentError::NotActive) => return Err(not_active()),
+        Err(ParentError::Ambiguous) => return Err(Refusal::conflict("parent_delegation_ambiguous")),
+    };
+    if let Some(parent) = &parent {
+        let child = Authority::new(
+            named_resource(resources)?,
+            wanted.scopes.clone(),
+            wanted.expires_at,
+            &wanted.constraints,
+        );
+        attenuate(&parent.authority, &child).map_err(|exceeds| {
+            tracing::info!(%exceeds, "a delegation goes beyond its parent");
+            Refusal::forbidden("delegation_exceeds_parent_authority")
+        })?;
+    }
+    Ok(parent)
+}
+
+async fn inbound_with_identifiers(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    received: &[Edge],
+    now: UnixSeconds,
+) -> Result<Vec<InboundEdge>, Refusal> {
+    let mut inbound = crate::session::inherit::inbound_edges(received.iter(), zone, now)?;
+    let ids: Vec<&str> = received
+        .iter()
+        .filter_map(|edge| edge.resource_id.as_deref())
+        .collect();
+    let known = if ids.is_empty() {
+        Vec::new()
+    } else {
+        delegation::resources(tx, zone, &ids).await?
+    };
+    for edge in &mut inbound {
+        let id = edge.authority.resource_id.as_ref().map(ResourceId::as_str);
+        edge.authority.resource_identifier = known
+            .iter()
+            .find(|resource| Some(resource.id.as_str()) == id)
+            .and_then(|resource| resource.identifier.parse().ok());
+    }
+    Ok(inbound)
+}
+
+fn named_resource(
+    resources: &Resources,
+) -> Result<Option<(ResourceId, Option<ResourceIdentifier>)>, Refusal> {
+    let Some(named) = &resources.named else {
+        return Ok(None);
+    };
+    let id = named
+        .id
+        .parse()
+        .map_err(|error| Refusal::Internal(Box::new(error)))?;
+    Ok(Some((id, named.identifier.parse().ok())))
+}
+
+async fn check_cycle(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<(), Refusal> {
+    let pairs = delegation::live_pairs(tx, zone).await?;
+    if would_cycle(
+        pairs,
+        &wanted.body.source_session_id,
+        &wanted.body.target_session_id,
+        HOPS_MAX,
+    ) {
+        return Err(Refusal::conflict("delegation_cycle_denied"));
+    }
+    Ok(())
+}
+
+async fn insert(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    wanted: &Wanted,
+    resources: &Resources,
+    parent: Option<&InboundEdge>,
+) -> Result<(Edge, i64), Refusal> {
+    let id = new_id::<DelegationId>()?;
+    let scopes: Vec<String> = wanted.scopes.iter().map(ToOwned::to_owned).collect();
+    let expires_at = OffsetDateTime::from_unix_timestamp(wanted.expires_at.0)
+        .map_err(|_range| Refusal::bad_request("invalid_expires_at"))?;
+    let new = NewEdge {
+        id: &id,
+        zone_id: zone,
+        source_session_id: &wanted.body.source_session_id,
+        target_session_id: &wanted.body.target_session_id,
+        issuer_application_id: &wanted.body.issuer_application_id,
+        receiver_application_id: &wanted.body.receiver_application_id,
+        parent_edge_id: parent.map(|parent| parent.id.as_str()),
+        resource_id: resources.named.as_ref().map(|named| named.id.as_str()),
+        scopes: &scopes,
+        constraints_json: &wanted.constraints.to_json(),
+        expires_at,
+    };
+    delegation::insert(tx, &new)
+        .await?
+        .ok_or_else(|| Refusal::bad_request("delegation_expired"))
+}
+
+/// The answer: the edge, and why it was allowed.
+fn view(wanted: &Wanted, edge: &Edge, received: &[Edge]) -> Value {
+    let is_broad = wanted.is_broad();
+    let warnings: &[&str] = if is_broad {
+        &["resource_null_delegation_broadens_resource_matching"]
+    } else {
+        &[]
+    };
+    let reasons = [
+        "same_zone_endpoints_active",
+        if is_broad {
+            "broad_delegation_elevated"
+        } else {
+            "resource_scope_checked"
+        },
+        if edge.parent_edge_id.is_some() {
+            "parent_authority_narrowed"
+        } else {
+            "source_authority_root"
+        },
+        "typed_constraints_validated",
+    ];
+    json!({
+        "delegation_edge_id": edge.id,
+        "id": edge.id,
+        "zone_id": edge.zone_id,
+        "source_session_id": edge.source_session_id,
+        "target_session_id": edge.target_session_id,
+        "issuer_application_id": edge.issuer_application_id,
+        "receiver_application_id": edge.receiver_application_id,
+        "parent_edge_id": edge.parent_edge_id,
+        "resource_id": edge.resource_id,
+        "scopes": edge.scopes,
+        "constraints_json": edge.constraints_json,
+        "status": edge.status,
+        "expires_at": instant(edge.expires_at),
+        "edge_version": edge.edge_version,
+        "revoked_at": null,
+        "created_at": instant(edge.created_at),
+        "warnings": warnings,
+        "allow_reason": reasons,
+        "effective_authority": {
+            "source_session_id": edge.source_session_id,
+            "target_session_id": edge.target_session_id,
+            "parent_edge_id": edge.parent_edge_id,
+            "resource_id": edge.resource_id,
+            "resources": wanted.constraints.resources.iter().map(ResourceIdentifier::as_str).collect::<Vec<_>>(),
+            "scopes": edge.scopes,
+            "expires_at": instant(edge.expires_at),
+            "max_hops": wanted.constraints.hops(),
+            "ttl_seconds": wanted.constraints.ttl_seconds,
+            "broad": is_broad,
+            "parent_edges_considered": received.iter().map(|edge| edge.id.as_str()).collect::<Vec<_>>(),
+        },
+    })
+}

@@ -1,0 +1,62 @@
+//! `/delegations`: create, revoke.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use caracal_chassis::server::RequestId;
+use caracal_model::DelegationId;
+
+use super::{Answer, BODY_BYTES_MAX, id_of, json_body, zone_of};
+use crate::auth::{Audience, authenticate};
+use crate::delegation::{create as creating, revoke as revoking};
+use crate::idempotency::Key;
+use crate::refusal::Refusal;
+use crate::state::Coordinator;
+
+type Shared = State<Arc<Coordinator>>;
+
+/// `POST /zones/{zone}/delegations`
+pub(super) async fn create(
+    State(coordinator): Shared,
+    Path(zone): Path<String>,
+    request_id: RequestId,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let outcome: Result<Answer, Refusal> = async {
+        let zone = zone_of(&zone)?;
+        let caller = authenticate(&coordinator, &zone, &headers, Audience::Applications).await?;
+        let key = Key::read(&headers)?;
+        let body = json_body(body, BODY_BYTES_MAX).await?;
+        creating::create(&coordinator, &caller, &zone, body, key, request_id.as_str()).await
+    }
+    .await;
+    outcome.map_or_else(
+        |refusal| refusal.into_answer(request_id.as_str()),
+        IntoResponse::into_response,
+    )
+}
+
+/// `PATCH /zones/{zone}/delegations/{id}/revoke`
+pub(super) async fn revoke(
+    State(coordinator): Shared,
+    Path((zone, id)): Path<(String, String)>,
+    request_id: RequestId,
+    headers: HeaderMap,
+) -> Response {
+    let outcome = async {
+        let zone = zone_of(&zone)?;
+        let id: DelegationId = id_of(&id)?;
+        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        revoking::revoke(&coordinator, &caller, &zone, &id, request_id.as_str()).await
+    }
+    .await;
+    outcome.map_or_else(
+        |refusal: Refusal| refusal.into_answer(request_id.as_str()),
+        |body| Json(body).into_response(),
+    )
+}

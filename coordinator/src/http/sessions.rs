@@ -1,0 +1,118 @@
+//! `/agents`: start, read, end.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use caracal_chassis::server::RequestId;
+use caracal_model::SessionId;
+use caracal_storage::session;
+use serde::Deserialize;
+
+use super::{Answer, BODY_BYTES_MAX, id_of, json_body, zone_of};
+use crate::auth::{Audience, authenticate};
+use crate::idempotency::Key;
+use crate::refusal::Refusal;
+use crate::session::{start as starting, terminate, view};
+use crate::state::Coordinator;
+
+type Shared = State<Arc<Coordinator>>;
+
+/// `POST /zones/{zone}/agents`
+pub(super) async fn start(
+    State(coordinator): Shared,
+    Path(zone): Path<String>,
+    request_id: RequestId,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let outcome: Result<Answer, Refusal> = async {
+        let zone = zone_of(&zone)?;
+        let caller = authenticate(&coordinator, &zone, &headers, Audience::Applications).await?;
+        let key = Key::read(&headers)?;
+        let body = json_body(body, BODY_BYTES_MAX).await?;
+        starting::start(&coordinator, &caller, &zone, body, key, request_id.as_str()).await
+    }
+    .await;
+    outcome.map_or_else(
+        |refusal| refusal.into_answer(request_id.as_str()),
+        IntoResponse::into_response,
+    )
+}
+
+/// `GET /zones/{zone}/agents/{id}`: the caller's own sessions; every session for the operator.
+pub(super) async fn show(
+    State(coordinator): Shared,
+    Path((zone, id)): Path<(String, String)>,
+    request_id: RequestId,
+    headers: HeaderMap,
+) -> Response {
+    let outcome: Result<Response, Refusal> = async {
+        let zone = zone_of(&zone)?;
+        let id: SessionId = id_of(&id)?;
+        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        let found = session::find(&mut coordinator.database.read().await?, &zone, id.as_str()).await?;
+        let visible = found.filter(|session| caller.is_admin() || caller.owns(&session.application_id));
+        visible
+            .map(|session| Json(view::item(&session)).into_response())
+            .ok_or_else(|| Refusal::not_found("session_not_found"))
+    }
+    .await;
+    outcome.unwrap_or_else(|refusal| refusal.into_answer(request_id.as_str()))
+}
+
+/// Query of an end.
+#[derive(Debug, Deserialize)]
+pub(super) struct EndQuery {
+    reason: Option<String>,
+}
+
+/// Body of an end.
+#[derive(Debug, Default, Deserialize)]
+struct EndBody {
+    lease_generation: Option<i64>,
+}
+
+/// `DELETE /zones/{zone}/agents/{id}`
+pub(super) async fn end(
+    State(coordinator): Shared,
+    Path((zone, id)): Path<(String, String)>,
+    Query(query): Query<EndQuery>,
+    request_id: RequestId,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let outcome: Result<StatusCode, Refusal> = async {
+        let zone = zone_of(&zone)?;
+        let id: SessionId = id_of(&id)?;
+        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        let bytes = axum::body::to_bytes(body, 4 << 10)
+            .await
+            .map_err(|_too_large| Refusal::invalid_body("the body is too large"))?;
+        let body: EndBody = if bytes.is_empty() {
+            EndBody::default()
+        } else {
+            serde_json::from_slice(&bytes).map_err(|error| Refusal::invalid_body(error.to_string()))?
+        };
+        let reason = query.reason.as_deref().unwrap_or("requested");
+        terminate::terminate(
+            &coordinator,
+            &caller,
+            &zone,
+            &id,
+            reason,
+            body.lease_generation,
+            request_id.as_str(),
+        )
+        .await?;
+        Ok(StatusCode::NO_CONTENT)
+    }
+    .await;
+    outcome.map_or_else(
+        |refusal| refusal.into_answer(request_id.as_str()),
+        IntoResponse::into_response,
+    )
+}

@@ -1,0 +1,3 @@
+//! Work that nobody asks for.
+
+pub(crate) mod expire;

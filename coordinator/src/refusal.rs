@@ -1,0 +1,110 @@
+//! Every refusal of the service: its status and its code, as docs/contract/sessions-and-delegations.md lists them.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use caracal_storage::StorageError;
+use serde_json::json;
+
+/// Why a request is not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The caller's fault; the code says which.
+    #[error("{code}")]
+    Client {
+        /// HTTP status.
+        status: StatusCode,
+        /// Code of the contract.
+        code: String,
+        /// A safe sentence, where the code needs one.
+        detail: Option<String>,
+    },
+    /// A store is away; trying again may help.
+    #[error("a store is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Our fault.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &str) -> Self {
+        Self::Client {
+            status,
+            code: code.to_owned(),
+            detail: None,
+        }
+    }
+
+    pub(crate) fn bad_request(code: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code)
+    }
+
+    pub(crate) fn invalid_body(detail: impl Into<String>) -> Self {
+        Self::Client {
+            status: StatusCode::BAD_REQUEST,
+            code: "invalid_body".to_owned(),
+            detail: Some(detail.into()),
+        }
+    }
+
+    pub(crate) fn unauthorized(code: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code)
+    }
+
+    pub(crate) fn forbidden(code: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, code)
+    }
+
+    pub(crate) fn not_found(code: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code)
+    }
+
+    pub(crate) fn conflict(code: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, code)
+    }
+
+    pub(crate) fn too_many(code: &str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code)
+    }
+
+    /// The status that will be answered.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Client { status, .. } => *status,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The answer. The cause goes to the log, never to the caller.
+    pub(crate) fn into_answer(self, request_id: &str) -> Response {
+        let status = self.status();
+        let (code, detail) = match self {
+            Self::Client { code, detail, .. } => (code, detail),
+            Self::Unavailable(error) => {
+                tracing::error!(request.id = request_id, %error, "a store is unavailable");
+                ("service_unavailable".to_owned(), None)
+            }
+            Self::Internal(error) => {
+                tracing::error!(request.id = request_id, %error, "a request failed");
+                ("internal_error".to_owned(), None)
+            }
+        };
+        let mut body = json!({"error": code, "request_id": request_id, "requestId": request_id});
+        if let (Some(detail), Some(members)) = (detail, body.as_object_mut()) {
+            members.insert("error_description".to_owned(), detail.into());
+        }
+        (status, Json(body)).into_response()
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        if error.is_unavailable() || error.is_contention() {
+            Self::Unavailable(error.into())
+        } else {
+            Self::Internal(error.into())
+        }
+    }
+}
