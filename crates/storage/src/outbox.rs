@@ -112,11 +112,13 @@ fn payload(fields: &Fields) -> Value {
     )
 }
 
-/// A signature covers lines of `name=value`; a control character would let one field imitate another.
+/// A signature covers lines of `name=value`; a line feed in one value would let it imitate another field. The rule is that
+/// of the signature: it refuses U+0000 to U+001F.
 fn check_printable(stream: &str, fields: &Fields) -> Result<(), StorageError> {
+    let is_control = |c: char| c < ' ';
     let fault = fields
         .iter()
-        .find(|(name, value)| name.chars().chain(value.chars()).any(char::is_control));
+        .find(|(name, value)| name.contains('=') || name.contains(is_control) || value.contains(is_control));
     match fault {
         None => Ok(()),
         Some((name, _)) => Err(StorageError::Message {
