@@ -1,1 +1,80 @@
-//! Admits or denies each agent request, then forwards it.
+//! The gateway: admits or denies each request of an agent, then forwards it.
+//!
+//! Life of a request: [`listener`](self) accepts, `proxy` is called by Pingora, `admit` runs the stages in order, each
+//! stage takes the proof of the one before:
+//!
+//! 1. `stage::route`: which resource, which path;
+//! 2. `stage::authenticate`: whose mandate, proven by one signature check;
+//! 3. `stage::revocation`: nothing it stands on is revoked;
+//! 4. `stage::exchange`: the STS grants exactly this call; at the same time
+//! 5. `stage::replay`: this is the first use of a one-shot mandate;
+//! 6. `stage::inject`: what is sent, with the real credential in place of the mandate;
+//! 7. `stage::forward`, `stage::stream`: to which checked address, and for how long;
+//! 8. `stage::audit`: the intent before, the outcome after, or the refusal.
+//!
+//! Invariants: nothing is forwarded without every proof; nothing is forwarded unrecorded; the presented mandate never
+//! reaches an upstream; knowledge that is not fresh refuses; no SQL, no policy, no signing of mandates here.
+//! `docs/contract/gateway.md` is what clients and operators may rely on.
+
+mod admin;
+mod admit;
+mod config;
+mod connection;
+mod context;
+mod denial;
+mod egress;
+mod header;
+mod listener;
+mod metrics;
+mod proxy;
+mod run;
+mod snapshot;
+mod stage;
+mod sts_client;
+mod trust;
+
+use std::sync::Arc;
+
+use caracal_bus::Bus;
+use caracal_chassis::Clock;
+
+pub use config::Config;
+pub use egress::{DnsServer, Resolve, SystemResolver};
+pub use run::{Addresses, Deps, RunError, run};
+pub use trust::TrustError;
+
+use egress::Egress;
+use metrics::Metrics;
+use snapshot::keys::ZoneKeys;
+use snapshot::revocations::RevocationState;
+use snapshot::skew::ClockSkew;
+use stage::audit::Evidence;
+use stage::replay::BurnedTable;
+use sts_client::StsClient;
+
+/// Everything a request needs, made once by [`run`].
+#[derive(Debug)]
+struct Gateway {
+    config: Config,
+    clock: Clock,
+    bus: Arc<dyn Bus>,
+    sts: Arc<StsClient>,
+    keys: Arc<ZoneKeys>,
+    revocations: Arc<RevocationState>,
+    burned: BurnedTable,
+    /// Set for a gateway that keeps the only replay table: one-shot mandates issued in this second (Unix) or before
+    /// may have been used before the table began.
+    remembers_since_unix_s: Option<i64>,
+    egress: Egress,
+    evidence: Evidence,
+    skew: ClockSkew,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    /// Whether a mandate issued now would be accepted by the replay table.
+    fn remembers_enough(&self) -> bool {
+        self.remembers_since_unix_s
+            .is_none_or(|started| self.clock.unix_seconds() > started)
+    }
+}

@@ -1,0 +1,151 @@
+//! The order. A request is admitted when every stage has proved its part; this file is the only one that puts the
+//! proofs together.
+
+use caracal_token::fingerprint;
+
+use crate::Gateway;
+use crate::context::{Inbound, Observation, SeenCaller};
+use crate::denial::Denial;
+use crate::metrics::Stage;
+use crate::stage::audit::Recorded;
+use crate::stage::exchange::Credential;
+use crate::stage::forward::Reachable;
+use crate::stage::inject::Injection;
+use crate::stage::replay::FirstUse;
+use crate::stage::revocation::Standing;
+use crate::stage::route::{PublicRoute, Straight};
+use crate::stage::{authenticate, exchange, forward, inject, replay, revocation, route};
+
+/// Leave to forward one request, with everything that proves it.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    standing: Standing,
+    credential: Credential,
+    reachable: Reachable,
+    injection: Injection,
+    _route: Straight,
+    _first_use: FirstUse,
+    _recorded: Recorded,
+}
+
+impl Admission {
+    /// Whose mandate it is.
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// What the STS granted.
+    pub(crate) fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// Where it goes.
+    pub(crate) fn reachable(&self) -> &Reachable {
+        &self.reachable
+    }
+
+    /// What is sent.
+    pub(crate) fn injection(&self) -> &Injection {
+        &self.injection
+    }
+}
+
+/// Admits a governed request, or says why not. The order of the checks is the contract's
+/// (docs/contract/gateway.md, "Order").
+///
+/// # Errors
+/// The first [`Denial`]. Once the mandate is burned it stays burned, whatever fails later.
+pub(crate) async fn admit(
+    gateway: &Gateway,
+    request: &Inbound<'_>,
+    seen: &mut Observation,
+) -> Result<Admission, Denial> {
+    let times = &gateway.metrics.stages;
+    let fresh = revocation::fresh(gateway)?;
+    let presented = authenticate::present(gateway, fresh, request)?;
+    seen.subject_fingerprint = Some(fingerprint(presented.bearer()).into());
+    let route = route::resolve(&gateway.config.routes, request)?;
+    seen.resource = Some(route.resource().into());
+    let claimed = presented.identified()?;
+    let route = route::without_traversal(route)?;
+    let caller = times
+        .time(
+            Stage::Authenticate,
+            authenticate::verify(gateway, &route, claimed),
+        )
+        .await?;
+    seen.caller = Some(SeenCaller::of(&caller));
+    let unseen = replay::look(gateway, caller)?;
+    let standing = revocation::check(gateway, unseen)?;
+    forward::within_limits(gateway, request)?;
+    let (credential, first_use) = tokio::join!(
+        times.time(
+            Stage::Exchange,
+            exchange::redeem(gateway, &route, &standing, seen)
+        ),
+        times.time(Stage::Replay, replay::claim(gateway, &standing, seen)),
+    );
+    let (first_use, credential) = (first_use?, credential?);
+    let reachable = times
+        .time(Stage::Resolve, forward::reach(gateway, &credential))
+        .await?;
+    let injection = inject::plan(gateway, request, &route, &standing, &credential, &reachable, seen)?;
+    let intent = gateway.evidence.intent(seen, &standing, &credential, &reachable);
+    let recorded = times.time(Stage::Record, intent).await?;
+    Ok(Admission {
+        standing,
+        credential,
+        reachable,
+        injection,
+        _route: route,
+        _first_use: first_use,
+        _recorded: recorded,
+    })
+}
+
+/// Leave to forward one request to an upstream that a route marks as public.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    reachable: Reachable,
+    injection: Injection,
+}
+
+impl Passage {
+    /// Where it goes.
+    pub(crate) fn reachable(&self) -> &Reachable {
+        &self.reachable
+    }
+
+    /// What is sent.
+    pub(crate) fn injection(&self) -> &Injection {
+        &self.injection
+    }
+}
+
+/// Lets a request to a public upstream pass. No mandate is asked for, so none is looked at, and none is sent on.
+///
+/// # Errors
+/// [`Denial::BodyTooLarge`], [`Denial::UpstreamBlocked`], [`Denial::Unbuildable`].
+pub(crate) async fn pass(
+    gateway: &Gateway,
+    request: &Inbound<'_>,
+    route: &PublicRoute,
+    seen: &Observation,
+) -> Result<Passage, Denial> {
+    forward::within_limits(gateway, request)?;
+    let reachable = forward::reach_url(gateway, route.upstream()).await?;
+    let injection = inject::plan_public(gateway, request, route, &reachable, seen)?;
+    Ok(Passage { reachable, injection })
+}
+
+impl SeenCaller {
+    fn of(caller: &authenticate::Caller) -> Self {
+        let claims = caller.claims();
+        Self {
+            zone: claims.zone_id.clone(),
+            client: claims.client_id.clone(),
+            subject_kind: claims.sub_type.as_str(),
+            jti: claims.jti.as_str().into(),
+        }
+    }
+}

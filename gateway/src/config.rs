@@ -1,0 +1,517 @@
+//! What did the operator ask of the gateway? Names, defaults and ranges are in `docs/contract/gateway.md`, "Settings".
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use caracal_bus::HmacKey;
+use caracal_chassis::Secret;
+use caracal_chassis::config::{Mode, Reader};
+use caracal_chassis::health::MetricsAccess;
+use url::{Host, Url};
+
+use crate::snapshot::routes::{Destination, PathRule, RouteRule, Routes};
+
+/// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
+const HMAC_KEY_BYTES_MIN: usize = 32;
+/// `REDIS_URL` that stands for the in-process bus.
+const MEMORY_BUS: &str = "memory:";
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// The settings of a gateway, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Address of the bus: a Redis URL, or `memory:` for the in-process bus.
+    pub redis_url: Secret,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
+    pub(crate) health_on_main: bool,
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) sts_url: String,
+    pub(crate) sts_timeout: Duration,
+    pub(crate) sts_key: Option<HmacKey>,
+    pub(crate) issuer_url: String,
+    pub(crate) stream_key: Option<HmacKey>,
+    pub(crate) stream_key_previous: Option<HmacKey>,
+    pub(crate) audit_key: Option<HmacKey>,
+    pub(crate) audit_dir: PathBuf,
+    pub(crate) audit_bytes_max: u64,
+    pub(crate) audit_fsync: bool,
+    pub(crate) admin_token: Option<Secret>,
+    pub(crate) metrics_access: MetricsAccess,
+    pub(crate) routes: Routes,
+    pub(crate) trust: ProxyTrust,
+    pub(crate) upstream_hosts: Vec<String>,
+    pub(crate) dns_server: Option<SocketAddr>,
+    pub(crate) dns_cache_for: Duration,
+    pub(crate) extra_ca_file: Option<PathBuf>,
+    pub(crate) revocation_freshness: Duration,
+    pub(crate) jti_fail_open: bool,
+    pub(crate) request_bytes_max: u64,
+    pub(crate) head_bytes_max: usize,
+    pub(crate) bearer_bytes_max: usize,
+    pub(crate) connections_max: usize,
+    pub(crate) upstream_connections_kept: usize,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// How long the gateway waits for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// A connection to an upstream, TLS included.
+    pub(crate) connect: Duration,
+    /// The head of an upstream's answer.
+    pub(crate) upstream: Duration,
+    /// A request head.
+    pub(crate) read_header: Duration,
+    /// The next piece of a request body.
+    pub(crate) read: Duration,
+    /// A client that does not take its answer.
+    pub(crate) write: Duration,
+    /// The next piece of an upstream's answer.
+    pub(crate) stream_idle: Duration,
+    /// The next request on a kept connection.
+    pub(crate) idle: Duration,
+    /// Requests in progress at a shutdown.
+    pub(crate) drain: Duration,
+}
+
+/// Certificate chain and key of the listener, PEM.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+/// Whose word about the client counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ProxyTrust {
+    trusts: bool,
+    networks: Vec<Network>,
+}
+
+/// A range of addresses: its first address and the length of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network {
+    first: IpAddr,
+    prefix: u8,
+}
+
+impl Config {
+    /// Reads every setting; what is wrong is recorded in `reader`.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let sts_url = read_sts_url(reader);
+        let issuer_url = reader.url_or("ISSUER_URL", Some(&sts_url), &["http", "https"]);
+        let timeouts = Timeouts::read(reader);
+        let sts_timeout = reader.duration("STS_TIMEOUT", 5 * SECOND, Duration::from_millis(50)..=60 * SECOND);
+        reader.check(
+            timeouts.read > sts_timeout + timeouts.upstream,
+            "READ_TIMEOUT",
+            "is not longer than STS_TIMEOUT and UPSTREAM_TIMEOUT together",
+            "raise READ_TIMEOUT, or lower one of the other two",
+        );
+        let bytes = |reader: &mut Reader<'_>, key: &str, default: u64, max: u64| {
+            usize::try_from(reader.size(key, default, 1_024..=max)).unwrap_or(usize::MAX)
+        };
+        Self {
+            redis_url: reader.secret("REDIS_URL"),
+            address: reader.listen_address("PORT", 8081),
+            admin_address: reader.listen_address("ADMIN_PORT", 8082),
+            health_on_main: reader.boolean("ADMIN_ON_MAIN_LISTENER", true),
+            tls: read_tls(reader),
+            sts_url,
+            sts_timeout,
+            sts_key: hmac_key(reader.hex_key_outside_dev("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
+            issuer_url,
+            stream_key: hmac_key(reader.hex_key_outside_dev("STREAMS_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
+            stream_key_previous: hmac_key(
+                reader.optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN),
+            ),
+            audit_key: hmac_key(reader.hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
+            audit_dir: reader.path("AUDIT_REPLAY_DIR", Some("/var/lib/caracal/audit-replay")),
+            audit_bytes_max: reader.size("AUDIT_SPOOL_BYTES", 1 << 30, 1 << 20..=1 << 40),
+            audit_fsync: reader.choice("AUDIT_FSYNC", false, &[("never", false), ("always", true)]),
+            admin_token: reader.optional_secret("CARACAL_ADMIN_TOKEN"),
+            metrics_access: MetricsAccess::read(reader),
+            routes: read_routes(reader),
+            trust: ProxyTrust::read(reader),
+            upstream_hosts: reader.list("UPSTREAM_HOST_ALLOWLIST"),
+            dns_server: read_dns_server(reader),
+            dns_cache_for: reader.duration("DNS_CACHE_TTL", 5 * SECOND, Duration::ZERO..=300 * SECOND),
+            extra_ca_file: reader.optional_path("CARACAL_TLS_EXTRA_CA_FILE"),
+            revocation_freshness: reader.duration("REVOCATION_FRESHNESS", 5 * SECOND, SECOND..=600 * SECOND),
+            jti_fail_open: reader.insecure_boolean("JTI_FAIL_OPEN"),
+            request_bytes_max: reader.size("MAX_REQUEST_BYTES", 10 << 20, 1..=1 << 40),
+            head_bytes_max: bytes(reader, "MAX_HEADER_BYTES", 32 << 10, 1_000_000),
+            bearer_bytes_max: bytes(reader, "MAX_BEARER_BYTES", 16 << 10, 1_000_000),
+            connections_max: read_count(reader, "MAX_CONNECTIONS", 10_000),
+            upstream_connections_kept: read_count(reader, "UPSTREAM_CONNECTIONS_KEPT", 200),
+            timeouts,
+        }
+    }
+
+    /// Whether this gateway is the only one: its bus is in the process.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.redis_url.expose().starts_with(MEMORY_BUS)
+    }
+}
+
+impl Timeouts {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let mut timeout = |key: &str, default_s: u32| {
+            reader.duration(key, SECOND * default_s, Duration::from_millis(50)..=DAY)
+        };
+        Self {
+            connect: timeout("CONNECT_TIMEOUT", 5),
+            upstream: timeout("UPSTREAM_TIMEOUT", 30),
+            read_header: timeout("READ_HEADER_TIMEOUT", 5),
+            read: timeout("READ_TIMEOUT", 45),
+            write: timeout("WRITE_TIMEOUT", 60),
+            stream_idle: timeout("STREAM_IDLE_TIMEOUT", 60),
+            idle: timeout("IDLE_TIMEOUT", 120),
+            drain: timeout("DRAIN_TIMEOUT", 14),
+        }
+    }
+}
+
+impl ProxyTrust {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let trusts = reader.boolean("TRUST_PROXY", false);
+        let mut networks = Vec::new();
+        for text in reader.list("TRUSTED_PROXIES") {
+            match Network::parse(&text) {
+                Some(network) => networks.push(network),
+                None => reader.check(
+                    false,
+                    "TRUSTED_PROXIES",
+                    format!("{text:?} is not an address range"),
+                    "write e.g. 10.0.0.0/8, or a single address",
+                ),
+            }
+        }
+        reader.check(
+            trusts || networks.is_empty(),
+            "TRUSTED_PROXIES",
+            "is set while TRUST_PROXY is off",
+            "set TRUST_PROXY=true, or remove the list",
+        );
+        Self { trusts, networks }
+    }
+
+    /// Whether `peer` may say on whose behalf it calls: any peer when there is no list.
+    pub(crate) fn covers(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusts
+            && (self.networks.is_empty() || self.networks.iter().any(|network| network.contains(peer)))
+    }
+}
+
+impl Network {
+    fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let first: IpAddr = address.parse().ok()?;
+        let bits = if first.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
+        (prefix <= bits).then_some(Self { first, prefix })
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        match (self.first, address) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                let differing = u32::from(first) ^ u32::from(address);
+                u32::from(self.prefix) <= differing.leading_zeros()
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => {
+                let differing = u128::from(first) ^ u128::from(address);
+                u32::from(self.prefix) <= differing.leading_zeros()
+            }
+            _ => false,
+        }
+    }
+}
+
+fn hmac_key(secret: Option<Secret<Vec<u8>>>) -> Option<HmacKey> {
+    secret.map(|secret| HmacKey::new(secret.expose().clone()))
+}
+
+fn read_count(reader: &mut Reader<'_>, key: &str, default: i64) -> usize {
+    usize::try_from(reader.integer(key, default, 1..=1_000_000)).unwrap_or(usize::MAX)
+}
+
+/// Outside of dev the exchange may travel in clear only where no stranger can be on the way: to this machine, or to a
+/// single-label name as container networks give them.
+fn read_sts_url(reader: &mut Reader<'_>) -> String {
+    let url = reader.url("STS_URL", &["http", "https", "unix"]);
+    if let Ok(parsed) = Url::parse(&url)
+        && parsed.scheme() == "http"
+        && reader.mode() != Mode::Dev
+    {
+        let is_near = match parsed.host() {
+            Some(Host::Domain(name)) => !name.contains('.'),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        reader.check(
+            is_near,
+            "STS_URL",
+            "sends mandates in clear to another network",
+            "use https, a single-label host name, or a loopback address",
+        );
+    }
+    url
+}
+
+fn read_tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
+    let certificate = reader.optional_path("TLS_CERT_FILE");
+    let key = reader.optional_path("TLS_KEY_FILE");
+    reader.check(
+        certificate.is_some() == key.is_some(),
+        "TLS_CERT_FILE",
+        "and TLS_KEY_FILE belong together, and one is missing",
+        "set both, or none",
+    );
+    certificate
+        .zip(key)
+        .map(|(certificate, key)| TlsFiles { certificate, key })
+}
+
+fn read_dns_server(reader: &mut Reader<'_>) -> Option<SocketAddr> {
+    let text = reader.optional_text("GATEWAY_DNS_SERVER")?;
+    let server = text
+        .parse()
+        .ok()
+        .or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
+    reader.check(
+        server.is_some(),
+        "GATEWAY_DNS_SERVER",
+        format!("is {text:?}, not an address"),
+        "write e.g. 10.0.0.2 or 10.0.0.2:53",
+    );
+    server
+}
+
+fn read_routes(reader: &mut Reader<'_>) -> Routes {
+    let mut rules = Vec::new();
+    for table in reader.tables("ROUTE") {
+        rules.extend(reader.table(&table, read_route));
+    }
+    for pair in reader.list("CARACAL_GATEWAY_ROUTES") {
+        let parts = pair
+            .split_once('=')
+            .filter(|(prefix, resource)| prefix.starts_with('/') && !resource.is_empty());
+        reader.check(
+            parts.is_some(),
+            "CARACAL_GATEWAY_ROUTES",
+            format!("{pair:?} is not a route"),
+            "write prefix=resource, e.g. /crm=resource://crm",
+        );
+        rules.extend(parts.map(|(prefix, resource)| RouteRule {
+            host: None,
+            path: PathRule::Prefix(prefix.to_owned()),
+            strip_prefix: false,
+            destination: Destination::Resource {
+                resource: resource.to_owned(),
+                zone: None,
+            },
+        }));
+    }
+    Routes::new(rules)
+}
+
+fn read_route(reader: &mut Reader<'_>) -> Option<RouteRule> {
+    let host = reader
+        .optional_text("HOST")
+        .map(|host| host.trim_end_matches('.').to_ascii_lowercase());
+    let exact = reader.optional_text("PATH");
+    let prefix = reader.optional_text("PATH_PREFIX");
+    let strip_prefix = reader.boolean("STRIP_PREFIX", false);
+    let resource = reader.optional_text("RESOURCE");
+    let zone = reader.optional_text("ZONE");
+    let public = reader.boolean("PUBLIC", false);
+    let upstream = reader.optional_url("UPSTREAM", &["http", "https"]);
+    let path = match (exact, prefix) {
+        (Some(exact), None) => Some(PathRule::Exact(exact)),
+        (None, Some(prefix)) => Some(PathRule::Prefix(prefix)),
+        (None, None) if host.is_some() => Some(PathRule::Prefix("/".to_owned())),
+        _ => None,
+    };
+    let starts_well = path.as_ref().is_some_and(|path| match path {
+        PathRule::Exact(path) | PathRule::Prefix(path) => path.starts_with('/'),
+    });
+    reader.check(
+        starts_well,
+        "PATH",
+        "does not say which requests the route is for",
+        "write path or path_prefix, beginning with a slash; with host it may be left out",
+    );
+    let zone = match zone.map(|zone| zone.parse()).transpose() {
+        Ok(zone) => zone,
+        Err(error) => {
+            reader.check(
+                false,
+                "ZONE",
+                format!("is no zone: {error}"),
+                "write the id of a zone",
+            );
+            None
+        }
+    };
+    let destination = match (public, resource, upstream) {
+        (false, Some(resource), None) => Some(Destination::Resource { resource, zone }),
+        (true, None, Some(upstream)) => Url::parse(&upstream)
+            .ok()
+            .map(|upstream| Destination::Public { upstream }),
+        _ => None,
+    };
+    reader.check(
+        destination.is_some(),
+        "RESOURCE",
+        "and the rest of the route do not fit together",
+        "write resource for a protected route; public = true and upstream for one that asks for no mandate",
+    );
+    Some(RouteRule {
+        host,
+        path: path?,
+        strip_prefix,
+        destination: destination?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caracal_chassis::config::Source;
+
+    fn read(more: &[(&str, &str)]) -> Result<Config, String> {
+        let key = "0123456789abcdef".repeat(4);
+        let mut settings = vec![
+            ("STS_URL", "http://sts:8080"),
+            ("REDIS_URL", "redis://redis"),
+            ("GATEWAY_STS_HMAC_KEY", key.as_str()),
+            ("STREAMS_HMAC_KEY", key.as_str()),
+            ("AUDIT_HMAC_KEY", key.as_str()),
+        ];
+        settings.retain(|(name, _value)| !more.iter().any(|(other, _value)| name == other));
+        settings.extend(more);
+        let pairs = settings
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let source = Source::from_pairs(pairs);
+        let mut reader = Reader::new(&source);
+        let config = Config::read(&mut reader);
+        reader
+            .finish()
+            .map(|()| config)
+            .map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let config = read(&[]).unwrap();
+        assert_eq!((config.address.port(), config.admin_address.port()), (8081, 8082));
+        assert_eq!(config.issuer_url, "http://sts:8080");
+        assert_eq!(config.sts_timeout, 5 * SECOND);
+        assert_eq!(config.request_bytes_max, 10_485_760);
+        assert_eq!(config.bearer_bytes_max, 16_384);
+        assert_eq!(config.timeouts.stream_idle, 60 * SECOND);
+        assert!(!config.is_alone() && !config.jti_fail_open && config.health_on_main);
+    }
+
+    #[test]
+    fn settings_that_weaken_or_contradict_are_refused() {
+        for (settings, key) in [
+            (&[("STS_URL", "http://sts.example.com")][..], "STS_URL"),
+            (&[("JTI_FAIL_OPEN", "true")], "JTI_FAIL_OPEN"),
+            (&[("READ_TIMEOUT", "10s")], "READ_TIMEOUT"),
+            (&[("TLS_CERT_FILE", "/a")], "TLS_CERT_FILE"),
+            (&[("GATEWAY_STS_HMAC_KEY", "00")], "GATEWAY_STS_HMAC_KEY"),
+            (
+                &[("TRUST_PROXY", "true"), ("TRUSTED_PROXIES", "10.0.0.0/40")],
+                "TRUSTED_PROXIES",
+            ),
+            (&[("TRUSTED_PROXIES", "10.0.0.0/8")], "TRUSTED_PROXIES"),
+            (
+                &[("CARACAL_GATEWAY_ROUTES", "crm=resource://crm")],
+                "CARACAL_GATEWAY_ROUTES",
+            ),
+            (&[("GATEWAY_DNS_SERVER", "dns.example")], "GATEWAY_DNS_SERVER"),
+        ] {
+            let errors = read(settings).unwrap_err();
+            assert!(errors.contains(key), "{key}: {errors}");
+        }
+        for url in [
+            "http://localhost:8080",
+            "http://127.0.0.1",
+            "http://[::1]:80",
+            "https://sts.example.com",
+        ] {
+            assert!(read(&[("STS_URL", url)]).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn only_listed_proxies_are_believed() {
+        let trust = |list: &str| {
+            read(&[("TRUST_PROXY", "true"), ("TRUSTED_PROXIES", list)])
+                .unwrap()
+                .trust
+        };
+        let listed = trust("10.0.0.0/8, 192.168.1.7, fd00::/8");
+        for (peer, believed) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("11.0.0.1", false),
+            ("192.168.1.7", true),
+            ("192.168.1.8", false),
+            ("fd12::1", true),
+            ("fe00::1", false),
+        ] {
+            assert_eq!(listed.covers(peer.parse().unwrap()), believed, "{peer}");
+        }
+        assert!(
+            read(&[("TRUST_PROXY", "true")])
+                .unwrap()
+                .trust
+                .covers("8.8.8.8".parse().unwrap())
+        );
+        assert!(!read(&[]).unwrap().trust.covers("127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn routes_are_read_from_tables_and_from_the_short_form() {
+        let tables = r#"[{"host":"Files.Example","resource":"resource://files","zone":"z1"},
+            {"path":"/login","public":true,"upstream":"http://login:80"}]"#;
+        let routes = read(&[
+            ("ROUTE", tables),
+            ("CARACAL_GATEWAY_ROUTES", "/crm=resource://crm,/hr=resource://hr"),
+        ])
+        .unwrap()
+        .routes;
+        let found =
+            |host: &str, path: &str| routes.find(Some(host), path).map(|rule| rule.destination.clone());
+        let crm = Destination::Resource {
+            resource: "resource://crm".into(),
+            zone: None,
+        };
+        assert_eq!(found("a", "/crm/x"), Some(crm));
+        assert!(matches!(
+            found("files.example", "/x"),
+            Some(Destination::Resource { zone: Some(_), .. })
+        ));
+        assert!(matches!(found("a", "/login"), Some(Destination::Public { .. })));
+        assert_eq!(found("a", "/other"), None);
+        for table in [
+            r#"[{"resource":"resource://x"}]"#,
+            r#"[{"path":"/x"}]"#,
+            r#"[{"path":"/x","path_prefix":"/y","resource":"r"}]"#,
+            r#"[{"path":"/x","public":true,"resource":"r"}]"#,
+            r#"[{"path":"/x","resource":"r","upstream":"http://x"}]"#,
+            r#"[{"path":"/x","resource":"r","unknown":1}]"#,
+        ] {
+            assert!(read(&[("ROUTE", table)]).is_err(), "{table}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What does one request carry from hook to hook? A verdict that decides, and observations that only tell.
+
+use std::net::{IpAddr, SocketAddr};
+
+use caracal_chassis::server::RequestId;
+use caracal_model::{ApplicationId, ZoneId};
+use http::HeaderMap;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::RequestHeader;
+use tokio::time::Instant;
+
+use crate::admit::{Admission, Passage};
+use crate::denial::Denial;
+
+/// The per-request state of the proxy.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// What was decided. The only part later hooks act on.
+    pub(crate) verdict: Verdict,
+    /// Why a request that was let through was stopped on its way, if so.
+    pub(crate) stopped: Option<Denial>,
+    /// What was seen. Only told to logs, metrics and the ledger.
+    pub(crate) seen: Observation,
+}
+
+/// What became of the request.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Not decided yet.
+    Pending,
+    /// The gateway answered by itself (health).
+    Served,
+    /// All stages proved that it may go on.
+    Admitted(Box<Admission>),
+    /// A route marked as public let it pass.
+    Public(Box<Passage>),
+    /// It was refused.
+    Denied(Denial),
+}
+
+/// Facts about the request, for telling only.
+#[derive(Debug)]
+pub(crate) struct Observation {
+    /// Name of the request in every log, event and answer.
+    pub(crate) request_id: RequestId,
+    /// When its head was complete.
+    pub(crate) started: Instant,
+    /// Whom it came from: the client behind a trusted proxy, else the peer.
+    pub(crate) source: IpAddr,
+    /// HTTP method.
+    pub(crate) method: Box<str>,
+    /// The resource meant.
+    pub(crate) resource: Option<Box<str>>,
+    /// Who asks, once proven.
+    pub(crate) caller: Option<SeenCaller>,
+    /// First 16 hexadecimal digits of the SHA-256 of the bearer.
+    pub(crate) subject_fingerprint: Option<Box<str>>,
+    /// Trace id, 32 hexadecimal digits.
+    pub(crate) trace_id: Option<Box<str>>,
+    /// When the request went to the upstream.
+    pub(crate) forwarded: Option<Instant>,
+    /// Status of the upstream's answer.
+    pub(crate) upstream_status: Option<u16>,
+    /// Body bytes received from the client.
+    pub(crate) request_bytes: u64,
+    /// Body bytes sent on to the client.
+    pub(crate) response_bytes: u64,
+    /// How often this request tried to reach its upstream.
+    pub(crate) attempts: usize,
+}
+
+/// The proven caller.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenCaller {
+    /// Its zone.
+    pub(crate) zone: ZoneId,
+    /// Its application.
+    pub(crate) client: ApplicationId,
+    /// `application` or `user`.
+    pub(crate) subject_kind: &'static str,
+    /// Name of the mandate.
+    pub(crate) jti: Box<str>,
+}
+
+impl Context {
+    /// Nothing decided, nothing seen.
+    pub(crate) fn new() -> Self {
+        Self {
+            verdict: Verdict::Pending,
+            stopped: None,
+            seen: Observation {
+                request_id: RequestId::generate(),
+                started: Instant::now(),
+                source: IpAddr::from([0, 0, 0, 0]),
+                method: Box::default(),
+                resource: None,
+                caller: None,
+                subject_fingerprint: None,
+                trace_id: None,
+                forwarded: None,
+                upstream_status: None,
+                request_bytes: 0,
+                response_bytes: 0,
+                attempts: 0,
+            },
+        }
+    }
+
+    /// Stops a request that was let through, for `denial`.
+    ///
+    /// # Errors
+    /// Always: the error that makes Pingora end the exchange.
+    pub(crate) fn stop<T>(&mut self, denial: Denial) -> Result<T> {
+        self.stopped = Some(denial);
+        Error::e_explain(ErrorType::Custom("stopped"), "the request may not go on")
+    }
+}
+
+/// A request as it arrived: untrusted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inbound<'a> {
+    head: &'a RequestHeader,
+    peer: SocketAddr,
+    is_tls: bool,
+}
+
+impl<'a> Inbound<'a> {
+    /// The request with this head, from this peer.
+    pub(crate) fn new(head: &'a RequestHeader, peer: SocketAddr, is_tls: bool) -> Self {
+        Self { head, peer, is_tls }
+    }
+
+    /// Its head.
+    pub(crate) fn head(&self) -> &'a RequestHeader {
+        self.head
+    }
+
+    /// Its headers.
+    pub(crate) fn headers(&self) -> &'a HeaderMap {
+        &self.head.headers
+    }
+
+    /// The other end of the TCP connection.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Whether it came through TLS terminated here.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    /// The path as sent, percent-encoding and all; `None` for a target that is not a path, or not text.
+    pub(crate) fn raw_path(&self) -> Option<&'a str> {
+        let path = self.head.uri.path();
+        (self.head.raw_path_is_utf8() && path.starts_with('/')).then_some(path)
+    }
+
+    /// The query as sent, without `?`.
+    pub(crate) fn raw_query(&self) -> Option<&'a str> {
+        self.head.uri.query()
+    }
+
+    /// The host the client asked for, in lower case and without a port. Pingora has already refused requests whose
+    /// target and `Host` disagree.
+    pub(crate) fn host(&self) -> Option<String> {
+        let host = self.headers().get(http::header::HOST)?.to_str().ok()?;
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        Some(name.trim_end_matches('.').to_ascii_lowercase())
+    }
+
+    /// The declared length of the body, when there is one.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.headers()
+            .get(http::header::CONTENT_LENGTH)?
+            .to_str()
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+}

@@ -1,0 +1,260 @@
+//! What does the gateway count? Names are the contract's (docs/contract/gateway.md, "Metrics").
+
+use std::future::Future;
+
+use caracal_chassis::metrics::Registry;
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
+use tokio::time::Instant;
+
+use crate::Gateway;
+use crate::denial::Denial;
+
+/// Prefix of every name; the flat JSON snapshot drops it.
+pub(crate) const PREFIX: &str = "caracal_gateway_";
+
+/// A part of the work on a request that is timed by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stage {
+    /// Signature and claims of the bearer.
+    Authenticate,
+    /// The call to the STS and the check of its answer.
+    Exchange,
+    /// The shared replay table.
+    Replay,
+    /// The upstream's addresses.
+    Resolve,
+    /// The intent in the spool.
+    Record,
+}
+
+/// Times of the stages.
+#[derive(Debug)]
+pub(crate) struct StageTimes {
+    authenticate: Histogram,
+    exchange: Histogram,
+    replay: Histogram,
+    resolve: Histogram,
+    record: Histogram,
+}
+
+impl StageTimes {
+    /// Runs the work of a stage and notes how long it took.
+    pub(crate) async fn time<F: Future>(&self, stage: Stage, work: F) -> F::Output {
+        let started = Instant::now();
+        let output = work.await;
+        let histogram = match stage {
+            Stage::Authenticate => &self.authenticate,
+            Stage::Exchange => &self.exchange,
+            Stage::Replay => &self.replay,
+            Stage::Resolve => &self.resolve,
+            Stage::Record => &self.record,
+        };
+        histogram.observe(started.elapsed().as_secs_f64());
+        output
+    }
+}
+
+/// The counters of one gateway.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) stages: StageTimes,
+    /// From the complete request head to the decision.
+    pub(crate) admission: Histogram,
+    /// From the decision to the head of the upstream's answer.
+    pub(crate) upstream: Histogram,
+    pub(crate) requests: IntCounter,
+    pub(crate) allowed: IntCounter,
+    pub(crate) public: IntCounter,
+    pub(crate) streams_cut: IntCounterVec,
+    denied: IntCounter,
+    denials: IntCounterVec,
+    missing_auth: IntCounter,
+    bad_bearer: IntCounter,
+    expiring: IntCounter,
+    bad_routing: IntCounter,
+    path_traversal: IntCounter,
+    signature: IntCounter,
+    jti_replay: IntCounter,
+    revoked: IntCounter,
+    revocation_stale: IntCounter,
+    sts_exchange_errors: IntCounter,
+    sts_circuit_fast_fail: IntCounter,
+    upstream_errors: IntCounter,
+    state: State,
+}
+
+/// What is read when somebody asks.
+#[derive(Debug)]
+struct State {
+    sts_circuit_open: IntGauge,
+    sts_circuit_opened: IntGauge,
+    sts_exchanges: IntGauge,
+    bus_round_trips: IntGauge,
+    revocations_active: IntGauge,
+    revocation_age: Gauge,
+    revocation_fresh: IntGauge,
+    revocation_messages: IntGauge,
+    revocation_reloads: IntGauge,
+    revocation_reload_errors: IntGauge,
+    replay_table: IntGauge,
+    audit_pending: IntGauge,
+    audit_bytes: IntGauge,
+    audit_oldest_age: Gauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let name = |short: &str| format!("{PREFIX}{short}");
+        let counter = |short: &str, help: &str| registry.counter(&name(short), help);
+        let gauge = |short: &str, help: &str| registry.gauge(&name(short), help);
+        let denial = |reason: &str| {
+            counter(
+                &format!("denials_{reason}_total"),
+                "Requests denied for this reason.",
+            )
+        };
+        let stages = registry.histogram_vec(&name("stage_seconds"), "Time of a stage.", &["stage"]);
+        Self {
+            stages: StageTimes {
+                authenticate: stages.with_label_values(&["authenticate"]),
+                exchange: stages.with_label_values(&["exchange"]),
+                replay: stages.with_label_values(&["replay"]),
+                resolve: stages.with_label_values(&["resolve"]),
+                record: stages.with_label_values(&["record"]),
+            },
+            admission: registry.histogram(&name("admission_seconds"), "Request head to decision."),
+            upstream: registry.histogram(
+                &name("upstream_seconds"),
+                "Decision to head of the upstream's answer.",
+            ),
+            requests: counter("requests_total", "Requests received."),
+            allowed: counter("requests_allowed_total", "Requests forwarded."),
+            public: counter("requests_public_total", "Requests forwarded on public routes."),
+            streams_cut: registry.counter_vec(
+                &name("responses_cut_total"),
+                "Open responses cut.",
+                &["reason"],
+            ),
+            denied: counter("requests_denied_total", "Requests denied."),
+            denials: registry.counter_vec(&name("denials_total"), "Requests denied, by reason.", &["reason"]),
+            missing_auth: denial("missing_auth"),
+            bad_bearer: denial("bad_bearer"),
+            expiring: denial("expiring"),
+            bad_routing: denial("bad_routing"),
+            path_traversal: denial("path_traversal"),
+            signature: denial("signature"),
+            jti_replay: denial("jti_replay"),
+            revoked: denial("revoked"),
+            revocation_stale: denial("revocation_stale"),
+            sts_exchange_errors: counter("sts_exchange_errors_total", "Exchanges that gave no authority."),
+            sts_circuit_fast_fail: counter(
+                "sts_circuit_fast_fail_total",
+                "Requests denied by an open breaker.",
+            ),
+            upstream_errors: counter("upstream_errors_total", "Admitted requests that got no answer."),
+            state: State {
+                sts_circuit_open: gauge("sts_circuit_open", "1 while the STS is left alone."),
+                sts_circuit_opened: gauge("sts_circuit_opened_total", "Times a breaker opened."),
+                sts_exchanges: gauge("sts_exchanges_total", "Exchanges begun."),
+                bus_round_trips: gauge("bus_round_trips_total", "Round trips to the event bus."),
+                revocations_active: gauge("revocations_active", "Revoked anchors known."),
+                revocation_age: registry.float_gauge(
+                    &name("revocation_snapshot_age_seconds"),
+                    "Age of what is known; -1 for nothing.",
+                ),
+                revocation_fresh: gauge(
+                    "revocation_snapshot_fresh",
+                    "1 while revocations are known well enough.",
+                ),
+                revocation_messages: gauge("revocation_messages_total", "Revocation messages applied."),
+                revocation_reloads: gauge("revocation_reloads_total", "Revocation snapshots loaded."),
+                revocation_reload_errors: gauge("revocation_reload_errors_total", "Snapshots that failed."),
+                replay_table: gauge("replay_table_entries", "Burned mandates this process remembers."),
+                audit_pending: gauge("audit_queue_depth", "Events the bus has not taken yet."),
+                audit_bytes: gauge("audit_replay_bytes", "Size of the evidence spool."),
+                audit_oldest_age: registry.float_gauge(
+                    &name("audit_replay_oldest_age_seconds"),
+                    "Age of the oldest pending event.",
+                ),
+            },
+            registry,
+        }
+    }
+
+    /// The registry to serve.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn count_denial(&self, denial: &Denial) {
+        let label = denial.face().label;
+        self.denials.with_label_values(&[label]).inc();
+        if *denial == Denial::StsCircuitOpen {
+            self.sts_circuit_fast_fail.inc();
+        }
+        if denial.is_exchange() {
+            self.sts_exchange_errors.inc();
+        }
+        if denial.is_upstream() {
+            self.upstream_errors.inc();
+            return;
+        }
+        self.denied.inc();
+        let own = match label {
+            "missing_auth" => &self.missing_auth,
+            "bad_bearer" => &self.bad_bearer,
+            "expiring" => &self.expiring,
+            "bad_routing" => &self.bad_routing,
+            "path_traversal" => &self.path_traversal,
+            "signature" => &self.signature,
+            "jti_replay" => &self.jti_replay,
+            "revoked" => &self.revoked,
+            "revocation_stale" => &self.revocation_stale,
+            _ => return,
+        };
+        own.inc();
+    }
+
+    /// Reads the state of the gateway's parts into the gauges; called at intervals.
+    pub(crate) fn read_state(&self, gateway: &Gateway) {
+        let now = gateway.clock.now();
+        let state = &self.state;
+        let (exchanges, opened) = gateway.sts.counts();
+        state
+            .sts_circuit_open
+            .set(i64::from(gateway.sts.is_circuit_open()));
+        set(&state.sts_circuit_opened, opened);
+        set(&state.sts_exchanges, exchanges);
+        set(&state.bus_round_trips, gateway.bus.round_trips());
+        set_len(&state.revocations_active, gateway.revocations.set().len());
+        state
+            .revocation_age
+            .set(gateway.revocations.age(now).map_or(-1.0, |age| age.as_secs_f64()));
+        state
+            .revocation_fresh
+            .set(i64::from(gateway.revocations.is_fresh(now)));
+        let (messages, reloads, failed) = gateway.revocations.counts();
+        set(&state.revocation_messages, messages);
+        set(&state.revocation_reloads, reloads);
+        set(&state.revocation_reload_errors, failed);
+        set_len(&state.replay_table, gateway.burned.len());
+        let spool = gateway.evidence.spool().stats();
+        set(&state.audit_pending, spool.pending_events);
+        set(&state.audit_bytes, spool.bytes);
+        state
+            .audit_oldest_age
+            .set(spool.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+    }
+}
+
+fn set(gauge: &IntGauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+fn set_len(gauge: &IntGauge, value: usize) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}

@@ -1,0 +1,455 @@
+//! The hooks of Pingora, in the order in which it calls them. Each hands over to a stage; answers of the gateway's own
+//! are written here and nowhere else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use caracal_chassis::health::Readiness;
+use caracal_chassis::server::RequestId;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::Gateway;
+use crate::admit;
+use crate::connection::{ClientConnection, Leash};
+use crate::context::{Context, Inbound, Verdict};
+use crate::denial::Denial;
+use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
+use crate::stage::{forward, route, stream};
+
+/// How long a request body that is not wanted any more is read, so that the client gets the refusal instead of a
+/// broken connection.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Attempts to reach an upstream: a kept connection that was closed, then other addresses.
+pub(crate) const ATTEMPTS_MAX: usize = 4;
+
+/// What Pingora calls.
+pub(crate) struct Proxy {
+    gateway: Arc<Gateway>,
+    readiness: Readiness,
+}
+
+impl Proxy {
+    /// The hooks of `gateway`.
+    pub(crate) fn new(gateway: Arc<Gateway>, readiness: Readiness) -> Self {
+        Self { gateway, readiness }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new()
+    }
+
+    /// No compression: bodies pass as they are.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
+        let timeouts = &self.gateway.config.timeouts;
+        self.gateway.metrics.requests.inc();
+        leash(session)?.deciding();
+        session.set_read_timeout(Some(timeouts.read));
+        session.set_write_timeout(Some(timeouts.write));
+        session.set_total_drain_timeout(Some(DRAIN_MAX));
+        observe(&self.gateway, session, context)
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        if self.serve_health(session, context).await? {
+            return Ok(true);
+        }
+        context.verdict = self.decide(session, context).await?;
+        self.gateway
+            .metrics
+            .admission
+            .observe(context.seen.started.elapsed().as_secs_f64());
+        let Verdict::Denied(denial) = &context.verdict else {
+            stream::await_head(&self.gateway, &leash(session)?);
+            context.seen.forwarded = Some(Instant::now());
+            return Ok(false);
+        };
+        session.set_close_on_response_before_downstream_finish(false);
+        respond(session, denial, &context.seen.request_id).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let (reachable, zone) = match &context.verdict {
+            Verdict::Admitted(admission) => (
+                admission.reachable(),
+                Some(&admission.standing().caller().claims().zone_id),
+            ),
+            Verdict::Public(passage) => (passage.reachable(), None),
+            Verdict::Pending | Verdict::Served | Verdict::Denied(_) => return undecided(),
+        };
+        let peer = forward::peer(
+            &self.gateway.config.timeouts,
+            reachable.target(),
+            zone,
+            context.seen.attempts,
+        );
+        context.seen.attempts += 1;
+        peer.map_or_else(undecided, |peer| Ok(Box::new(peer)))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let addresses = match &context.verdict {
+            Verdict::Admitted(admission) => admission.reachable().target().addresses().len(),
+            Verdict::Public(passage) => passage.reachable().target().addresses().len(),
+            Verdict::Pending | Verdict::Served | Verdict::Denied(_) => 0,
+        };
+        error.set_retry(context.seen.attempts < addresses.min(ATTEMPTS_MAX));
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream_request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        match &context.verdict {
+            Verdict::Admitted(admission) => admission.injection().apply(upstream_request),
+            Verdict::Public(passage) => passage.injection().apply(upstream_request),
+            Verdict::Pending | Verdict::Served | Verdict::Denied(_) => undecided(),
+        }
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        let length = body.as_ref().map_or(0, Bytes::len);
+        context.seen.request_bytes = context.seen.request_bytes.saturating_add(length as u64);
+        if context.seen.request_bytes > self.gateway.config.request_bytes_max {
+            return context.stop(Denial::BodyTooLarge);
+        }
+        if let Verdict::Admitted(admission) = &context.verdict
+            && let Some(anchor) = self
+                .gateway
+                .revocations
+                .set()
+                .is_revoked(admission.standing().caller().anchors())
+        {
+            return context.stop(Denial::Revoked(anchor));
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if !response.status.is_informational() || response.status.as_u16() == 101 {
+            context.seen.upstream_status = Some(response.status.as_u16());
+            if let Some(forwarded) = context.seen.forwarded {
+                self.gateway
+                    .metrics
+                    .upstream
+                    .observe(forwarded.elapsed().as_secs_f64());
+            }
+        }
+        clean_response(response);
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status.as_u16() != 101 {
+            return Ok(());
+        }
+        response.insert_header(REQUEST_ID, context.seen.request_id.as_str())?;
+        if let Verdict::Admitted(admission) = &context.verdict {
+            let claims = admission.standing().caller().claims();
+            let left = claims
+                .exp
+                .saturating_sub(self.gateway.clock.unix_seconds())
+                .max(0);
+            response.insert_header(TOKEN_EXPIRES_IN, left)?;
+            let leash = leash(session)?;
+            if let Some(trip) = stream::begin(&self.gateway, &leash, admission.standing()) {
+                return Err(Error::because(
+                    ErrorType::Custom("authority ended"),
+                    "before the answer",
+                    trip,
+                ));
+            }
+            stream::frame(response, session.req_header().version)?;
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        let length = body.as_ref().map_or(0, Bytes::len);
+        context.seen.response_bytes = context.seen.response_bytes.saturating_add(length as u64);
+        match stream::between_chunks(&self.gateway, &leash(session)?) {
+            Some(trip) => Err(Error::because(
+                ErrorType::Custom("authority ended"),
+                "between chunks",
+                trip,
+            )),
+            None => Ok(None),
+        }
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut Context,
+    ) -> FailToProxy {
+        let leash = leash(session).ok();
+        let trip = leash.as_ref().and_then(Leash::tripped);
+        let denial = context
+            .stopped
+            .take()
+            .unwrap_or_else(|| forward::denial_of(error, trip.as_ref()));
+        tracing::debug!(%error, denial = denial.face().label, "a request ended early");
+        if let Some(leash) = &leash {
+            leash.deciding();
+        }
+        let begun = session
+            .response_written()
+            .filter(|head| !head.status.is_informational())
+            .cloned();
+        match begun {
+            None if denial == Denial::ClientGone => {}
+            None => {
+                session.set_keepalive(None);
+                if respond(session, &denial, &context.seen.request_id).await.is_ok() {
+                    // The client is told in any case; reading on is a courtesy to one that still sends.
+                    let _drained = session.drain_request_body().await;
+                }
+            }
+            Some(head) => {
+                let farewell = trip
+                    .as_ref()
+                    .and_then(|trip| stream::farewell(trip, &head, error.etype()));
+                if let (Some(farewell), Some(leash)) = (farewell, &leash) {
+                    leash.say_farewell(farewell);
+                    // The client may be gone; then there is nobody to tell.
+                    let _told = session.as_mut().finish_body().await;
+                    session.as_mut().shutdown().await;
+                }
+            }
+        }
+        let error_code = denial.face().status;
+        context.stopped = Some(denial);
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, context: &mut Context) {
+        let stopped = context.stopped.take();
+        match &context.verdict {
+            Verdict::Admitted(admission) => {
+                self.gateway.metrics.allowed.inc();
+                if let Some(denial) = &stopped {
+                    self.count_stop(denial, context.seen.upstream_status.is_some());
+                }
+                self.gateway
+                    .evidence
+                    .outcome(&context.seen, admission, stopped.as_ref())
+                    .await;
+            }
+            Verdict::Public(_) => self.gateway.metrics.public.inc(),
+            Verdict::Denied(denial) => self.note_denial(denial, context).await,
+            Verdict::Pending => {
+                if let Some(denial) = &stopped {
+                    self.note_denial(denial, context).await;
+                }
+            }
+            Verdict::Served => {}
+        }
+        if let Ok(leash) = leash(session) {
+            leash.idle();
+        }
+    }
+
+    /// Pingora's error lines name paths; what went wrong is logged by `fail_to_proxy`.
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        true
+    }
+}
+
+impl Proxy {
+    /// Answers `/health` and `/ready` on this port too, when it should.
+    async fn serve_health(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        if !self.gateway.config.health_on_main {
+            return Ok(false);
+        }
+        let body = match session.req_header().uri.path() {
+            "/health" => Ok(()),
+            "/ready" => self.readiness.evaluate().await,
+            _ => return Ok(false),
+        };
+        context.verdict = Verdict::Served;
+        let is_ready = session.req_header().uri.path() == "/ready";
+        let (status, body) = match body {
+            Ok(()) if is_ready => (200, json!({"ok": true, "ready": true})),
+            Ok(()) => (200, json!({"ok": true})),
+            Err(reason) => (503, json!({"ok": false, "ready": false, "reason": reason})),
+        };
+        let head = own_head(status, &context.seen.request_id)?;
+        session.set_close_on_response_before_downstream_finish(false);
+        write(session, head, body.to_string()).await?;
+        Ok(true)
+    }
+
+    async fn decide(&self, session: &mut Session, context: &mut Context) -> Result<Verdict> {
+        let gateway = &self.gateway;
+        if head_bytes(session) > gateway.config.head_bytes_max {
+            return Ok(Verdict::Denied(Denial::HeadTooLarge));
+        }
+        let request = inbound(session)?;
+        let verdict = if let Some(route) = route::public(&gateway.config.routes, &request) {
+            let passage = admit::pass(gateway, &request, &route, &context.seen).await;
+            passage.map(|passage| Verdict::Public(Box::new(passage)))
+        } else {
+            let admission = admit::admit(gateway, &request, &mut context.seen).await;
+            admission.map(|admission| Verdict::Admitted(Box::new(admission)))
+        };
+        Ok(verdict.unwrap_or_else(Verdict::Denied))
+    }
+
+    async fn note_denial(&self, denial: &Denial, context: &Context) {
+        self.gateway.metrics.count_denial(denial);
+        let face = denial.face();
+        tracing::info!(
+            request.id = %context.seen.request_id, source = %context.seen.source, status = face.status,
+            reason = face.label, detail = denial.detail(), "denied"
+        );
+        self.gateway.evidence.denial(&context.seen, denial).await;
+    }
+
+    fn count_stop(&self, denial: &Denial, had_begun: bool) {
+        if had_begun {
+            self.gateway
+                .metrics
+                .streams_cut
+                .with_label_values(&[denial.face().label])
+                .inc();
+        } else {
+            self.gateway.metrics.count_denial(denial);
+        }
+    }
+}
+
+/// Notes what is seen of a request before anything is decided.
+fn observe(gateway: &Gateway, session: &Session, context: &mut Context) -> Result<()> {
+    let request = inbound(session)?;
+    let given = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    let seen = &mut context.seen;
+    if let Some(request_id) = given.and_then(RequestId::parse) {
+        seen.request_id = request_id;
+    }
+    seen.started = Instant::now();
+    seen.method = request.head().method.as_str().into();
+    seen.source = client_address(&request, gateway.config.trust.covers(request.peer().ip()));
+    seen.trace_id = Some(traceparent(request.headers()).0.trace_id().into());
+    Ok(())
+}
+
+/// The connection under a session. Always ours: the listener puts nothing else under it.
+fn connection(session: &Session) -> Result<&ClientConnection> {
+    let stream = session
+        .as_http1()
+        .map(pingora_core::protocols::http::v1::server::HttpSession::stream);
+    let connection = stream.and_then(|stream| stream.as_ref().as_any().downcast_ref::<ClientConnection>());
+    connection.ok_or_else(|| Error::explain(ErrorType::InternalError, "a foreign connection"))
+}
+
+fn leash(session: &Session) -> Result<Leash> {
+    connection(session).map(|connection| connection.leash().clone())
+}
+
+fn inbound(session: &Session) -> Result<Inbound<'_>> {
+    let connection = connection(session)?;
+    Ok(Inbound::new(
+        session.req_header(),
+        connection.peer(),
+        connection.is_tls(),
+    ))
+}
+
+fn head_bytes(session: &Session) -> usize {
+    session
+        .as_http1()
+        .map_or(0, |session| session.get_headers_raw_bytes().len())
+}
+
+fn undecided<T>() -> Result<T> {
+    Error::e_explain(ErrorType::InternalError, "the request was not admitted")
+}
+
+/// Writes a refusal (docs/contract/gateway.md, "Refusals").
+async fn respond(session: &mut Session, denial: &Denial, request_id: &RequestId) -> Result<()> {
+    let face = denial.face();
+    let mut body = json!({"error": face.code, "requestId": request_id.as_str()});
+    if let Some(members) = body
+        .as_object_mut()
+        .filter(|_members| !face.description.is_empty())
+    {
+        members.insert("error_description".to_owned(), json!(face.description));
+    }
+    let mut head = own_head(face.status, request_id)?;
+    if let Some(challenge) = denial.challenge() {
+        head.insert_header(WWW_AUTHENTICATE, challenge)?;
+    }
+    if let Some(seconds) = denial.retry_after_s() {
+        head.insert_header(RETRY_AFTER, seconds)?;
+    }
+    write(session, head, body.to_string()).await
+}
+
+fn own_head(status: u16, request_id: &RequestId) -> Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(8))?;
+    head.insert_header(CONTENT_TYPE, "application/json")?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    head.insert_header(REQUEST_ID, request_id.as_str())?;
+    Ok(head)
+}
+
+async fn write(session: &mut Session, mut head: ResponseHeader, body: String) -> Result<()> {
+    head.insert_header(CONTENT_LENGTH, body.len())?;
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(Bytes::from(body)), true).await
+}

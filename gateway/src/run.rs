@@ -1,0 +1,263 @@
+//! How does a gateway start, run and stop?
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_bus::spool::{Fsync, OpenError, Spool, SpoolLimits, run_publisher};
+use caracal_bus::{Bus, StreamKeys};
+use caracal_chassis::Clock;
+use caracal_chassis::server::{self, Limits, ServeError};
+use caracal_chassis::shutdown::Shutdown;
+use caracal_chassis::tasks::{Tasks, TasksError};
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::http_proxy;
+
+use crate::config::Config;
+use crate::egress::{DnsServer, Egress, Resolve, SystemResolver};
+use crate::listener::Server;
+use crate::metrics::Metrics;
+use crate::proxy::{ATTEMPTS_MAX, Proxy};
+use crate::snapshot::keys::ZoneKeys;
+use crate::snapshot::revocations::RevocationState;
+use crate::snapshot::skew::ClockSkew;
+use crate::stage::audit::{Evidence, SUMMARY_EVERY};
+use crate::stage::replay::BurnedTable;
+use crate::sts_client::StsClient;
+use crate::trust::{TrustError, TrustFile};
+use crate::{Gateway, admin};
+
+/// How often the address of the STS is looked up again.
+const LOCATE_EVERY: Duration = Duration::from_secs(10);
+/// How often gauges are read and expired entries forgotten.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+/// How long background tasks may take to end after the last request.
+const TASKS_MAX: Duration = Duration::from_secs(5);
+/// Name of the gateway's folder below `AUDIT_REPLAY_DIR`, so that several services may share the setting.
+const SPOOL_FOLDER: &str = "gateway";
+
+/// What a gateway is given by whoever runs it.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// The event bus.
+    pub bus: Arc<dyn Bus>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// Where a gateway listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Requests of agents.
+    pub main: SocketAddr,
+    /// Health, metrics and reload.
+    pub admin: SocketAddr,
+}
+
+/// Why a gateway could not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address is taken or not ours.
+    #[error(transparent)]
+    Listen(#[from] ServeError),
+    /// The evidence spool cannot be opened.
+    #[error("the evidence spool cannot be opened")]
+    Spool(#[from] OpenError),
+    /// `STS_URL` cannot be used.
+    #[error("the STS cannot be addressed")]
+    Sts(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The certificate or key of the listener cannot be used.
+    #[error("TLS_CERT_FILE and TLS_KEY_FILE cannot be used")]
+    Tls {
+        /// What is wrong with them.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The extra certificate authorities cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A background task ended by itself.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
+}
+
+/// Runs a gateway until `shutdown`: binds, tells `listening` where, serves, drains.
+///
+/// It listens before it is ready: until revocations are loaded every request is refused and `/ready` says why.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(
+    config: Config,
+    deps: Deps,
+    listening: impl FnOnce(Addresses),
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    install_crypto();
+    let trust_file = config
+        .extra_ca_file
+        .as_deref()
+        .map(TrustFile::combine)
+        .transpose()?;
+    let ca_file = trust_file.as_ref().map(TrustFile::path);
+    let gateway = Arc::new(build(config, deps, ca_file.clone())?);
+    let main = server::bind(gateway.config.address).await?;
+    let admin = server::bind(gateway.config.admin_address).await?;
+    let addresses = Addresses {
+        main: local(&main)?,
+        admin: local(&admin)?,
+    };
+    let readiness = admin::readiness(&gateway, shutdown.clone());
+    let proxy = Proxy::new(Arc::clone(&gateway), readiness.clone());
+    let front = Server::new(
+        http_proxy(&pingora_settings(&gateway.config, ca_file), proxy),
+        &gateway.config,
+    )?;
+    drop(trust_file);
+
+    gateway.sts.locate().await;
+    // Background work goes on while requests drain.
+    let background = Shutdown::new();
+    let tasks = Tasks::new(background.clone());
+    spawn_background(&tasks, &gateway, &background);
+    let routes = admin::router(&gateway, readiness);
+    tasks.spawn(
+        "admin",
+        server::serve(admin, routes, Limits::default(), background.clone()),
+    );
+    listening(addresses);
+    tokio::select! {
+        () = front.serve(main, shutdown) => {}
+        () = background.requested() => {}
+    }
+    background.trigger();
+    tasks.join_all(TASKS_MAX).await?;
+    Ok(())
+}
+
+/// AWS-LC for all TLS of the process, before anything asks for a provider: Pingora would choose another.
+fn install_crypto() {
+    // Another service in this process may have done the same.
+    let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway, RunError> {
+    let Deps { bus, clock } = deps;
+    let sts = StsClient::new(
+        &config.sts_url,
+        config.sts_key.clone(),
+        config.sts_timeout,
+        ca_file,
+        clock.clone(),
+    );
+    let sts = Arc::new(sts.map_err(|error| RunError::Sts(Box::new(error)))?);
+    let keys = Arc::new(ZoneKeys::new(Arc::clone(&sts), clock.clone()));
+    let revocations = RevocationState::new(Arc::clone(&sts), config.revocation_freshness, clock.clone());
+    let resolver: Arc<dyn Resolve> = match config.dns_server {
+        Some(server) => Arc::new(DnsServer(server)),
+        None => Arc::new(SystemResolver),
+    };
+    let egress = Egress::new(resolver, &config.upstream_hosts, config.dns_cache_for);
+    let limits = SpoolLimits {
+        total_bytes: config.audit_bytes_max,
+        ..segment_for(config.audit_bytes_max)
+    };
+    let fsync = if config.audit_fsync {
+        Fsync::Always
+    } else {
+        Fsync::Never
+    };
+    let (spool, recovery) = Spool::open(&config.audit_dir.join(SPOOL_FOLDER), limits, fsync)?;
+    if recovery.pending_events > 0 {
+        tracing::info!(
+            events = recovery.pending_events,
+            "evidence of an earlier process waits to be published"
+        );
+    }
+    Ok(Gateway {
+        remembers_since_unix_s: config.is_alone().then(|| clock.unix_seconds()),
+        evidence: Evidence::new(spool, clock.clone()),
+        revocations: Arc::new(revocations),
+        burned: BurnedTable::default(),
+        skew: ClockSkew::default(),
+        metrics: Metrics::new(),
+        config,
+        clock,
+        bus,
+        sts,
+        keys,
+        egress,
+    })
+}
+
+/// A small spool has small segments.
+fn segment_for(total_bytes: u64) -> SpoolLimits {
+    let usual = SpoolLimits::default();
+    SpoolLimits {
+        segment_bytes: usual.segment_bytes.min(total_bytes / 4).max(4_096),
+        ..usual
+    }
+}
+
+fn pingora_settings(config: &Config, ca_file: Option<String>) -> Arc<ServerConf> {
+    Arc::new(ServerConf {
+        ca_file,
+        max_retries: ATTEMPTS_MAX,
+        threads: 1,
+        upstream_keepalive_pool_size: config.upstream_connections_kept,
+        ..ServerConf::default()
+    })
+}
+
+fn local(listener: &tokio::net::TcpListener) -> Result<SocketAddr, RunError> {
+    let unknown = |source| ServeError::Bind {
+        address: "unknown".to_owned(),
+        source,
+    };
+    Ok(listener.local_addr().map_err(unknown)?)
+}
+
+fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown) {
+    let stream_keys = StreamKeys::new(
+        gateway.config.stream_key.clone(),
+        gateway.config.stream_key_previous.clone(),
+    );
+    let follow = Arc::clone(&gateway.revocations).follow(
+        Arc::clone(&gateway.bus),
+        stream_keys.clone(),
+        background.clone(),
+    );
+    tasks.spawn("revocations", follow);
+    let (spool, bus) = (gateway.evidence.spool().clone(), Arc::clone(&gateway.bus));
+    let (audit_key, stop) = (gateway.config.audit_key.clone(), background.clone());
+    tasks.spawn("evidence", async move {
+        run_publisher(spool, bus, audit_key, stream_keys, stop.requested()).await;
+    });
+    let (this, stop) = (Arc::clone(gateway), background.clone());
+    tasks.spawn("locate-sts", async move {
+        while pause(LOCATE_EVERY, &stop).await {
+            this.sts.locate().await;
+        }
+    });
+    let (this, stop) = (Arc::clone(gateway), background.clone());
+    tasks.spawn("housekeeping", async move {
+        while pause(HOUSEKEEPING_EVERY, &stop).await {
+            this.burned.prune(this.clock.unix_seconds());
+            this.metrics.read_state(&this);
+        }
+    });
+    let (this, stop) = (Arc::clone(gateway), background.clone());
+    tasks.spawn("denial-summaries", async move {
+        while pause(SUMMARY_EVERY, &stop).await {
+            this.evidence.summarise().await;
+        }
+    });
+}
+
+/// Waits for `period`; false when it is time to stop.
+async fn pause(period: Duration, stop: &Shutdown) -> bool {
+    tokio::select! {
+        () = stop.requested() => false,
+        () = tokio::time::sleep(period) => true,
+    }
+}

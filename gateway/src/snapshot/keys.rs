@@ -1,0 +1,207 @@
+//! Which keys sign the mandates of a zone? Fetched from the STS once, shared by all requests, refreshed in the
+//! background.
+//!
+//! Anybody can name a zone and a key in a bearer that proves nothing, so nothing here lets a stranger cause more than
+//! a bounded number of calls: one flight per zone, a pause between refetches, a memory of zones that do not exist, and
+//! a limit on zones remembered and fetched at the same time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use caracal_chassis::Clock;
+use caracal_model::ZoneId;
+use caracal_token::KeySet;
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+
+use crate::sts_client::{JwksError, StsClient};
+
+/// Keys this young are used without a question, in seconds.
+const FRESH_S: i64 = 300;
+/// Keys this old are not used any more, in seconds: a key withdrawn for cause is refused by then.
+const USABLE_S: i64 = 900;
+/// Pause between fetches for one zone because of an unknown key, in seconds.
+const REFETCH_PAUSE_S: i64 = 30;
+/// How long a zone that does not exist is remembered as such.
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// Zones remembered as absent.
+const ABSENT_MAX: u64 = 16_384;
+/// Zones whose keys are remembered; the one fetched longest ago gives way.
+const ZONES_MAX: usize = 4_096;
+/// Fetches at the same time, all zones together.
+const FLIGHTS_MAX: usize = 32;
+
+/// Why there are no keys to verify with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeysError {
+    /// The STS knows no such zone.
+    UnknownZone,
+    /// The zone has no such key.
+    UnknownKey,
+    /// The STS could not be asked.
+    Unavailable,
+}
+
+/// The keys of one zone.
+#[derive(Debug)]
+struct Known {
+    keys: Arc<KeySet>,
+    fetched_unix_s: i64,
+}
+
+/// One call to the STS at a time for each zone. Holds when the last one failed, in Unix seconds, so that those who
+/// waited behind it fail with it instead of trying one after the other.
+type Flight = Arc<tokio::sync::Mutex<Option<i64>>>;
+
+/// The keys of the zones in use.
+#[derive(Debug)]
+pub(crate) struct ZoneKeys {
+    known: ArcSwap<HashMap<ZoneId, Arc<Known>>>,
+    /// Zones the STS does not know.
+    absent: Cache<ZoneId, ()>,
+    flights: Mutex<HashMap<ZoneId, Flight>>,
+    slots: Semaphore,
+    sts: Arc<StsClient>,
+    clock: Clock,
+}
+
+impl ZoneKeys {
+    /// No zone known.
+    pub(crate) fn new(sts: Arc<StsClient>, clock: Clock) -> Self {
+        Self {
+            known: ArcSwap::default(),
+            absent: Cache::builder()
+                .max_capacity(ABSENT_MAX)
+                .time_to_live(ABSENT_FOR)
+                .build(),
+            flights: Mutex::default(),
+            slots: Semaphore::new(FLIGHTS_MAX),
+            sts,
+            clock,
+        }
+    }
+
+    /// Keys of `zone` that include `kid`. Memory only while the keys are young; old ones are still used while a
+    /// background task fetches them anew, up to their limit.
+    ///
+    /// # Errors
+    /// [`KeysError`].
+    pub(crate) async fn of(self: &Arc<Self>, zone: &ZoneId, kid: &str) -> Result<Arc<KeySet>, KeysError> {
+        let now = self.clock.unix_seconds();
+        if let Some(known) = self.known.load().get(zone) {
+            let age = now.saturating_sub(known.fetched_unix_s);
+            if age < USABLE_S && known.keys.contains(kid) {
+                if age >= FRESH_S {
+                    self.refresh_behind(zone);
+                }
+                return Ok(Arc::clone(&known.keys));
+            }
+            if age < REFETCH_PAUSE_S {
+                return Err(KeysError::UnknownKey);
+            }
+        } else if self.absent.contains_key(zone) {
+            return Err(KeysError::UnknownZone);
+        }
+        let keys = self.fetch(zone, now).await?;
+        if keys.contains(kid) {
+            Ok(keys)
+        } else {
+            Err(KeysError::UnknownKey)
+        }
+    }
+
+    /// Fetches the keys of `zone`, unless somebody did so, or tried, since `wanted_unix_s`.
+    async fn fetch(&self, zone: &ZoneId, wanted_unix_s: i64) -> Result<Arc<KeySet>, KeysError> {
+        let flight = self.flight(zone);
+        let landed = {
+            let mut failed = flight.lock().await;
+            let known = self
+                .known
+                .load()
+                .get(zone)
+                .filter(|known| known.fetched_unix_s >= wanted_unix_s)
+                .cloned();
+            match known {
+                Some(known) => Ok(Arc::clone(&known.keys)),
+                None if failed.is_some_and(|failed| failed >= wanted_unix_s) => Err(KeysError::Unavailable),
+                None if self.absent.contains_key(zone) => Err(KeysError::UnknownZone),
+                None => {
+                    let fetched = self.fetch_now(zone).await;
+                    *failed = fetched.is_err().then(|| self.clock.unix_seconds());
+                    fetched
+                }
+            }
+        };
+        self.land(zone, flight);
+        landed
+    }
+
+    async fn fetch_now(&self, zone: &ZoneId) -> Result<Arc<KeySet>, KeysError> {
+        let _slot = self.slots.try_acquire().map_err(|_full| KeysError::Unavailable)?;
+        match self.sts.keys(zone).await {
+            Ok(keys) => {
+                let keys = Arc::new(keys);
+                let known = Known {
+                    keys: Arc::clone(&keys),
+                    fetched_unix_s: self.clock.unix_seconds(),
+                };
+                self.remember(zone, &Arc::new(known));
+                Ok(keys)
+            }
+            Err(JwksError::NoSuchZone) => {
+                self.absent.insert(zone.clone(), ());
+                Err(KeysError::UnknownZone)
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(zone.id = %zone, error, "the zone's keys cannot be fetched");
+                Err(KeysError::Unavailable)
+            }
+        }
+    }
+
+    fn refresh_behind(self: &Arc<Self>, zone: &ZoneId) {
+        let flight = self.flight(zone);
+        if flight.try_lock().is_err() {
+            return;
+        }
+        let (keys, zone, wanted) = (Arc::clone(self), zone.clone(), self.clock.unix_seconds());
+        tokio::spawn(async move {
+            // A failure was logged, and the next request tries again.
+            let _outcome = keys.fetch(&zone, wanted).await;
+        });
+    }
+
+    fn flight(&self, zone: &ZoneId) -> Flight {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(flights.entry(zone.clone()).or_default())
+    }
+
+    /// Forgets the flight when nobody else waits for it.
+    fn land(&self, zone: &ZoneId, flight: Flight) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(flight);
+        if flights
+            .get(zone)
+            .is_some_and(|flight| Arc::strong_count(flight) == 1)
+        {
+            flights.remove(zone);
+        }
+    }
+
+    fn remember(&self, zone: &ZoneId, known: &Arc<Known>) {
+        self.known.rcu(|zones| {
+            let mut zones = HashMap::clone(zones);
+            if zones.len() >= ZONES_MAX {
+                let oldest = zones.iter().min_by_key(|(_zone, known)| known.fetched_unix_s);
+                if let Some(oldest) = oldest.map(|(zone, _known)| zone.clone()) {
+                    zones.remove(&oldest);
+                }
+            }
+            zones.insert(zone.clone(), Arc::clone(known));
+            zones
+        });
+    }
+}

@@ -1,0 +1,410 @@
+//! Stage 8: what stays of the request? The intent before it goes upstream, the outcome after, or the refusal.
+//!
+//! Events are appended to a local spool, never sent from here. Without the intent on record nothing is forwarded;
+//! refusals are recorded as far as one source's share goes, and what was left out is counted.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use caracal_bus::Spool;
+use caracal_bus::spool::SpoolError;
+use caracal_chassis::Clock;
+use caracal_model::{EventId, UnixMicros, ZoneId};
+use caracal_wire::audit::{AuditEvent, decision, event_type, status};
+use serde_json::{Map, Value, json};
+use tokio::time::{Duration, Instant};
+use uuid::Uuid;
+
+use super::exchange::Credential;
+use super::forward::Reachable;
+use super::revocation::Standing;
+use crate::admit::Admission;
+use crate::context::Observation;
+use crate::denial::Denial;
+
+/// The ledger of refusals whose zone is not proven: anybody could write any zone into a bearer that proves nothing.
+const UNPROVEN_ZONE: &str = "unverified";
+
+/// Refusals of one source recorded at once; then [`DENIALS_PER_S`].
+const DENIALS_BURST: f64 = 20.0;
+/// Refusals of one source recorded per second in the long run.
+const DENIALS_PER_S: f64 = 5.0;
+/// Sources told apart. Further ones share one budget.
+const SOURCES_MAX: usize = 8_192;
+/// How often what was left out is recorded, and idle sources are forgotten.
+pub(crate) const SUMMARY_EVERY: Duration = Duration::from_secs(10);
+
+/// Proof that the ledger knows what is about to be done.
+#[derive(Debug)]
+pub(crate) struct Recorded(());
+
+/// Writes the gateway's evidence.
+#[derive(Debug)]
+pub(crate) struct Evidence {
+    spool: Spool,
+    clock: Clock,
+    budget: DenialBudget,
+}
+
+impl Evidence {
+    /// Appends to `spool`.
+    pub(crate) fn new(spool: Spool, clock: Clock) -> Self {
+        Self {
+            spool,
+            clock,
+            budget: DenialBudget::default(),
+        }
+    }
+
+    /// The spool, for its state.
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Records that a request is about to go upstream. One append, shared with other requests of the moment.
+    ///
+    /// # Errors
+    /// [`Denial::Unrecorded`].
+    pub(crate) async fn intent(
+        &self,
+        seen: &Observation,
+        standing: &Standing,
+        credential: &Credential,
+        reachable: &Reachable,
+    ) -> Result<Recorded, Denial> {
+        let zone = standing.caller().claims().zone_id.clone();
+        let mut metadata = about(seen);
+        about_upstream(&mut metadata, credential, reachable);
+        let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
+        let event = AuditEvent {
+            decision: decision::ALLOW.into(),
+            evaluation_status: status::FORWARDING.into(),
+            ..event
+        };
+        self.append(event, metadata).await.map(Recorded).map_err(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the evidence spool takes nothing"
+            );
+            Denial::Unrecorded
+        })
+    }
+
+    /// Records how an admitted request went; `failure` is what ended it early. The answer was given already, so a
+    /// full spool can only be reported.
+    pub(crate) async fn outcome(&self, seen: &Observation, admission: &Admission, failure: Option<&Denial>) {
+        let mut metadata = about(seen);
+        about_upstream(&mut metadata, admission.credential(), admission.reachable());
+        let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
+        let is_cut = matches!(failure, Some(Denial::Revoked(_) | Denial::ExpiredMeanwhile));
+        put(
+            "revocation_interrupted",
+            json!(matches!(failure, Some(Denial::Revoked(_)))),
+        );
+        put("response_bytes", json!(seen.response_bytes));
+        put("request_bytes", json!(seen.request_bytes));
+        if let Some(status) = seen.upstream_status {
+            put("upstream_status", json!(status));
+        }
+        put("result_class", json!(result_class(seen.upstream_status)));
+        let gateway_status = match (failure, seen.upstream_status) {
+            (Some(failure), None) => failure.face().status,
+            (_, Some(upstream)) => upstream,
+            (None, None) => 0,
+        };
+        put("gateway_status", json!(gateway_status));
+        if let Some(failure) = failure {
+            put("error_kind", json!(error_kind(failure, seen.upstream_status)));
+        }
+        let zone = admission.standing().caller().claims().zone_id.clone();
+        let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
+        let status = match failure {
+            None => status::EXECUTED,
+            Some(_) if is_cut => status::INTERRUPTED,
+            Some(_) => status::UPSTREAM_ERROR,
+        };
+        let event = AuditEvent {
+            decision: decision::ALLOW.into(),
+            evaluation_status: status.into(),
+            ..event
+        };
+        self.append_or_report(event, metadata).await;
+    }
+
+    /// Records a refusal, if the source's share allows.
+    pub(crate) async fn denial(&self, seen: &Observation, denial: &Denial) {
+        let Some(suppressed) = self.budget.take(seen.source) else {
+            return;
+        };
+        let face = denial.face();
+        let mut metadata = about(seen);
+        let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
+        put("gateway_status", json!(face.status));
+        put("error", json!(face.code));
+        put("source", json!(seen.source));
+        if let Some(detail) = denial.detail() {
+            put("detail", json!(detail));
+        }
+        if let Denial::Revoked(anchor) = denial {
+            put("revoked", json!(anchor.to_string()));
+        }
+        if suppressed > 0 {
+            put("suppressed_before", json!(suppressed));
+        }
+        let zone = seen
+            .caller
+            .as_ref()
+            .map(|caller| caller.zone.clone())
+            .or_else(unproven_zone);
+        let Some(zone) = zone else { return };
+        let is_replay = *denial == Denial::Replayed;
+        let kind = if is_replay {
+            event_type::REPLAY_DETECTED
+        } else {
+            event_type::GATEWAY_REQUEST_DENIED
+        };
+        if is_replay {
+            let jti = seen.caller.as_ref().map(|caller| &caller.jti);
+            put("jti", json!(jti));
+            put("request_id", json!(seen.request_id.as_str()));
+            put(
+                "client_id",
+                json!(seen.caller.as_ref().map(|caller| caller.client.as_str())),
+            );
+            put("subject_fp", json!(seen.subject_fingerprint));
+        }
+        let status = if is_replay { status::ANOMALY } else { face.label };
+        let event = self.event(zone, kind, seen);
+        let event = AuditEvent {
+            decision: decision::DENY.into(),
+            evaluation_status: status.into(),
+            ..event
+        };
+        self.append_or_report(event, metadata).await;
+    }
+
+    /// Records how many refusals were left out lately, source by source.
+    pub(crate) async fn summarise(&self) {
+        for (source, suppressed) in self.budget.drain() {
+            let Some(zone) = unproven_zone() else { return };
+            let (id, at) = self.stamp();
+            let event = AuditEvent::new(id, zone, event_type::GATEWAY_REQUEST_DENIED, at);
+            let event = AuditEvent {
+                decision: decision::DENY.into(),
+                evaluation_status: "suppressed".into(),
+                ..event
+            };
+            let metadata = [
+                (
+                    "source".to_owned(),
+                    source.map_or(json!("others"), |source| json!(source)),
+                ),
+                ("suppressed".to_owned(), json!(suppressed)),
+            ];
+            self.append_or_report(event, metadata.into_iter().collect()).await;
+        }
+    }
+
+    fn event(&self, zone: ZoneId, kind: &str, seen: &Observation) -> AuditEvent {
+        let (id, at) = self.stamp();
+        let request_id = Some(seen.request_id.as_str().to_owned());
+        AuditEvent {
+            request_id,
+            ..AuditEvent::new(id, zone, kind, at)
+        }
+    }
+
+    /// An id that sorts by time (UUID version 7), and the time.
+    #[expect(clippy::expect_used, reason = "a UUID matches the pattern of an id")]
+    fn stamp(&self) -> (EventId, UnixMicros) {
+        let micros = self.clock.unix_micros();
+        let mut random = [0; 10];
+        // Without randomness two events of a millisecond share an id, and ingest keeps the first.
+        let _filled = aws_lc_rs::rand::fill(&mut random);
+        let millis = u64::try_from(micros / 1_000).unwrap_or(0);
+        let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
+        let mut text = Uuid::encode_buffer();
+        let id = EventId::try_from(&*id.hyphenated().encode_lower(&mut text)).expect("a UUID is an id");
+        (id, UnixMicros(micros))
+    }
+
+    async fn append(&self, event: AuditEvent, metadata: Map<String, Value>) -> Result<(), SpoolError> {
+        let event = AuditEvent {
+            metadata_json: Value::Object(metadata),
+            ..event
+        };
+        let text = event
+            .to_json()
+            .map_err(|_error| SpoolError::NotAnEvent("its metadata"))?;
+        self.spool.append(Bytes::from(text)).await
+    }
+
+    async fn append_or_report(&self, event: AuditEvent, metadata: Map<String, Value>) {
+        let id = event.id.clone();
+        if let Err(error) = self.append(event, metadata).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(event.id = %id, error, "an event could not be recorded");
+        }
+    }
+}
+
+fn unproven_zone() -> Option<ZoneId> {
+    UNPROVEN_ZONE.parse().ok()
+}
+
+/// What every event of a request tells. No path, query, header or body.
+fn about(seen: &Observation) -> Map<String, Value> {
+    let mut metadata = Map::new();
+    let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
+    if let Some(caller) = &seen.caller {
+        put("application_id", json!(caller.client.as_str()));
+        put("subject_kind", json!(caller.subject_kind));
+    }
+    if let Some(resource) = &seen.resource {
+        put("resource", json!(resource));
+    }
+    if let Some(fingerprint) = &seen.subject_fingerprint {
+        put("subject_fingerprint", json!(fingerprint));
+    }
+    if let Some(trace_id) = &seen.trace_id {
+        put("trace_id", json!(trace_id));
+    }
+    put("method", json!(seen.method));
+    put("latency_ms", json!(millis(seen.started.elapsed())));
+    metadata
+}
+
+fn about_upstream(metadata: &mut Map<String, Value>, credential: &Credential, reachable: &Reachable) {
+    let upstream = credential.upstream();
+    let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
+    put("upstream_host", json!(reachable.target().host()));
+    put("auth_mode", json!(upstream.auth_mode.as_str()));
+    if let Some(provider) = &upstream.provider_id {
+        put("provider_id", json!(provider));
+    }
+    if let Some(connection) = &upstream.connection_id {
+        put("connection_id", json!(connection));
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn result_class(status: Option<u16>) -> &'static str {
+    match status {
+        Some(200..=299) => "success",
+        Some(300..=399) => "redirect",
+        Some(400..=499) => "client_error",
+        Some(500..=599) => "server_error",
+        _ => "unknown",
+    }
+}
+
+fn error_kind(failure: &Denial, upstream_status: Option<u16>) -> &'static str {
+    match failure {
+        Denial::Revoked(_) | Denial::ExpiredMeanwhile => "authority_ended",
+        Denial::BodyTooLarge => "request_too_large",
+        Denial::ClientGone => "client_cancelled",
+        _ if upstream_status.is_some() => "response_copy_failed",
+        _ => "transport_error",
+    }
+}
+
+/// How many refusals of each source are still recorded.
+#[derive(Debug, Default)]
+struct DenialBudget(Mutex<HashMap<Option<IpAddr>, Share>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    left: f64,
+    at: Instant,
+    suppressed: u64,
+}
+
+impl DenialBudget {
+    /// Takes one from the source's share: how many were left out before this one, or `None` when this one is too.
+    fn take(&self, source: IpAddr) -> Option<u64> {
+        let now = Instant::now();
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = shares.contains_key(&Some(source)) || shares.len() < SOURCES_MAX;
+        let share = shares.entry(is_known.then_some(source)).or_insert(Share {
+            left: DENIALS_BURST,
+            at: now,
+            suppressed: 0,
+        });
+        let earned = now.duration_since(share.at).as_secs_f64() * DENIALS_PER_S;
+        share.left = (share.left + earned).min(DENIALS_BURST);
+        share.at = now;
+        if share.left < 1.0 {
+            share.suppressed += 1;
+            return None;
+        }
+        share.left -= 1.0;
+        Some(std::mem::take(&mut share.suppressed))
+    }
+
+    /// What was left out since, and forgets sources that have been quiet.
+    fn drain(&self) -> Vec<(Option<IpAddr>, u64)> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let suppressed = shares
+            .iter_mut()
+            .filter(|(_source, share)| share.suppressed > 0)
+            .map(|(source, share)| (*source, std::mem::take(&mut share.suppressed)))
+            .collect();
+        shares.retain(|_source, share| share.at.elapsed().as_secs_f64() * DENIALS_PER_S < DENIALS_BURST);
+        suppressed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_beyond_a_sources_share_are_counted_instead_of_recorded() {
+        let budget = DenialBudget::default();
+        let recorded = (0..100).filter(|_denial| budget.take(SOURCE).is_some()).count();
+        assert_eq!(recorded, 20);
+        assert!(
+            budget.take(IpAddr::from([203, 0, 113, 8])).is_some(),
+            "another source has its own share"
+        );
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(
+            budget.take(SOURCE),
+            Some(80),
+            "the next one recorded says how many were left out"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_left_out_is_summed_up_and_quiet_sources_are_forgotten() {
+        let budget = DenialBudget::default();
+        for _denial in 0..25 {
+            let _recorded = budget.take(SOURCE);
+        }
+        assert_eq!(budget.drain(), [(Some(SOURCE), 5)]);
+        assert_eq!(budget.drain(), []);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        let _nothing_left_out = budget.drain();
+        assert!(budget.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_sources_share_one_budget_beyond_the_limit() {
+        let budget = DenialBudget::default();
+        let recorded = (0..SOURCES_MAX + 100)
+            .filter(|source| {
+                budget
+                    .take(IpAddr::from(u32::try_from(*source).unwrap().to_be_bytes()))
+                    .is_some()
+            })
+            .count();
+        assert_eq!(recorded, SOURCES_MAX + 20);
+    }
+}

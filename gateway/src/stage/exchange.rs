@@ -1,0 +1,303 @@
+//! Stage 4: may this caller make exactly this call, and with which credential? One call to the STS, and one signature
+//! check of what it answers.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use caracal_chassis::Secret;
+use caracal_model::UnixSeconds;
+use caracal_token::{Rules, UnverifiedToken, Use, VerifyError, verify};
+use caracal_wire::form;
+use caracal_wire::sts::{ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, TokenResponse, Upstream, field};
+use serde::Deserialize;
+use url::Url;
+
+use super::authenticate::LEEWAY_S;
+use super::revocation::Standing;
+use super::route::{Route, Straight};
+use crate::Gateway;
+use crate::context::Observation;
+use crate::denial::{Denial, Relayed};
+use crate::snapshot::keys::KeysError;
+use crate::sts_client::{StsError, TokenAnswer};
+
+/// Longest description taken over from the STS.
+const DESCRIPTION_CHARS_MAX: usize = 512;
+
+/// Proof that the STS grants this call: a resource mandate that was checked here, and where and with what to go on.
+pub(crate) struct Credential {
+    mandate: Secret,
+    upstream: Upstream,
+    url: Url,
+}
+
+impl Credential {
+    /// The resource mandate.
+    pub(crate) fn mandate(&self) -> &Secret {
+        &self.mandate
+    }
+
+    /// What the STS says about the upstream.
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Where the upstream is.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Credential")
+            .field("upstream", &self.upstream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Exchanges the presented mandate for authority to make this one call.
+///
+/// # Errors
+/// Whatever the STS refused with, or [`Denial::StsCircuitOpen`], [`Denial::StsTimeout`], [`Denial::StsUnreachable`],
+/// [`Denial::StsInvalid`], [`Denial::ClockSkew`], [`Denial::NoUpstream`].
+pub(crate) async fn redeem(
+    gateway: &Gateway,
+    route: &Straight,
+    standing: &Standing,
+    seen: &Observation,
+) -> Result<Credential, Denial> {
+    let route = route.route();
+    let form = request_form(route, standing, seen);
+    let answer = gateway
+        .sts
+        .exchange(&form, seen.request_id.as_str())
+        .await
+        .map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the exchange failed");
+            match error {
+                StsError::CircuitOpen => Denial::StsCircuitOpen,
+                StsError::Timeout => Denial::StsTimeout,
+                StsError::Unreachable(_) => Denial::StsUnreachable,
+                StsError::Status(_) | StsError::Unreadable(_) => Denial::StsInvalid("not an answer"),
+            }
+        })?;
+    let mut response = granted(&answer)?;
+    prove(gateway, route, standing, &response.access_token).await?;
+    let upstream = response
+        .upstreams
+        .remove(route.resource())
+        .filter(|upstream| !upstream.url.is_empty());
+    let upstream = upstream.ok_or(Denial::NoUpstream)?;
+    let url = Url::parse(&upstream.url).map_err(|_error| Denial::UpstreamBlocked)?;
+    Ok(Credential {
+        mandate: Secret::new(response.access_token),
+        upstream,
+        url,
+    })
+}
+
+fn request_form(route: &Route, standing: &Standing, seen: &Observation) -> String {
+    let claims = standing.caller().claims();
+    let path = operation_path(route.path());
+    form::encode(&[
+        (field::APPLICATION_ID, claims.client_id.as_str()),
+        (field::GATEWAY_REQUEST_ID, seen.request_id.as_str()),
+        (field::GRANT_TYPE, TOKEN_EXCHANGE_GRANT),
+        (field::REQUEST_METHOD, &seen.method),
+        (field::REQUEST_PATH, &path),
+        (field::RESOURCE, route.resource()),
+        (field::SUBJECT_TOKEN, standing.caller().bearer()),
+        (field::SUBJECT_TOKEN_TYPE, ACCESS_TOKEN_TYPE),
+        (field::ZONE_ID, claims.zone_id.as_str()),
+    ])
+}
+
+/// The path operations are declared with: decoded, unless decoding would change its structure. A path whose segments
+/// the upstream would see differently is sent as it is, so that it cannot pass for a declared one.
+fn operation_path(raw: &str) -> Cow<'_, str> {
+    if !raw.contains('%') {
+        return Cow::Borrowed(raw);
+    }
+    let Ok(decoded) = percent_encoding::percent_decode_str(raw).decode_utf8() else {
+        return Cow::Borrowed(raw);
+    };
+    let structure = |text: &str| text.bytes().filter(|byte| b"/;?#%".contains(byte)).count();
+    let escapes = raw.bytes().filter(|byte| *byte == b'%').count();
+    if structure(&decoded) == structure(raw) - escapes {
+        decoded
+    } else {
+        Cow::Borrowed(raw)
+    }
+}
+
+/// Reads a success, or takes over a refusal.
+fn granted(answer: &TokenAnswer) -> Result<TokenResponse, Denial> {
+    match answer.status {
+        200 if answer.is_json => {
+            let response: Result<TokenResponse, _> = serde_json::from_slice(&answer.body);
+            let response = response.map_err(|_error| Denial::StsInvalid("not a token response"))?;
+            if response.access_token.is_empty() {
+                return Err(Denial::StsInvalid("no token"));
+            }
+            Ok(response)
+        }
+        200 => Err(Denial::StsInvalid("not JSON")),
+        status @ 400..=599 => Err(Denial::StsRefused(Box::new(refused(status, &answer.body)))),
+        _ => Err(Denial::StsInvalid("status")),
+    }
+}
+
+#[derive(Deserialize)]
+struct RefusalBody {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+fn refused(status: u16, body: &[u8]) -> Relayed {
+    let body = serde_json::from_slice(body)
+        .ok()
+        .filter(|body: &RefusalBody| !body.error.is_empty());
+    let body = body.unwrap_or_else(|| {
+        let reason = http::StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason());
+        let error_description = reason.unwrap_or_default().to_owned();
+        RefusalBody {
+            error: "sts_unavailable".to_owned(),
+            error_description,
+        }
+    });
+    let description = body
+        .error_description
+        .chars()
+        .take(DESCRIPTION_CHARS_MAX)
+        .collect();
+    Relayed {
+        status,
+        code: body.error,
+        description,
+    }
+}
+
+/// Checks the token in the answer before anything is done with it: signed by the zone, for this resource and caller,
+/// for use at a resource, and valid now.
+async fn prove(gateway: &Gateway, route: &Route, standing: &Standing, token: &str) -> Result<(), Denial> {
+    let presented = standing.caller().claims();
+    let token = UnverifiedToken::parse(token).map_err(|_malformed| Denial::StsInvalid("malformed token"))?;
+    let keys = gateway
+        .keys
+        .of(&presented.zone_id, token.unverified_kid())
+        .await
+        .map_err(|error| match error {
+            KeysError::Unavailable => Denial::KeysUnavailable,
+            KeysError::UnknownKey | KeysError::UnknownZone => Denial::StsInvalid("unknown key"),
+        })?;
+    let rules = Rules {
+        issuer: &gateway.config.issuer_url,
+        audience: route.resource(),
+        leeway_seconds: LEEWAY_S,
+        uses: &[Use::Resource],
+    };
+    let now = UnixSeconds(gateway.clock.unix_seconds());
+    let granted = verify(token, &keys, &rules, now).map_err(|error| match error {
+        VerifyError::Expired | VerifyError::NotYetValid => {
+            gateway.skew.suspect();
+            Denial::ClockSkew
+        }
+        VerifyError::UnknownKey | VerifyError::Signature => Denial::StsInvalid("signature"),
+        VerifyError::Issuer => Denial::StsInvalid("issuer"),
+        VerifyError::Audience => Denial::StsInvalid("audience"),
+        VerifyError::Use => Denial::StsInvalid("use"),
+    })?;
+    if granted.zone_id != presented.zone_id || granted.client_id != presented.client_id {
+        return Err(Denial::StsInvalid("another caller"));
+    }
+    if !granted.allows_target(route.resource()) {
+        return Err(Denial::StsInvalid("target"));
+    }
+    gateway.skew.agree();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn operations_are_matched_against_the_decoded_path() {
+        for (raw, sent) in [
+            ("/v1/contacts", "/v1/contacts"),
+            ("/caf%C3%A9", "/caf\u{e9}"),
+            ("/a%20b", "/a b"),
+            ("/%7Euser/x", "/~user/x"),
+        ] {
+            assert_eq!(operation_path(raw), sent);
+        }
+    }
+
+    #[test]
+    fn a_path_whose_structure_hides_in_its_encoding_stays_encoded() {
+        for raw in [
+            "/a%2Fb", "/a%2fb/c", "/a%3Bb", "/a%3Fb", "/a%23b", "/a%252Fb", "/%FF",
+        ] {
+            assert_eq!(operation_path(raw), raw, "it must not pass for a declared path");
+        }
+    }
+
+    fn answer(status: u16, is_json: bool, body: &'static str) -> Denial {
+        granted(&TokenAnswer {
+            status,
+            is_json,
+            body: Bytes::from_static(body.as_bytes()),
+        })
+        .unwrap_err()
+    }
+
+    #[test]
+    fn refusals_of_the_sts_are_taken_over() {
+        let relayed = |status, code: &str, description: &str| {
+            Denial::StsRefused(Box::new(Relayed {
+                status,
+                code: code.into(),
+                description: description.into(),
+            }))
+        };
+        let body = r#"{"error":"access_denied","error_description":"policy denied","requestId":"theirs"}"#;
+        assert_eq!(
+            answer(403, true, body),
+            relayed(403, "access_denied", "policy denied")
+        );
+        assert_eq!(
+            answer(500, false, "oops"),
+            relayed(500, "sts_unavailable", "Internal Server Error")
+        );
+        assert_eq!(
+            answer(429, true, r#"{"error":""}"#),
+            relayed(429, "sts_unavailable", "Too Many Requests")
+        );
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        for (status, is_json, body) in [
+            (200, false, r#"{"access_token":"x"}"#),
+            (200, true, "not json"),
+            (
+                200,
+                true,
+                r#"{"access_token":"","token_type":"Bearer","expires_in":1,"issued_token_type":"x"}"#,
+            ),
+            (302, true, "{}"),
+            (204, true, ""),
+        ] {
+            assert!(
+                matches!(answer(status, is_json, body), Denial::StsInvalid(_)),
+                "{status} {body}"
+            );
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Stage 6: what exactly is sent upstream? The path and query as they came, clean headers, the real credential.
+//!
+//! Everything that can fail is decided in [`plan`], before the request is recorded; applying the plan only sets values.
+
+use std::fmt;
+
+use caracal_wire::header::is_reserved_credential_header;
+use caracal_wire::sts::{AuthLocation, AuthMode, Upstream};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+use pingora_error::Result;
+use pingora_http::RequestHeader;
+use url::{Url, form_urlencoded};
+
+use super::exchange::Credential;
+use super::forward::Reachable;
+use super::revocation::Standing;
+use super::route::{PublicRoute, Straight};
+use crate::Gateway;
+use crate::context::{Inbound, Observation};
+use crate::denial::Denial;
+use crate::header::{
+    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, IDENTITY, REQUEST_ID, TRACEPARENT, clean_request,
+    client_address, client_scheme, contains, traceparent,
+};
+
+/// The head of the upstream request, decided and complete but for the client's own headers.
+pub(crate) struct Injection {
+    target: String,
+    /// The presented mandate, which must not pass.
+    mandate: Option<Box<str>>,
+    /// Removed whatever the client put there.
+    removed: Option<HeaderName>,
+    set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl fmt::Debug for Injection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Injection").finish_non_exhaustive()
+    }
+}
+
+/// Where a credential goes.
+enum Place {
+    Header(HeaderName, HeaderValue),
+    Query(String, String),
+}
+
+/// Decides the head of a governed request.
+///
+/// # Errors
+/// [`Denial::Unbuildable`].
+pub(crate) fn plan(
+    gateway: &Gateway,
+    request: &Inbound<'_>,
+    route: &Straight,
+    standing: &Standing,
+    credential: &Credential,
+    reachable: &Reachable,
+    seen: &Observation,
+) -> Result<Injection, Denial> {
+    let route = route.route();
+    let mandate = standing.caller().bearer();
+    let in_url = |text: &str| contains(text.as_bytes(), mandate);
+    if in_url(route.path()) || route.query().is_some_and(in_url) {
+        return Err(Denial::Unbuildable("the mandate is in the URL"));
+    }
+    let place = place(credential)?;
+    let in_query = match &place {
+        Some(Place::Query(name, value)) => Some((name.as_str(), value.as_str())),
+        _ => None,
+    };
+    let mut injection = Injection {
+        target: target(credential.url(), route.path(), route.query(), in_query),
+        mandate: Some(mandate.into()),
+        removed: None,
+        set: common_headers(gateway, request, reachable, seen)?,
+    };
+    if let Some(Place::Header(name, value)) = place {
+        injection.removed = Some(name.clone());
+        injection.set.push((name, value));
+    }
+    let upstream = credential.upstream();
+    let is_custody = matches!(
+        upstream.auth_mode,
+        AuthMode::ProviderOauth | AuthMode::ProviderApikey
+    );
+    if is_custody && upstream.forward_caracal_identity {
+        injection
+            .set
+            .push((IDENTITY, sensitive(credential.mandate().expose())?));
+    }
+    Ok(injection)
+}
+
+/// Decides the head of a request to a public upstream.
+///
+/// # Errors
+/// [`Denial::Unbuildable`].
+pub(crate) fn plan_public(
+    gateway: &Gateway,
+    request: &Inbound<'_>,
+    route: &PublicRoute,
+    reachable: &Reachable,
+    seen: &Observation,
+) -> Result<Injection, Denial> {
+    Ok(Injection {
+        target: target(route.upstream(), route.path(), route.query(), None),
+        mandate: None,
+        removed: None,
+        set: common_headers(gateway, request, reachable, seen)?,
+    })
+}
+
+impl Injection {
+    /// Turns the client's head, from which hop-by-hop headers are gone, into the upstream's.
+    ///
+    /// # Errors
+    /// None that [`plan`] has not excluded.
+    pub(crate) fn apply(&self, head: &mut RequestHeader) -> Result<()> {
+        clean_request(head, self.mandate.as_deref())?;
+        if let Some(name) = &self.removed {
+            head.remove_header(name);
+        }
+        for (name, value) in &self.set {
+            head.insert_header(name.clone(), value.clone())?;
+        }
+        head.set_raw_path(self.target.as_bytes())
+    }
+}
+
+fn common_headers(
+    gateway: &Gateway,
+    request: &Inbound<'_>,
+    reachable: &Reachable,
+    seen: &Observation,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
+    let is_trusted = gateway.config.trust.covers(request.peer().ip());
+    let client = client_address(request, is_trusted).to_string();
+    let mut set = vec![
+        (HOST, text(reachable.target().authority())?),
+        (REQUEST_ID, text(seen.request_id.as_str())?),
+        (TRACEPARENT, traceparent(request.headers()).1),
+        (FORWARDED_FOR, text(&client)?),
+        (
+            FORWARDED_PROTO,
+            HeaderValue::from_static(client_scheme(request, is_trusted)),
+        ),
+    ];
+    set.extend(
+        request
+            .headers()
+            .get(HOST)
+            .map(|host| (FORWARDED_HOST, host.clone())),
+    );
+    Ok(set)
+}
+
+/// Where and how the credential is put in, by mode.
+fn place(credential: &Credential) -> Result<Option<Place>, Denial> {
+    let upstream = credential.upstream();
+    match upstream.auth_mode {
+        AuthMode::None => Ok(None),
+        AuthMode::CaracalJwt => {
+            let scheme = upstream
+                .auth_scheme
+                .as_deref()
+                .filter(|scheme| !scheme.is_empty())
+                .unwrap_or("Bearer");
+            in_header(upstream, Some(scheme), credential.mandate().expose()).map(Some)
+        }
+        AuthMode::ProviderApikey if upstream.auth_location == Some(AuthLocation::Query) => {
+            let name = upstream
+                .query_param_name
+                .as_deref()
+                .filter(|name| !name.is_empty());
+            let name = name.ok_or(Denial::Unbuildable("no query parameter"))?;
+            Ok(Some(Place::Query(name.to_owned(), token(upstream)?.to_owned())))
+        }
+        AuthMode::ProviderOauth | AuthMode::ProviderApikey => {
+            in_header(upstream, upstream.auth_scheme.as_deref(), token(upstream)?).map(Some)
+        }
+    }
+}
+
+fn token(upstream: &Upstream) -> Result<&str, Denial> {
+    let token = upstream
+        .provider_token
+        .as_deref()
+        .filter(|token| !token.is_empty());
+    token.ok_or(Denial::Unbuildable("no provider credential"))
+}
+
+fn in_header(upstream: &Upstream, scheme: Option<&str>, secret: &str) -> Result<Place, Denial> {
+    let name = match upstream.auth_header.as_deref().filter(|name| !name.is_empty()) {
+        None => AUTHORIZATION,
+        Some(name) if is_reserved_credential_header(name) => {
+            return Err(Denial::Unbuildable("reserved credential header"));
+        }
+        Some(name) => HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_error| Denial::Unbuildable("credential header"))?,
+    };
+    let value = match scheme.filter(|scheme| !scheme.is_empty()) {
+        Some(scheme) => sensitive(&format!("{scheme} {secret}"))?,
+        None => sensitive(secret)?,
+    };
+    Ok(Place::Header(name, value))
+}
+
+fn text(value: &str) -> Result<HeaderValue, Denial> {
+    HeaderValue::try_from(value).map_err(|_error| Denial::Unbuildable("header value"))
+}
+
+/// A value that no `Debug` prints.
+fn sensitive(value: &str) -> Result<HeaderValue, Denial> {
+    let mut value = text(value)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The request target: the upstream's path before the client's, the upstream's own query parameters before the
+/// client's. What the client sent stays byte for byte, except parameters the upstream or the credential set.
+fn target(upstream: &Url, path: &str, query: Option<&str>, credential: Option<(&str, &str)>) -> String {
+    let base = upstream.path().trim_end_matches('/');
+    let mut target = match (base, path) {
+        ("", path) => path.to_owned(),
+        (base, "/") => upstream
+            .path()
+            .strip_suffix('/')
+            .map_or_else(|| base.to_owned(), |_base| format!("{base}/")),
+        (base, path) => format!("{base}{path}"),
+    };
+    let own = upstream.query().filter(|own| !own.is_empty());
+    let taken: Vec<String> = own
+        .into_iter()
+        .flat_map(str_pairs)
+        .map(parameter_name)
+        .chain(credential.map(|(name, _value)| name.to_owned()))
+        .collect();
+    let from_client = query.unwrap_or_default();
+    let mut parts: Vec<String> = own.map(str::to_owned).into_iter().collect();
+    if taken.is_empty() {
+        parts.extend(query.map(str::to_owned));
+    } else {
+        parts.extend(
+            str_pairs(from_client)
+                .filter(|pair| !taken.contains(&parameter_name(pair)))
+                .map(str::to_owned),
+        );
+    }
+    if let Some((name, value)) = credential {
+        parts.push(
+            form_urlencoded::Serializer::new(String::new())
+                .append_pair(name, value)
+                .finish(),
+        );
+    }
+    if !parts.is_empty() {
+        target.push('?');
+        target.push_str(&parts.join("&"));
+    }
+    target
+}
+
+fn str_pairs(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').filter(|pair| !pair.is_empty())
+}
+
+/// The decoded name of a parameter, so that an encoded one is the same one.
+fn parameter_name(pair: &str) -> String {
+    form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map(|(name, _value)| name.into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(upstream: &str, path: &str, query: Option<&str>, credential: Option<(&str, &str)>) -> String {
+        target(&Url::parse(upstream).unwrap(), path, query, credential)
+    }
+
+    #[test]
+    fn the_clients_path_and_query_pass_byte_for_byte() {
+        for (upstream, path, query, target) in [
+            ("http://u", "/", None, "/"),
+            (
+                "http://u/",
+                "/a%2Fb//c/",
+                Some("q=%20&q=+&;x&=&&y"),
+                "/a%2Fb//c/?q=%20&q=+&;x&=&&y",
+            ),
+            ("http://u/", "/a", Some(""), "/a?"),
+            (
+                "http://u/api",
+                "/v1/contacts",
+                Some("limit=5"),
+                "/api/v1/contacts?limit=5",
+            ),
+            ("http://u/api/", "/v1/", None, "/api/v1/"),
+            ("http://u/api", "/", None, "/api"),
+            ("http://u/api/", "/", None, "/api/"),
+        ] {
+            assert_eq!(joined(upstream, path, query, None), target, "{upstream} {path}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_upstream_win() {
+        for (query, target) in [
+            (None, "/api/x?version=2"),
+            (
+                Some("a=1&version=1&%76ersion=0&b=%2F"),
+                "/api/x?version=2&a=1&b=%2F",
+            ),
+        ] {
+            assert_eq!(joined("http://u/api?version=2", "/x", query, None), target);
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_query_replaces_the_clients() {
+        let target = joined(
+            "http://u/",
+            "/x",
+            Some("api_key=forged&a=%20&api%5Fkey=again"),
+            Some(("api_key", "k/1 2")),
+        );
+        assert_eq!(target, "/x?a=%20&api_key=k%2F1+2");
+    }
+
+    fn head_for(upstream: &Upstream) -> Result<Option<(String, String)>, Denial> {
+        let place = match upstream.auth_mode {
+            AuthMode::ProviderOauth | AuthMode::ProviderApikey => {
+                in_header(upstream, upstream.auth_scheme.as_deref(), token(upstream)?)?
+            }
+            AuthMode::None | AuthMode::CaracalJwt => return Ok(None),
+        };
+        match place {
+            Place::Header(name, value) => Ok(Some((name.to_string(), value.to_str().unwrap().to_owned()))),
+            Place::Query(..) => Ok(None),
+        }
+    }
+
+    #[test]
+    fn a_provider_credential_is_put_where_the_directive_says() {
+        let base = Upstream {
+            auth_mode: AuthMode::ProviderOauth,
+            provider_token: Some("t-1".into()),
+            ..Upstream::default()
+        };
+        for (header, scheme, expected) in [
+            (None, Some("Bearer"), ("authorization", "Bearer t-1")),
+            (None, Some("Basic"), ("authorization", "Basic t-1")),
+            (Some("X-Api-Key"), None, ("x-api-key", "t-1")),
+            (Some(""), Some(""), ("authorization", "t-1")),
+        ] {
+            let upstream = Upstream {
+                auth_header: header.map(str::to_owned),
+                auth_scheme: scheme.map(str::to_owned),
+                ..base.clone()
+            };
+            let (name, value) = head_for(&upstream).unwrap().unwrap();
+            assert_eq!((name.as_str(), value.as_str()), expected);
+        }
+    }
+
+    #[test]
+    fn a_credential_that_cannot_be_expressed_is_refused() {
+        let base = Upstream {
+            auth_mode: AuthMode::ProviderOauth,
+            provider_token: Some("t-1".into()),
+            ..Upstream::default()
+        };
+        for header in [
+            "Host",
+            "content-length",
+            "X-Caracal-Identity",
+            "X-Forwarded-For",
+            "Proxy-Authorization",
+            "a b",
+        ] {
+            let upstream = Upstream {
+                auth_header: Some(header.into()),
+                ..base.clone()
+            };
+            assert!(head_for(&upstream).is_err(), "{header}");
+        }
+        for token in [None, Some(String::new()), Some("line\nbreak".into())] {
+            assert!(
+                head_for(&Upstream {
+                    provider_token: token,
+                    ..base.clone()
+                })
+                .is_err()
+            );
+        }
+    }
+}

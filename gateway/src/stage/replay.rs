@@ -1,0 +1,181 @@
+//! Stage 5: is this the first use of a one-shot mandate? A look in memory early, one Redis round trip beside the
+//! exchange.
+//!
+//! A one-shot mandate is burned by its `jti` until it has expired, leeway included: forgetting it earlier would let
+//! it pass again while verifiers still accept it (RFC 7519 section 4.1.4). Whatever fails afterwards, it stays burned.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::authenticate::{Caller, LEEWAY_S};
+use super::revocation::Standing;
+use crate::Gateway;
+use crate::context::Observation;
+use crate::denial::Denial;
+
+/// Power of two; requests of different mandates rarely meet.
+const SHARDS: usize = 16;
+/// Entries of one shard. Together about a million uses remembered; beyond that the shared table decides alone.
+const SHARD_ENTRIES_MAX: usize = 65_536;
+
+/// Mandates burned by this process: a replay that comes back here is refused without asking anybody.
+#[derive(Debug)]
+pub(crate) struct BurnedTable {
+    shards: Vec<Mutex<HashMap<[u8; 16], i64>>>,
+}
+
+impl Default for BurnedTable {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_shard| Mutex::default()).collect(),
+        }
+    }
+}
+
+impl BurnedTable {
+    /// Burns `jti` until `expires_unix_s`; false when it was burned before. One hash and one map operation.
+    fn burn(&self, jti: &str, expires_unix_s: i64, now_unix_s: i64) -> bool {
+        let [.., shard] = caracal_token::digest(jti.as_bytes());
+        let mut key = [0; 16];
+        for (to, from) in key.iter_mut().zip(caracal_token::digest(jti.as_bytes())) {
+            *to = from;
+        }
+        let Some(shard) = self.shards.get(usize::from(shard) % SHARDS) else {
+            return false;
+        };
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if shard.get(&key).is_some_and(|expires| *expires > now_unix_s) {
+            return false;
+        }
+        if shard.len() < SHARD_ENTRIES_MAX {
+            shard.insert(key, expires_unix_s);
+        }
+        true
+    }
+
+    /// Forgets what has expired.
+    pub(crate) fn prune(&self, now_unix_s: i64) {
+        for shard in &self.shards {
+            shard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|_jti, expires| *expires > now_unix_s);
+        }
+    }
+
+    /// Number of mandates remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len())
+            .sum()
+    }
+}
+
+/// A genuine mandate that this process has not seen used, and has now burned in its own table.
+#[derive(Debug)]
+pub(crate) struct Unseen(Caller);
+
+impl Unseen {
+    pub(super) fn into_caller(self) -> Caller {
+        self.0
+    }
+}
+
+/// Looks in the table of this process. Memory only.
+///
+/// # Errors
+/// [`Denial::Replayed`], also for a one-shot mandate that a gateway which keeps the only table might have forgotten:
+/// one issued before, or in the second in which, it started.
+pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> {
+    if caller.is_reusable() {
+        return Ok(Unseen(caller));
+    }
+    let claims = caller.claims();
+    if gateway
+        .remembers_since_unix_s
+        .is_some_and(|started| claims.iat <= started)
+    {
+        return Err(Denial::Replayed);
+    }
+    let expires = claims.exp.saturating_add(LEEWAY_S);
+    if gateway
+        .burned
+        .burn(claims.jti.as_str(), expires, gateway.clock.unix_seconds())
+    {
+        Ok(Unseen(caller))
+    } else {
+        Err(Denial::Replayed)
+    }
+}
+
+/// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere.
+#[derive(Debug)]
+pub(crate) struct FirstUse(());
+
+/// Burns the mandate for every gateway. One round trip for a one-shot mandate, none for a reusable one.
+///
+/// # Errors
+/// [`Denial::Replayed`]; [`Denial::ReplayUndecided`] when the shared table does not answer.
+pub(crate) async fn claim(
+    gateway: &Gateway,
+    standing: &Standing,
+    seen: &Observation,
+) -> Result<FirstUse, Denial> {
+    let caller = standing.caller();
+    if caller.is_reusable() {
+        return Ok(FirstUse(()));
+    }
+    let claims = caller.claims();
+    let key = format!("seen:jti:{}", claims.jti);
+    let expires_ms = claims.exp.saturating_add(LEEWAY_S).saturating_mul(1_000);
+    match gateway
+        .bus
+        .claim_once(&key, seen.request_id.as_str(), expires_ms)
+        .await
+    {
+        Ok(true) => Ok(FirstUse(())),
+        Ok(false) => Err(Denial::Replayed),
+        Err(error) if gateway.config.jti_fail_open => {
+            tracing::warn!(%error, "the shared replay table failed; JTI_FAIL_OPEN lets the request pass");
+            Ok(FirstUse(()))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the shared replay table failed");
+            Err(Denial::ReplayUndecided)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mandate_burns_once_until_it_has_expired() {
+        let table = BurnedTable::default();
+        assert!(table.burn("jti-1", 160, 100));
+        assert!(!table.burn("jti-1", 160, 159));
+        assert!(
+            table.burn("jti-2", 160, 100),
+            "another mandate is another mandate"
+        );
+        table.prune(160);
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn of_many_concurrent_uses_one_is_first() {
+        let table = BurnedTable::default();
+        let first = std::thread::scope(|scope| {
+            let uses: Vec<_> = (0..8)
+                .map(|_thread| scope.spawn(|| table.burn("jti-1", 160, 100)))
+                .collect();
+            uses.into_iter()
+                .filter(|_use| true)
+                .map(|thread| usize::from(thread.join().unwrap()))
+                .sum::<usize>()
+        });
+        assert_eq!(first, 1);
+    }
+}

@@ -1,0 +1,46 @@
+//! Stage 3: is anything the mandate stands on revoked? Memory only; knowledge that is not fresh refuses.
+
+use super::authenticate::Caller;
+use super::replay::Unseen;
+use crate::Gateway;
+use crate::denial::Denial;
+
+/// Proof that everything revoked up to a moment ago is known here.
+#[derive(Debug)]
+pub(crate) struct Fresh(());
+
+/// Asks how complete the knowledge of revocations is. One atomic load.
+///
+/// # Errors
+/// [`Denial::RevocationStale`].
+pub(crate) fn fresh(gateway: &Gateway) -> Result<Fresh, Denial> {
+    if gateway.revocations.is_fresh(gateway.clock.now()) {
+        Ok(Fresh(()))
+    } else {
+        Err(Denial::RevocationStale)
+    }
+}
+
+/// Proof that a genuine mandate, not used before as far as this process knows, stands on nothing revoked.
+#[derive(Debug)]
+pub(crate) struct Standing(Caller);
+
+impl Standing {
+    /// Whose mandate it is.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.0
+    }
+}
+
+/// Looks the four anchors up. At most four reads in memory.
+///
+/// # Errors
+/// [`Denial::Revoked`].
+pub(crate) fn check(gateway: &Gateway, unseen: Unseen) -> Result<Standing, Denial> {
+    let caller = unseen.into_caller();
+    let Fresh(()) = caller.fresh();
+    match gateway.revocations.set().is_revoked(caller.anchors()) {
+        Some(anchor) => Err(Denial::Revoked(anchor)),
+        None => Ok(Standing(caller)),
+    }
+}
