@@ -3,12 +3,13 @@
 //! Every entry is given to one consumer of the group, at least once, and stays pending until it is acknowledged.
 //! Rules and dead letters: docs/contract/event-bus.md, "Consumer groups".
 
+mod counts;
 mod dead_letter;
+mod settings;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,7 +21,9 @@ use crate::bus::{Bus, GroupStart};
 use crate::entry::{Entry, EntryId};
 use crate::error::BusError;
 use crate::signing::StreamKeys;
+pub use counts::Counts;
 pub use dead_letter::{DEAD_LETTERS_KEPT, DeadLetter};
+pub use settings::Settings;
 
 /// How often consumed entries are removed from a stream that is bounded by consumption.
 const TRIM_PERIOD: Duration = Duration::from_secs(10);
@@ -83,79 +86,6 @@ where
             outcomes.push((self.0)(delivery.clone()).await);
         }
         outcomes
-    }
-}
-
-/// How a group is consumed.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Stream to read.
-    pub stream: String,
-    /// Consumer group that shares the work.
-    pub group: String,
-    /// Name of this consumer, unique among the running ones: `{service}-{hostname}-{pid}`.
-    pub consumer: String,
-    /// Most entries given to the handler at once.
-    pub batch: usize,
-    /// How long one read waits for news.
-    pub block: Duration,
-    /// How long an entry stays with a consumer that does not acknowledge it before another one takes it over.
-    pub min_idle: Duration,
-    /// Deliveries after which an entry that is still retried becomes a dead letter.
-    pub deliveries_max: u64,
-    /// Where the group begins when it has to be created.
-    pub start: GroupStart,
-    /// Whether entries must carry `_sig`; those that do not are dropped and acknowledged. Off for the audit stream,
-    /// whose entries carry a signature of their own that the handler checks.
-    pub signed: bool,
-}
-
-impl Settings {
-    /// The usual settings: batches of 100, reads that wait 5 s, takeover after 30 s, five deliveries, signatures
-    /// required, a missing group created at the end of the stream.
-    pub fn new(stream: &str, group: &str, consumer: &str) -> Self {
-        Self {
-            stream: stream.to_owned(),
-            group: group.to_owned(),
-            consumer: consumer.to_owned(),
-            batch: 100,
-            block: Duration::from_secs(5),
-            min_idle: Duration::from_secs(30),
-            deliveries_max: 5,
-            start: GroupStart::End,
-            signed: true,
-        }
-    }
-}
-
-/// What a consumer has done so far, for metrics.
-#[derive(Debug, Default)]
-pub struct Counts {
-    done: AtomicU64,
-    retried: AtomicU64,
-    dead: AtomicU64,
-    unsigned: AtomicU64,
-}
-
-impl Counts {
-    /// Entries done.
-    pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
-    }
-
-    /// Deliveries that ended in a retry.
-    pub fn retried(&self) -> u64 {
-        self.retried.load(Ordering::Relaxed)
-    }
-
-    /// Entries put aside.
-    pub fn dead(&self) -> u64 {
-        self.dead.load(Ordering::Relaxed)
-    }
-
-    /// Entries dropped because their signature was missing or wrong.
-    pub fn unsigned(&self) -> u64 {
-        self.unsigned.load(Ordering::Relaxed)
     }
 }
 
@@ -314,18 +244,25 @@ impl GroupConsumer {
         handler: &mut H,
     ) -> Result<(), BusError> {
         let (genuine, mut finished) = self.sift(deliveries);
+        let mut outcome = Ok(());
         if !genuine.is_empty() {
             let mut outcomes = handler.handle(&genuine).await.into_iter();
             for delivery in &genuine {
-                let outcome = outcomes.next().unwrap_or(Outcome::Retry);
-                if self.settle(delivery, outcome, handler).await? {
-                    finished.push(delivery.entry.id);
+                match self
+                    .settle(delivery, outcomes.next().unwrap_or(Outcome::Retry), handler)
+                    .await
+                {
+                    Ok(true) => finished.push(delivery.entry.id),
+                    Ok(false) => {}
+                    // Its dead letter did not get out: it stays pending, what is finished does not.
+                    Err(error) => outcome = Err(error),
                 }
             }
         }
         self.bus
             .ack(&self.settings.stream, &self.settings.group, &finished)
-            .await
+            .await?;
+        outcome
     }
 
     /// Separates the entries whose signature is right from the ids of those that are dropped.
@@ -339,7 +276,7 @@ impl GroupConsumer {
             .partition(|delivery| self.keys.verify(stream, &delivery.entry.fields));
         for delivery in &forged {
             tracing::warn!(stream, entry.id = %delivery.entry.id, "entry without a right signature dropped");
-            self.counts.unsigned.fetch_add(1, Ordering::Relaxed);
+            self.counts.add_unsigned();
         }
         (
             genuine,
@@ -356,11 +293,11 @@ impl GroupConsumer {
     ) -> Result<bool, BusError> {
         let reason = match outcome {
             Outcome::Done => {
-                self.counts.done.fetch_add(1, Ordering::Relaxed);
+                self.counts.add_done();
                 return Ok(true);
             }
             Outcome::Retry if delivery.deliveries < self.settings.deliveries_max => {
-                self.counts.retried.fetch_add(1, Ordering::Relaxed);
+                self.counts.add_retried();
                 return Ok(false);
             }
             Outcome::Retry => format!("not done after {} deliveries", delivery.deliveries),
@@ -370,7 +307,7 @@ impl GroupConsumer {
         let letter = handler.dead_letter(stream, &delivery.entry, &reason);
         tracing::warn!(stream, entry.id = %delivery.entry.id, reason, "entry put aside as a dead letter");
         letter.publish(self.bus.as_ref(), &self.keys).await?;
-        self.counts.dead.fetch_add(1, Ordering::Relaxed);
+        self.counts.add_dead();
         Ok(true)
     }
 

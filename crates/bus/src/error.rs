@@ -37,7 +37,7 @@ pub enum BusError {
     /// The journal of the in-process bus failed.
     #[error("the journal of the in-process event bus failed")]
     Journal(#[from] std::io::Error),
-    /// Fields that must be signed hold a control character (docs/contract/event-bus.md, "Signature").
+    /// Fields that must be signed hold a control character (docs/contract/streams.md, "Signature").
     #[error("a field to be signed holds a control character")]
     ControlCharacter,
 }

@@ -46,7 +46,7 @@ impl fmt::Debug for HmacKey {
 /// previous one, so that a key can be replaced while services run.
 ///
 /// Without a current key nothing is signed and everything is accepted; configuration allows that in mode `dev`
-/// only (docs/contract/event-bus.md, "Signature").
+/// only (docs/contract/streams.md, "Signature").
 #[derive(Clone, Debug, Default)]
 pub struct StreamKeys {
     current: Option<HmacKey>,

@@ -234,16 +234,18 @@ impl Drop for Inner {
     }
 }
 
-/// What is spooled becomes the `data` field of a stream entry, which is text without control characters.
+/// What is spooled becomes the `data` field of a stream entry: text, and for JSON on one line no byte below a space.
 fn check(event: &[u8]) -> Result<(), SpoolError> {
     if event.is_empty() || event.len() > EVENT_BYTES_MAX {
         return Err(SpoolError::NotAnEvent("its length"));
     }
-    let text = std::str::from_utf8(event).map_err(|_not_text| SpoolError::NotAnEvent("not UTF-8"))?;
-    if text.chars().any(char::is_control) {
+    if event.iter().any(|byte| *byte < b' ') {
         return Err(SpoolError::NotAnEvent(
             "a control character; write the JSON on one line",
         ));
     }
-    Ok(())
+    match std::str::from_utf8(event) {
+        Ok(_text) => Ok(()),
+        Err(_not_text) => Err(SpoolError::NotAnEvent("not UTF-8")),
+    }
 }

@@ -238,7 +238,9 @@ impl State {
             }
             Record::Acknowledged { stream, group, ids } => {
                 if let Some(group) = self.group_mut(&stream, &group) {
-                    group.held.retain(|id, _held| !ids.contains(id));
+                    for id in &ids {
+                        group.held.remove(id);
+                    }
                 }
             }
             Record::Trimmed { stream, kept_from } => {

@@ -133,9 +133,12 @@ impl Books {
         self.pages().oldest_unix_ms = Some(unix_ms);
     }
 
-    /// The bus has taken `events` events up to `position`.
+    /// The bus has taken `events` events up to `position`. A position already passed changes nothing.
     pub(super) fn published(&self, position: Position, events: u64) {
         let mut pages = self.pages();
+        if position <= pages.position {
+            return;
+        }
         pages.position = position;
         pages.pending_events = pages.pending_events.saturating_sub(events);
         if pages.pending_events == 0 {

@@ -35,13 +35,12 @@ pub async fn run_publisher(
     stream_keys: StreamKeys,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let shared = &spool.0.shared;
-    if shared.publishing.swap(true, Ordering::AcqRel) {
+    let Some(_turn) = Turn::take(&spool) else {
         tracing::error!("a publisher of this evidence spool is running already");
         return;
-    }
+    };
     let publisher = EvidencePublisher {
-        shared: Arc::clone(shared),
+        shared: Arc::clone(&spool.0.shared),
         bus,
         audit_key,
         stream_keys,
@@ -66,7 +65,22 @@ pub async fn run_publisher(
             }
         }
     }
-    shared.publishing.store(false, Ordering::Release);
+}
+
+/// The right to publish a spool; given back when dropped, also when the task is aborted.
+struct Turn<'s>(&'s Spool);
+
+impl<'s> Turn<'s> {
+    fn take(spool: &'s Spool) -> Option<Self> {
+        let taken = spool.0.shared.publishing.swap(true, Ordering::AcqRel);
+        (!taken).then_some(Self(spool))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.0.shared.publishing.store(false, Ordering::Release);
+    }
 }
 
 struct EvidencePublisher {
@@ -117,7 +131,7 @@ impl EvidencePublisher {
             fields.insert("sig".to_owned(), audit::sign_data(key.expose(), data.as_bytes()));
         }
         fields.insert("data".to_owned(), data);
-        // What was spooled holds no control character, so that it can be signed; `sig` covers it in any case.
+        // What was spooled can be signed; if it could not, `sig` would still cover it.
         self.stream_keys
             .sign(AUDIT_EVENTS, fields.clone())
             .unwrap_or(fields)

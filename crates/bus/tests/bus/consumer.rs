@@ -58,10 +58,11 @@ fn consume(bus: &Arc<dyn Bus>, settings: Settings, handler: impl Handler + 'stat
     Running { counts, stop, task }
 }
 
+/// Entries with the number of their deliveries.
+type Seen = Arc<Mutex<Vec<(usize, u64)>>>;
+
 /// Answers every entry as `outcome` says and keeps what it saw.
-fn recorder(
-    outcome: impl Fn(usize) -> Outcome + Send + 'static,
-) -> (Arc<Mutex<Vec<(usize, u64)>>>, impl Handler) {
+fn recorder(outcome: impl Fn(usize) -> Outcome + Send + 'static) -> (Seen, impl Handler) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let record = Arc::clone(&seen);
     let handler = each(move |delivery: Delivery| {
@@ -339,7 +340,7 @@ async fn two_consumers_share_a_group_without_doing_anything_twice() {
 #[tokio::test]
 async fn a_group_that_vanished_with_the_data_is_made_again_from_the_beginning() {
     let flaky = FlakyBus::new();
-    let bus: Arc<dyn Bus> = flaky.clone();
+    let bus = flaky.as_bus();
     let (seen, handler) = recorder(|_| Outcome::Done);
     let running = consume(
         &bus,

@@ -203,7 +203,7 @@ async fn trimming_past_the_cursor_is_a_loss(bus: Arc<dyn Bus>) {
 #[tokio::test]
 async fn a_store_that_lost_its_entries_is_a_loss_even_when_nothing_new_came() {
     let flaky = FlakyBus::new();
-    let bus: Arc<dyn Bus> = flaky.clone();
+    let bus = flaky.as_bus();
     publish(&bus, "s", numbers(0..3)).await;
     let running = follow(&bus, &["s"]).await;
     flaky.take_down();
@@ -219,7 +219,7 @@ async fn a_store_that_lost_its_entries_is_a_loss_even_when_nothing_new_came() {
 #[tokio::test]
 async fn a_restarted_store_may_have_lost_what_nobody_read_yet() {
     let flaky = FlakyBus::new();
-    let bus: Arc<dyn Bus> = flaky.clone();
+    let bus = flaky.as_bus();
     let running = follow(&bus, &["s"]).await;
     publish(&bus, "s", numbers(0..1)).await;
     running.saw(&[0]).await;
@@ -234,7 +234,7 @@ async fn a_restarted_store_may_have_lost_what_nobody_read_yet() {
 #[tokio::test]
 async fn an_outage_without_loss_loses_nothing_and_asks_for_nothing() {
     let flaky = FlakyBus::new();
-    let bus: Arc<dyn Bus> = flaky.clone();
+    let bus = flaky.as_bus();
     let running = follow(&bus, &["s"]).await;
     publish(&bus, "s", numbers(0..1)).await;
     running.saw(&[0]).await;
@@ -250,7 +250,7 @@ async fn an_outage_without_loss_loses_nothing_and_asks_for_nothing() {
 #[tokio::test]
 async fn an_owner_whose_snapshot_failed_is_asked_again() {
     let flaky = FlakyBus::new();
-    let bus: Arc<dyn Bus> = flaky.clone();
+    let bus = flaky.as_bus();
     let running = follow(&bus, &["s"]).await;
     flaky.take_down();
     flaky.lose_everything();

@@ -26,6 +26,11 @@ impl FlakyBus {
         })
     }
 
+    pub(crate) fn as_bus(self: &Arc<Self>) -> Arc<dyn Bus> {
+        let bus: Arc<Self> = Arc::clone(self);
+        bus
+    }
+
     pub(crate) fn take_down(&self) {
         self.down.store(true, Ordering::SeqCst);
         self.outages.fetch_add(1, Ordering::SeqCst);

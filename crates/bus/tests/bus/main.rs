@@ -1,7 +1,6 @@
 //! What the event bus promises, on Redis and in process; and what the revoked set and the spool promise on top of it.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that cannot go on has failed, and says where"
 )]
