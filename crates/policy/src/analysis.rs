@@ -12,38 +12,40 @@ use crate::tables::Root;
 /// The names a piece of a document uses.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    /// Every variable, among them `input`, `data` and the roots.
+    /// Every variable, among them `input` and the roots.
     pub(crate) variables: BTreeSet<String>,
     /// Every function called, by its dotted name.
     pub(crate) calls: BTreeSet<String>,
+    /// Every root referred to as `data.caracal.authz.<root>`.
+    roots: BTreeSet<Root>,
+    /// A reference to `data` that is not one to a root.
+    pub(crate) stray: Option<String>,
 }
 
 impl Names {
     pub(crate) fn extend(&mut self, other: &Self) {
         self.variables.extend(other.variables.iter().cloned());
         self.calls.extend(other.calls.iter().cloned());
+        self.roots.extend(other.roots.iter().copied());
+        self.stray = self.stray.take().or_else(|| other.stray.clone());
     }
 
-    /// Whether the piece may use `root`: by its name, or somewhere under `data`.
-    pub(crate) fn may_read(&self, root: Root) -> bool {
-        self.variables.contains(root.name()) || self.variables.contains("data")
-    }
-}
-
-impl FromIterator<Self> for Names {
-    fn from_iter<I: IntoIterator<Item = Self>>(pieces: I) -> Self {
-        pieces.into_iter().fold(Self::default(), |mut all, piece| {
-            all.extend(&piece);
-            all
-        })
+    /// Whether the piece uses `root`, by its own name or under `data`.
+    pub(crate) fn reads(&self, root: Root) -> bool {
+        self.variables.contains(root.name()) || self.roots.contains(&root)
     }
 }
 
-/// The names an import brings in. `rego.v1` and `future.keywords` are no data.
-pub(crate) fn names_of_import(import: &Import) -> Names {
+/// The name an import introduces, and the names behind it. `rego.v1` is an import like any other.
+pub(crate) fn names_of_import(import: &Import) -> (String, Names) {
     let mut walk = Walk::default();
     walk.push(&import.refr);
-    walk.finish()
+    let alias = match (&import.r#as, import.refr.as_ref()) {
+        (Some(alias), _) => alias.text().to_owned(),
+        (None, Expr::RefDot { field, .. }) => field.0.text().to_owned(),
+        (None, other) => other.span().text().to_owned(),
+    };
+    (alias, walk.finish())
 }
 
 /// The names a rule uses, its head included.
@@ -51,7 +53,7 @@ pub(crate) fn names_of_rule(rule: &Ref<Rule>) -> Names {
     let mut walk = Walk::default();
     match rule.as_ref() {
         Rule::Default { args, value, .. } => {
-            args.iter().for_each(|argument| walk.push(argument));
+            walk.push_all(args);
             walk.push(value);
         }
         Rule::Spec { head, bodies, .. } => {
@@ -80,13 +82,10 @@ pub(crate) fn path_of(reference: &Ref<Expr>) -> Option<String> {
                 parts.push(field.0.text().to_owned());
                 at = refr;
             }
-            Expr::RefBrack { refr, index, .. } => match index.as_ref() {
-                Expr::String { value, .. } | Expr::RawString { value, .. } => {
-                    parts.push(value.as_string().ok()?.as_ref().to_owned());
-                    at = refr;
-                }
-                _ => return None,
-            },
+            Expr::RefBrack { refr, index, .. } => {
+                parts.push(literal(index)?.to_owned());
+                at = refr;
+            }
             _ => return None,
         }
     }
@@ -106,10 +105,9 @@ impl<'m> Walk<'m> {
             if let Some(expression) = self.expressions.pop() {
                 self.visit(expression);
             } else if let Some(query) = self.queries.pop() {
-                query
-                    .stmts
-                    .iter()
-                    .for_each(|statement| self.push_statement(statement));
+                for statement in &query.stmts {
+                    self.push_statement(statement);
+                }
             } else {
                 return self.names;
             }
@@ -120,8 +118,8 @@ impl<'m> Walk<'m> {
         self.expressions.push(expression.as_ref());
     }
 
-    fn push_all(&mut self, expressions: &[&'m Ref<Expr>]) {
-        expressions.iter().for_each(|expression| self.push(expression));
+    fn push_all(&mut self, expressions: impl IntoIterator<Item = &'m Ref<Expr>>) {
+        self.expressions.extend(expressions.into_iter().map(Ref::as_ref));
     }
 
     fn push_head(&mut self, head: &'m RuleHead) {
@@ -132,10 +130,10 @@ impl<'m> Walk<'m> {
             }
             RuleHead::Set { refr, key, .. } => {
                 self.push_head_reference(refr);
-                key.iter().for_each(|key| self.push(key));
+                self.push_all(key);
             }
             RuleHead::Func { args, assign, .. } => {
-                args.iter().for_each(|argument| self.push(argument));
+                self.push_all(args);
                 self.push_assign(assign.as_ref());
             }
         }
@@ -171,8 +169,8 @@ impl<'m> Walk<'m> {
                 collection,
                 ..
             } => {
-                key.iter().for_each(|key| self.push(key));
-                self.push_all(&[value, collection]);
+                self.push_all(key);
+                self.push_all([value, collection]);
             }
             Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => self.push(expr),
             Literal::Every { domain, query, .. } => {
@@ -181,7 +179,7 @@ impl<'m> Walk<'m> {
             }
         }
         for modifier in &statement.with_mods {
-            self.push_all(&[&modifier.refr, &modifier.r#as]);
+            self.push_all([&modifier.refr, &modifier.r#as]);
         }
     }
 
@@ -192,16 +190,15 @@ impl<'m> Walk<'m> {
             | Expr::Number { .. }
             | Expr::Bool { .. }
             | Expr::Null { .. } => {}
+            Expr::Var { span, .. } if span.text() == "data" => self.note_data(&[]),
             Expr::Var { span, .. } => {
                 self.names.variables.insert(span.text().to_owned());
             }
             Expr::Array { items, .. } | Expr::Set { items, .. } => {
-                items.iter().for_each(|item| self.push(item));
+                self.push_all(items);
             }
             Expr::Object { fields, .. } => {
-                fields
-                    .iter()
-                    .for_each(|(_, key, value)| self.push_all(&[key, value]));
+                self.push_all(fields.iter().flat_map(|(_, key, value)| [key, value]));
             }
             Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
                 self.push(term);
@@ -210,30 +207,78 @@ impl<'m> Walk<'m> {
             Expr::ObjectCompr {
                 key, value, query, ..
             } => {
-                self.push_all(&[key, value]);
+                self.push_all([key, value]);
                 self.queries.push(query);
             }
             Expr::Call { fcn, params, .. } => {
                 self.names.calls.extend(path_of(fcn));
                 self.push(fcn);
-                params.iter().for_each(|parameter| self.push(parameter));
+                self.push_all(params);
             }
             Expr::UnaryExpr { expr, .. } => self.push(expr),
-            Expr::RefDot { refr, .. } => self.push(refr),
-            Expr::RefBrack { refr, index, .. } => self.push_all(&[refr, index]),
+            Expr::RefDot { .. } | Expr::RefBrack { .. } => self.visit_reference(expression),
             Expr::BinExpr { lhs, rhs, .. }
             | Expr::BoolExpr { lhs, rhs, .. }
             | Expr::ArithExpr { lhs, rhs, .. }
-            | Expr::AssignExpr { lhs, rhs, .. } => self.push_all(&[lhs, rhs]),
+            | Expr::AssignExpr { lhs, rhs, .. } => self.push_all([lhs, rhs]),
             Expr::Membership {
                 key,
                 value,
                 collection,
                 ..
             } => {
-                key.iter().for_each(|key| self.push(key));
-                self.push_all(&[value, collection]);
+                self.push_all(key);
+                self.push_all([value, collection]);
             }
         }
+    }
+
+    /// Looks at a whole reference such as `data.caracal.authz.grants[key]` at once.
+    fn visit_reference(&mut self, reference: &'m Expr) {
+        let mut parts = Vec::new();
+        let mut at = reference;
+        loop {
+            match at {
+                Expr::RefDot { refr, field, .. } => {
+                    parts.push(Some(field.0.text()));
+                    at = refr.as_ref();
+                }
+                Expr::RefBrack { refr, index, .. } => {
+                    parts.push(literal(index));
+                    self.push(index);
+                    at = refr.as_ref();
+                }
+                Expr::Var { span, .. } if span.text() == "data" => {
+                    parts.reverse();
+                    return self.note_data(&parts);
+                }
+                base => return self.expressions.push(base),
+            }
+        }
+    }
+
+    /// Notes a reference to `data` by its parts; `None` is a part that is computed.
+    fn note_data(&mut self, parts: &[Option<&str>]) {
+        let root = match parts {
+            [Some("caracal"), Some("authz"), Some(name), ..] => Root::from_name(name),
+            _ => None,
+        };
+        if let Some(root) = root {
+            self.names.roots.insert(root);
+        } else {
+            let known = parts.iter().map_while(|part| *part).take(4);
+            let path: Vec<&str> = std::iter::once("data").chain(known).collect();
+            self.names.stray = Some(path.join("."));
+        }
+    }
+}
+
+/// The text of a string literal.
+fn literal(expression: &Ref<Expr>) -> Option<&str> {
+    match expression.as_ref() {
+        Expr::String { value, .. } | Expr::RawString { value, .. } => {
+            value.as_string().ok().map(AsRef::as_ref)
+        }
+        _ => None,
     }
 }

@@ -22,7 +22,7 @@ pub(crate) enum State {
     /// Some documents read `input` and are evaluated for each request.
     ReadsInput {
         constant: Tables,
-        interpreter: Interpreter,
+        interpreter: Box<Interpreter>,
     },
 }
 
@@ -62,7 +62,27 @@ pub enum CompileError {
         /// The built-in.
         builtin: String,
     },
-    /// The documents cannot be evaluated together: they contradict each other, recurse, or take too long.
+    /// A document refers to `data` that is not a data root.
+    #[error("document {document} must not refer to {reference}")]
+    Reference {
+        /// The document's id.
+        document: String,
+        /// The reference.
+        reference: String,
+    },
+    /// An expression nests too deep to be read in bounded time or evaluated on a bounded stack.
+    #[error("document {document} nests too deep")]
+    TooDeep {
+        /// The document's id.
+        document: String,
+    },
+    /// A root is built from itself.
+    #[error("{rule} is built from itself")]
+    Cycle {
+        /// The root.
+        rule: &'static str,
+    },
+    /// The documents cannot be evaluated together: they contradict each other, or take too long.
     #[error("the documents cannot be evaluated")]
     Evaluation(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A constant root has the wrong shape.
@@ -81,7 +101,7 @@ impl Bundle {
     /// # Errors
     /// [`CompileError`]; a set that does not compile must not be activated.
     pub fn compile(modules: &[(&str, &str)]) -> Result<Self, CompileError> {
-        let documents = Documents::parse(modules)?;
+        let documents = Documents::load(modules)?;
         let mut interpreter = Interpreter::new(&documents)?;
         let mut constant = Tables::default();
         for root in documents.constant_roots() {
@@ -100,7 +120,7 @@ impl Bundle {
         } else {
             State::ReadsInput {
                 constant,
-                interpreter: interpreter.serving(reads_input),
+                interpreter: Box::new(interpreter.serving(reads_input)),
             }
         };
         Ok(Self { state })

@@ -152,11 +152,13 @@ named(value) if {
 malformed_risk if not is_array(risk_rules)
 
 malformed_risk if {
+	is_array(risk_rules)
 	some rule in risk_rules
 	not sound_risk(rule)
 }
 
 sound_risk(rule) if {
+	is_object(rule)
 	named(rule.scope)
 	named(rule.tier)
 }
@@ -164,11 +166,13 @@ sound_risk(rule) if {
 malformed_approval if not is_array(tier_rules)
 
 malformed_approval if {
+	is_array(tier_rules)
 	some rule in tier_rules
 	not sound_approval(rule)
 }
 
 sound_approval(rule) if {
+	is_object(rule)
 	named(rule.tier)
 	object.get(rule, "approver", "operator") in {"operator", "subject", "any"}
 	object.get(rule, "privacy", "identified") in {"identified", "pseudonymous", "anonymous"}

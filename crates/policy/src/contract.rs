@@ -358,7 +358,7 @@ fn classification(
         .collect();
     let is_hit = |tier: &&Arc<ApprovalTier>| risk.iter().any(|hit| hit.tier == tier.tier);
     let tiers: Vec<_> = declared.iter().filter(is_hit).map(Arc::clone).collect();
-    let step_up = (!tiers.is_empty()).then(|| Diagnostic::StepUp {
+    let step_up = (!tiers.is_empty()).then_some(Diagnostic::StepUp {
         step_up_required: StepUp { tiers },
     });
     let risk = (!risk.is_empty()).then_some(Diagnostic::Risk { risk });

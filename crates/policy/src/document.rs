@@ -4,6 +4,7 @@
 //! part of the contract (`docs/contract/decision-contract.md`, section "Storing a document"). Whether
 //! the documents of a set mean something together is for [`crate::Bundle::compile`] to say.
 
+mod extent;
 mod lexical;
 mod preview;
 
@@ -11,6 +12,8 @@ use std::fmt;
 
 use lexical::{Skeleton, Unbalanced};
 pub use preview::{Preview, preview};
+
+pub(crate) use extent::Extent;
 
 /// Most characters of a data document.
 pub const CONTENT_CHARACTERS_MAX: usize = 262_144;
@@ -148,3 +151,6 @@ fn check_rules(heads: &[&str]) -> Result<(), DocumentError> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests;

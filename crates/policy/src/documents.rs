@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use regorus::PolicyLengthConfig;
-use regorus::unstable::{Expr, Module, Parser, Ref, Rule, RuleHead, Source};
+use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
+use regorus::{Engine, PolicyLengthConfig};
 
 use crate::analysis::{Names, names_of_import, names_of_rule, path_of};
 use crate::bundle::CompileError;
-use crate::document::{CONTENT_CHARACTERS_MAX, FORBIDDEN_BUILTINS};
+use crate::document::{CONTENT_CHARACTERS_MAX, Extent, FORBIDDEN_BUILTINS};
 use crate::tables::Root;
 
 const DOCUMENTS_MAX: usize = 256;
@@ -20,8 +20,11 @@ const LINE_COLUMNS_MAX: NonZeroU32 = NonZeroU32::MAX;
 /// Built-ins that answer differently each time without being forbidden.
 const UNREPEATABLE_BUILTINS: [&str; 1] = ["uuid.rfc4122"];
 
+/// Built-ins that allocate as much as an argument says.
+const UNBOUNDED_BUILTINS: [&str; 3] = ["numbers.range", "numbers.range_step", "bits.lsh"];
+
 /// The lengths the interpreter accepts; the limit in characters is checked here first.
-pub(crate) fn length_limits() -> PolicyLengthConfig {
+fn length_limits() -> PolicyLengthConfig {
     PolicyLengthConfig {
         max_col: LINE_COLUMNS_MAX,
         max_file_bytes: CONTENT_BYTES_MAX,
@@ -29,39 +32,42 @@ pub(crate) fn length_limits() -> PolicyLengthConfig {
     }
 }
 
-/// The data documents of one policy set, parsed and checked, not yet evaluated.
-#[derive(Debug)]
-pub(crate) struct Documents<'a> {
-    modules: &'a [(&'a str, &'a str)],
+/// The data documents of one policy set, loaded and checked, not yet evaluated.
+pub(crate) struct Documents {
+    engine: Engine,
     /// What each defined root is built from.
     uses: BTreeMap<Root, Names>,
 }
 
-impl<'a> Documents<'a> {
-    pub(crate) fn parse(modules: &'a [(&'a str, &'a str)]) -> Result<Self, CompileError> {
+impl Documents {
+    pub(crate) fn load(modules: &[(&str, &str)]) -> Result<Self, CompileError> {
         let too_long = |(_, content): &(&str, &str)| content.chars().count() > CONTENT_CHARACTERS_MAX;
         if modules.len() > DOCUMENTS_MAX || modules.iter().any(too_long) {
             return Err(CompileError::TooLarge);
         }
-        let mut uses = BTreeMap::<Root, Names>::new();
+        let mut engine = Engine::new();
+        engine.set_policy_length_config(length_limits());
         for (document, content) in modules {
-            let module = parse_module(document, content)?;
-            check_package(document, &module)?;
-            let imports: Names = module.imports.iter().map(names_of_import).collect();
+            load(&mut engine, document, content)?;
+        }
+        let mut uses = BTreeMap::<Root, Names>::new();
+        for ((document, _), module) in modules.iter().zip(engine.get_modules()) {
+            check_package(document, module)?;
+            let imports: Vec<(String, Names)> = module.imports.iter().map(names_of_import).collect();
             for rule in &module.policy {
                 let root = check_head(document, rule)?;
-                let mut names = names_of_rule(rule);
-                check_builtins(document, &names)?;
-                names.extend(&imports);
+                let names = with_imports(names_of_rule(rule), &imports);
+                check_names(document, &names)?;
                 uses.entry(root).or_default().extend(&names);
             }
         }
-        Ok(Self { modules, uses })
+        check_cycles(&uses)?;
+        Ok(Self { engine, uses })
     }
 
-    /// The modules, as (id, content).
-    pub(crate) fn modules(&self) -> &'a [(&'a str, &'a str)] {
-        self.modules
+    /// An engine with the documents loaded.
+    pub(crate) fn engine(&self) -> Engine {
+        self.engine.clone()
     }
 
     /// Every root some document defines.
@@ -81,24 +87,43 @@ impl<'a> Documents<'a> {
     }
 
     fn reading(&self) -> BTreeSet<Root> {
-        let mut reading: BTreeSet<Root> = self
-            .uses
-            .iter()
-            .filter(|(_, names)| reads_request(names))
-            .map(|(root, _)| *root)
-            .collect();
-        loop {
-            let before = reading.len();
-            for (root, names) in &self.uses {
-                if reading.iter().any(|other| names.may_read(*other)) {
-                    reading.insert(*root);
-                }
-            }
-            if reading.len() == before {
-                return reading;
+        let directly = self.uses.iter().filter(|(_, names)| reads_request(names));
+        directly
+            .flat_map(|(root, _)| readers_of(*root, &self.uses).into_iter().chain([*root]))
+            .collect()
+    }
+}
+
+/// The roots that are built from `root`, directly or through others.
+fn readers_of(root: Root, uses: &BTreeMap<Root, Names>) -> BTreeSet<Root> {
+    let mut readers = BTreeSet::new();
+    let mut next = vec![root];
+    while let Some(read) = next.pop() {
+        for (reader, names) in uses {
+            if names.reads(read) && readers.insert(*reader) {
+                next.push(*reader);
             }
         }
     }
+    readers
+}
+
+/// Refuses roots built from themselves: how deep their evaluation goes would be the document's choice.
+fn check_cycles(uses: &BTreeMap<Root, Names>) -> Result<(), CompileError> {
+    match uses.keys().find(|root| readers_of(**root, uses).contains(root)) {
+        None => Ok(()),
+        Some(root) => Err(CompileError::Cycle { rule: root.name() }),
+    }
+}
+
+/// `names`, and what is behind those of them that are imported.
+fn with_imports(mut names: Names, imports: &[(String, Names)]) -> Names {
+    for (alias, behind) in imports {
+        if names.variables.contains(alias) {
+            names.extend(behind);
+        }
+    }
+    names
 }
 
 fn reads_request(names: &Names) -> bool {
@@ -108,24 +133,24 @@ fn reads_request(names: &Names) -> bool {
             .any(|name| names.calls.contains(*name))
 }
 
-fn parse_module(document: &str, content: &str) -> Result<Module, CompileError> {
-    let limits = length_limits();
-    Source::from_contents_with_limits(
-        document.to_owned(),
-        content.to_owned(),
-        limits.max_file_bytes,
-        limits.max_lines,
-    )
-    .and_then(|source| {
-        let mut parser = Parser::new(&source)?;
-        parser.set_max_col(limits.max_col);
-        parser.enable_rego_v1()?;
-        parser.parse()
-    })
-    .map_err(|source| CompileError::Syntax {
+/// Parses one document into the engine, unless that would be too much work.
+fn load(engine: &mut Engine, document: &str, content: &str) -> Result<(), CompileError> {
+    let syntax = |source| CompileError::Syntax {
         document: document.to_owned(),
-        source: source.into(),
-    })
+        source,
+    };
+    if !Extent::of(content)
+        .map_err(|problem| syntax(problem.into()))?
+        .is_bounded()
+    {
+        return Err(CompileError::TooDeep {
+            document: document.to_owned(),
+        });
+    }
+    engine
+        .add_policy(document.to_owned(), content.to_owned())
+        .map_err(|source| syntax(source.into()))?;
+    Ok(())
 }
 
 fn check_package(document: &str, module: &Module) -> Result<(), CompileError> {
@@ -168,15 +193,21 @@ fn head_name(head: &Ref<Expr>) -> String {
     }
 }
 
-fn check_builtins(document: &str, names: &Names) -> Result<(), CompileError> {
-    match FORBIDDEN_BUILTINS
-        .iter()
-        .find(|name| names.calls.contains(**name))
-    {
+/// Refuses calls and references that lead out of the documents.
+fn check_names(document: &str, names: &Names) -> Result<(), CompileError> {
+    let document = document.to_owned();
+    let mut refused = FORBIDDEN_BUILTINS.iter().chain(&UNBOUNDED_BUILTINS);
+    if let Some(builtin) = refused.find(|name| names.calls.contains(**name)) {
+        return Err(CompileError::Builtin {
+            document,
+            builtin: (*builtin).to_owned(),
+        });
+    }
+    match &names.stray {
         None => Ok(()),
-        Some(name) => Err(CompileError::Builtin {
-            document: document.to_owned(),
-            builtin: (*name).to_owned(),
+        Some(reference) => Err(CompileError::Reference {
+            document,
+            reference: reference.clone(),
         }),
     }
 }

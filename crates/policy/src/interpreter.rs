@@ -9,12 +9,15 @@ use regorus::{Engine, Value};
 
 use crate::bundle::CompileError;
 use crate::contract::PolicyError;
-use crate::documents::{Documents, length_limits};
+use crate::documents::Documents;
 use crate::tables::{Root, Tables};
 
-/// Longest evaluation of one root. Decisions are expected well below a millisecond; a document that
-/// takes 50 of them is a mistake or an attack.
-const EVALUATION_LIMIT: Duration = Duration::from_millis(50);
+/// Longest evaluation of one root at activation, where nobody waits for a decision.
+const ACTIVATION_LIMIT: Duration = Duration::from_secs(2);
+
+/// Longest evaluation of one root for a request. It takes well below a millisecond; what takes 250 is
+/// a mistake, an attack, or a processor far beyond its load.
+const REQUEST_LIMIT: Duration = Duration::from_millis(250);
 
 /// Steps between two looks at the time.
 const STEPS_PER_CHECK: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
@@ -44,33 +47,29 @@ impl std::fmt::Debug for Interpreter {
 }
 
 impl Interpreter {
-    /// Loads the documents, and a module that names each of their roots.
+    /// Adds a module that names each root of the documents.
     ///
     /// A root may be spread over many partial rules; asking for it by one rule of our own gives its
     /// whole value, or `Undefined`.
-    pub(crate) fn new(documents: &Documents<'_>) -> Result<Self, CompileError> {
-        let mut engine = Engine::new();
-        engine.set_policy_length_config(length_limits());
+    pub(crate) fn new(documents: &Documents) -> Result<Self, CompileError> {
+        let mut engine = documents.engine();
         engine.set_strict_builtin_errors(true);
         engine.set_gather_prints(true);
-        engine.set_execution_timer_config(ExecutionTimerConfig {
-            limit: EVALUATION_LIMIT,
-            check_interval: STEPS_PER_CHECK,
-        });
-        for (document, content) in documents.modules() {
-            engine
-                .add_policy((*document).to_owned(), (*content).to_owned())
-                .map_err(|source| CompileError::Syntax {
-                    document: (*document).to_owned(),
-                    source: source.into(),
-                })?;
-        }
-        let mut roots = "package caracal.documents\n".to_owned();
-        for root in documents.roots() {
-            roots.push_str(&format!("{0} := data.caracal.authz.{0}\n", root.name()));
-        }
+        engine.set_execution_timer_config(limited_to(ACTIVATION_LIMIT));
+        let names = documents.roots().map(Root::name);
+        let roots: Vec<String> = names
+            .map(|name| {
+                format!(
+                    "{name} := data.caracal.authz.{name}
+"
+                )
+            })
+            .collect();
         engine
-            .add_policy("caracal.documents".to_owned(), roots)
+            .add_policy(
+                "caracal.documents".to_owned(),
+                format!("package caracal.documents\n{}", roots.concat()),
+            )
             .map_err(|source| CompileError::Evaluation(source.into()))?;
         let engines = Engines {
             prototype: engine,
@@ -88,8 +87,12 @@ impl Interpreter {
         evaluate(&mut engines.prototype, root).map_err(CompileError::Evaluation)
     }
 
-    /// Chooses the roots that [`Self::tables`] evaluates.
+    /// Turns to serving requests: [`Self::tables`] will evaluate these roots.
     pub(crate) fn serving(mut self, roots: Vec<Root>) -> Self {
+        let engines = self.engines.get_mut().unwrap_or_else(PoisonError::into_inner);
+        engines
+            .prototype
+            .set_execution_timer_config(limited_to(REQUEST_LIMIT));
         self.roots = roots;
         self
     }
@@ -134,6 +137,13 @@ impl Interpreter {
     /// panicked inside the lock left nothing half done.
     fn lock(&self) -> MutexGuard<'_, Engines> {
         self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn limited_to(limit: Duration) -> ExecutionTimerConfig {
+    ExecutionTimerConfig {
+        limit,
+        check_interval: STEPS_PER_CHECK,
     }
 }
 

@@ -225,7 +225,7 @@ fn risk(value: &Value) -> Risk {
     };
     let mut of_scope = HashMap::<Arc<str>, Arc<str>>::new();
     let mut conflict = None;
-    for rule in rules.iter() {
+    for rule in rules {
         let (Some(scope), Some(tier)) = (non_empty(rule, "scope"), non_empty(rule, "tier")) else {
             return Risk::Malformed;
         };

@@ -1,11 +1,13 @@
 //! What is left of a Rego text without its comments and the insides of its strings?
 
 /// Why a text has no skeleton.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unbalanced {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unbalanced {
     /// A string does not end.
+    #[error("a string does not end")]
     String,
     /// A bracket is not closed, or closes another one.
+    #[error("a bracket is not closed, or closes another one")]
     Delimiter,
 }
 
@@ -43,6 +45,11 @@ impl Skeleton {
         } else {
             Err(Unbalanced::Delimiter)
         }
+    }
+
+    /// The text without comments and the insides of strings.
+    pub(super) fn code(&self) -> &str {
+        &self.code
     }
 
     /// What the first `package` line declares, if there is one.
@@ -175,7 +182,7 @@ fn after_brackets(text: &str) -> &str {
     ""
 }
 
-fn split_name(text: &str) -> (&str, &str) {
+pub(super) fn split_name(text: &str) -> (&str, &str) {
     let end = text.find(|character| !is_name(character)).unwrap_or(text.len());
     text.split_at(end)
 }
@@ -184,7 +191,7 @@ fn is_name_start(character: char) -> bool {
     character.is_ascii_alphabetic() || character == '_'
 }
 
-fn is_name(character: char) -> bool {
+pub(super) fn is_name(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_'
 }
 

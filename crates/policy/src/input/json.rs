@@ -67,7 +67,8 @@ struct Edge<'a> {
     resource_id: Option<&'a str>,
     scopes: Scopes<'a>,
     #[serde(skip_serializing_if = "is_zero")]
-    edge_version: u64,
+    #[serde(rename = "edge_version")]
+    version: u64,
     path: &'a [DelegationId],
     #[serde(skip_serializing_if = "is_zero")]
     graph_epoch: u64,
@@ -164,9 +165,141 @@ fn edge<'a>(edge: &super::Edge<'a>) -> Edge<'a> {
         receiver_application_id: edge.receiver_application_id,
         resource_id: edge.resource_id,
         scopes: Scopes(edge.scopes),
-        edge_version: edge.version,
+        version: edge.version,
         path: edge.path,
         graph_epoch: edge.graph_epoch,
         constraints_json: edge.constraints,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::*;
+
+    #[test]
+    fn the_input_of_a_delegated_mint_is_written_as_published() {
+        let scopes = ScopeSet::parse("crm:read crm:write");
+        let requested = ScopeSet::parse("crm:write");
+        let labels = ["editor".to_owned()];
+        let path = ["e1".parse().unwrap()];
+        let constraints = RawValue::from_string(r#"{"max_hops":1}"#.to_owned()).unwrap();
+        let input = Input {
+            principal: Principal {
+                kind: PrincipalType::Application,
+                id: "app-1",
+                zone_id: "z1",
+                registration_method: Some("managed"),
+                lifecycle: Some(Lifecycle::Task),
+                labels: &labels,
+            },
+            resource: Resource {
+                id: "r1",
+                identifier: "resource://crm",
+                scopes: &scopes,
+            },
+            action: Action {
+                kind: ActionKind::TokenExchange,
+                method: None,
+                path: None,
+            },
+            authority_record_id: None,
+            agent_session_id: Some("s2"),
+            delegation_edge: Some(Edge {
+                id: "e1",
+                source_session_id: "s1",
+                target_session_id: "s2",
+                issuer_application_id: "app-1",
+                receiver_application_id: "app-1",
+                resource_id: None,
+                scopes: &requested,
+                version: 0,
+                path: &path,
+                graph_epoch: 7,
+                constraints: Some(&constraints),
+            }),
+            subject_claims: None,
+            trace_id: "req-1",
+            challenge_resolved: false,
+            requested_scopes: &requested,
+        };
+        assert_eq!(
+            serde_json::to_value(&input).unwrap(),
+            json!({
+                "schema_version": "2026-05-20",
+                "principal": {
+                    "type": "Application", "id": "app-1", "zone_id": "z1", "registration_method": "managed",
+                    "agent_session_id": "s2", "lifecycle": "task", "labels": ["editor"]
+                },
+                "resource": {
+                    "type": "Resource", "id": "r1", "identifier": "resource://crm", "scopes": ["crm:read", "crm:write"]
+                },
+                "action": {"id": "TokenExchange"},
+                "delegation_edge": {
+                    "id": "e1", "source_session_id": "s1", "target_session_id": "s2",
+                    "issuer_application_id": "app-1", "receiver_application_id": "app-1",
+                    "scopes": ["crm:write"], "path": ["e1"], "graph_epoch": 7, "constraints_json": {"max_hops": 1}
+                },
+                "context": {
+                    "actor_claims": {"caracal_client_id": "app-1"}, "trace_id": "req-1",
+                    "agent_session_id": "s2", "delegation_edge_id": "e1",
+                    "challenge_resolved": false, "requested_scopes": ["crm:write"]
+                }
+            })
+        );
+    }
+
+    #[test]
+    fn the_input_of_the_gateways_exchange_carries_the_claims_and_the_call() {
+        let (declared, none) = (ScopeSet::empty(), ScopeSet::empty());
+        let complete = json!({"sub": "u", "use": "gateway", "scope": "crm:write", "vendor": {"x": 1}});
+        let input = Input {
+            principal: Principal {
+                kind: PrincipalType::Workload,
+                id: "job-1",
+                zone_id: "z1",
+                registration_method: None,
+                lifecycle: None,
+                labels: &[],
+            },
+            resource: Resource {
+                id: "r1",
+                identifier: "resource://crm",
+                scopes: &declared,
+            },
+            action: Action {
+                kind: ActionKind::CredentialInjection,
+                method: Some("POST"),
+                path: Some("/v1/x"),
+            },
+            authority_record_id: Some("ar-1"),
+            agent_session_id: None,
+            delegation_edge: None,
+            subject_claims: Some(SubjectClaims {
+                r#use: Some("gateway"),
+                delegation_edge_id: None,
+                scope: Some("crm:write"),
+                target: &[],
+                complete: &complete,
+            }),
+            trace_id: "req-1",
+            challenge_resolved: true,
+            requested_scopes: &none,
+        };
+        assert_eq!(
+            serde_json::to_value(&input).unwrap(),
+            json!({
+                "schema_version": "2026-05-20",
+                "principal": {"type": "Workload", "id": "job-1", "zone_id": "z1"},
+                "resource": {"type": "Resource", "id": "r1", "identifier": "resource://crm", "scopes": []},
+                "action": {"id": "CredentialInjection", "method": "POST", "path": "/v1/x"},
+                "session": {"id": "ar-1"},
+                "context": {
+                    "actor_claims": {"caracal_client_id": "job-1"}, "subject_claims": complete,
+                    "trace_id": "req-1", "session_id": "ar-1", "challenge_resolved": true, "requested_scopes": []
+                }
+            })
+        );
     }
 }
