@@ -11,7 +11,7 @@ use crate::refusal::{Code, Refusal};
 
 /// A parsed request body: a JSON object, and the problems found in it so far.
 #[derive(Debug)]
-pub struct Body {
+pub(crate) struct Body {
     members: Map<String, Value>,
     known: Vec<&'static str>,
     issues: Vec<Issue>,
@@ -28,7 +28,7 @@ impl Body {
     ///
     /// # Errors
     /// [`Code::InvalidBody`] when the bytes are not a JSON object.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         if bytes.is_empty() {
             return Ok(Self::of(Map::new()));
         }
@@ -40,51 +40,66 @@ impl Body {
     }
 
     fn of(members: Map<String, Value>) -> Self {
-        Self { members, known: Vec::new(), issues: Vec::new() }
+        Self {
+            members,
+            known: Vec::new(),
+            issues: Vec::new(),
+        }
     }
 
     /// The raw members, for the summary of the admin audit record (names only).
-    pub const fn members(&self) -> &Map<String, Value> {
+    pub(crate) const fn members(&self) -> &Map<String, Value> {
         &self.members
     }
 
     /// Whether the member was sent at all, `null` included.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.members.contains_key(name)
     }
 
     /// Whether none of the members read so far was sent.
-    pub fn is_without_known_members(&self) -> bool {
+    pub(crate) fn is_without_known_members(&self) -> bool {
         !self.known.iter().any(|name| self.members.contains_key(*name))
     }
 
     /// A text that must be there, with a length in characters.
-    pub fn required_text(&mut self, name: &'static str, length: RangeInclusive<usize>) -> String {
+    pub(crate) fn required_text(&mut self, name: &'static str, length: RangeInclusive<usize>) -> String {
         self.require(name);
         self.optional_text(name, length).unwrap_or_default()
     }
 
     /// A text that may be missing but not `null`, with a length in characters.
-    pub fn optional_text(&mut self, name: &'static str, length: RangeInclusive<usize>) -> Option<String> {
+    pub(crate) fn optional_text(
+        &mut self,
+        name: &'static str,
+        length: RangeInclusive<usize>,
+    ) -> Option<String> {
         let text = self.text(name)?;
         self.sized(name, text, &length)
     }
 
     /// As [`Body::optional_text`], without surrounding white space.
-    pub fn optional_trimmed(&mut self, name: &'static str, length: RangeInclusive<usize>) -> Option<String> {
+    pub(crate) fn optional_trimmed(
+        &mut self,
+        name: &'static str,
+        length: RangeInclusive<usize>,
+    ) -> Option<String> {
         let text = self.text(name)?.trim().to_owned();
         self.sized(name, text, &length)
     }
 
     /// As [`Body::required_text`], without surrounding white space.
-    pub fn required_trimmed(&mut self, name: &'static str, length: RangeInclusive<usize>) -> String {
+    pub(crate) fn required_trimmed(&mut self, name: &'static str, length: RangeInclusive<usize>) -> String {
         self.require(name);
         self.optional_trimmed(name, length).unwrap_or_default()
     }
 
     /// A text that may also be `null`: `None` = not sent, `Some(None)` = `null`.
-    #[expect(clippy::option_option, reason = "not sent and null mean different things in a PATCH")]
-    pub fn nullable_text(
+    #[expect(
+        clippy::option_option,
+        reason = "not sent and null mean different things in a PATCH"
+    )]
+    pub(crate) fn nullable_text(
         &mut self,
         name: &'static str,
         length: RangeInclusive<usize>,
@@ -97,7 +112,7 @@ impl Body {
     }
 
     /// A boolean that may be missing.
-    pub fn optional_boolean(&mut self, name: &'static str) -> Option<bool> {
+    pub(crate) fn optional_boolean(&mut self, name: &'static str) -> Option<bool> {
         let value = self.take(name)?;
         let read = value.as_bool();
         if read.is_none() {
@@ -107,7 +122,11 @@ impl Body {
     }
 
     /// One of a fixed set of words.
-    pub fn optional_word(&mut self, name: &'static str, words: &[&'static str]) -> Option<&'static str> {
+    pub(crate) fn optional_word(
+        &mut self,
+        name: &'static str,
+        words: &[&'static str],
+    ) -> Option<&'static str> {
         let text = self.text(name)?;
         let found = words.iter().copied().find(|word| *word == text);
         if found.is_none() {
@@ -117,7 +136,7 @@ impl Body {
     }
 
     /// A list of texts, with a number of entries and a length in characters for each.
-    pub fn optional_texts(
+    pub(crate) fn optional_texts(
         &mut self,
         name: &'static str,
         count: RangeInclusive<usize>,
@@ -136,7 +155,7 @@ impl Body {
     }
 
     /// A list of objects; each entry is read by its own [`Body`], whose problems come back here.
-    pub fn optional_objects<T>(
+    pub(crate) fn optional_objects<T>(
         &mut self,
         name: &'static str,
         count: RangeInclusive<usize>,
@@ -154,14 +173,17 @@ impl Body {
             for issue in inner.issues {
                 let mut path = vec![json!(name), json!(at)];
                 path.extend(issue.path);
-                self.issues.push(Issue { path, message: issue.message });
+                self.issues.push(Issue {
+                    path,
+                    message: issue.message,
+                });
             }
         }
         Some(values)
     }
 
     /// An object member, taken as it is.
-    pub fn optional_object(&mut self, name: &'static str) -> Option<Map<String, Value>> {
+    pub(crate) fn optional_object(&mut self, name: &'static str) -> Option<Map<String, Value>> {
         match self.take(name)? {
             Value::Object(members) => Some(members),
             _ => {
@@ -172,18 +194,25 @@ impl Body {
     }
 
     /// Adds a problem with a member that only the caller can judge.
-    pub fn problem(&mut self, path: &[&str], message: &str) {
+    pub(crate) fn problem(&mut self, path: &[&str], message: &str) {
         let path = path.iter().map(|part| json!(part)).collect();
-        self.issues.push(Issue { path, message: message.to_owned() });
+        self.issues.push(Issue {
+            path,
+            message: message.to_owned(),
+        });
     }
 
     /// Ends the reading of an object in which unknown members are an error.
     ///
     /// # Errors
     /// `code` with every problem found.
-    pub fn finish_strict(&mut self, code: Code) -> Result<(), Refusal> {
-        let unknown: Vec<String> =
-            self.members.keys().filter(|name| !self.known.contains(&name.as_str())).cloned().collect();
+    pub(crate) fn finish_strict(&mut self, code: Code) -> Result<(), Refusal> {
+        let unknown: Vec<String> = self
+            .members
+            .keys()
+            .filter(|name| !self.known.contains(&name.as_str()))
+            .cloned()
+            .collect();
         for name in unknown {
             self.problem(&[], &format!("Unrecognized key: \"{name}\""));
         }
@@ -194,7 +223,7 @@ impl Body {
     ///
     /// # Errors
     /// `code` with every problem found.
-    pub fn finish(&mut self, code: Code) -> Result<(), Refusal> {
+    pub(crate) fn finish(&mut self, code: Code) -> Result<(), Refusal> {
         if self.issues.is_empty() {
             return Ok(());
         }
@@ -247,14 +276,20 @@ impl Body {
             return None;
         };
         if !count.contains(&entries.len()) {
-            self.problem(&[name], &format!("Expected {} to {} entries", count.start(), count.end()));
+            self.problem(
+                &[name],
+                &format!("Expected {} to {} entries", count.start(), count.end()),
+            );
             return None;
         }
         Some(entries)
     }
 
     fn problem_at(&mut self, name: &str, at: usize, message: &str) {
-        self.issues.push(Issue { path: vec![json!(name), json!(at)], message: message.to_owned() });
+        self.issues.push(Issue {
+            path: vec![json!(name), json!(at)],
+            message: message.to_owned(),
+        });
     }
 }
 
@@ -283,11 +318,20 @@ mod tests {
         body.optional_objects("operations", 0..=4, |entry| entry.required_text("method", 1..=4));
         let refusal = body.finish_strict(Code::InvalidResource).unwrap_err();
         let answer = refusal.body("r");
-        let paths: Vec<&Value> =
-            answer["details"]["issues"].as_array().unwrap().iter().map(|issue| &issue["path"]).collect();
+        let paths: Vec<&Value> = answer["details"]["issues"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|issue| &issue["path"])
+            .collect();
         assert_eq!(
             paths,
-            vec![&json!(["name"]), &json!(["scopes", 1]), &json!(["operations", 0, "method"]), &json!([])]
+            vec![
+                &json!(["name"]),
+                &json!(["scopes", 1]),
+                &json!(["operations", 0, "method"]),
+                &json!([])
+            ]
         );
     }
 
@@ -296,7 +340,10 @@ mod tests {
         let mut body = body(&json!({ "a": null, "b": null }));
         assert_eq!(body.nullable_text("a", 1..=3), Some(None));
         assert_eq!(body.optional_text("b", 1..=3), None);
-        assert!(body.finish(Code::InvalidBody).is_err(), "null in place of a text must be refused");
+        assert!(
+            body.finish(Code::InvalidBody).is_err(),
+            "null in place of a text must be refused"
+        );
     }
 
     #[test]

@@ -38,7 +38,9 @@ codes! {
     InvalidBody = 400 "invalid_body",
     NoFields = 400 "no_fields",
     InvalidZone = 400 "invalid_zone",
+    DcrShutdownNotApplicable = 400 "dcr_shutdown_not_applicable",
     InvalidApplication = 400 "invalid_application",
+    ClientSecretNotConfigured = 400 "client_secret_not_configured",
     InvalidResource = 400 "invalid_resource",
     InvalidResourceIdentifier = 400 "invalid_resource_identifier",
     CredentialProviderRequired = 400 "credential_provider_required",
@@ -83,9 +85,9 @@ codes! {
     AuthorityRecordNotFound = 404 "authority_record_not_found",
     RequestNotFound = 404 "request_not_found",
     ReservedNamespace = 409 "reserved_namespace",
+    DcrShutdownRequired = 409 "dcr_shutdown_required",
     ZoneSlugConflict = 409 "zone_slug_conflict",
     ApplicationNameTaken = 409 "application_name_taken",
-    ClientSecretNotConfigured = 400 "client_secret_not_configured",
     ResourceIdentifierConflict = 409 "resource_identifier_conflict",
     ResourceQuotaExceeded = 409 "resource_quota_exceeded",
     ProtectedResource = 409 "protected_resource",
@@ -108,7 +110,7 @@ codes! {
 /// The cause never reaches the client.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", code.as_str())]
-pub struct Refusal {
+pub(crate) struct Refusal {
     code: Code,
     description: Option<Cow<'static, str>>,
     details: Option<Value>,
@@ -118,38 +120,69 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal that its code explains.
-    pub const fn new(code: Code) -> Self {
-        Self { code, description: None, details: None, cause: None }
+    pub(crate) const fn new(code: Code) -> Self {
+        Self {
+            code,
+            description: None,
+            details: None,
+            cause: None,
+        }
     }
 
     /// A refusal with a sentence that names what to change.
-    pub fn because(code: Code, description: impl Into<Cow<'static, str>>) -> Self {
-        Self { description: Some(description.into()), ..Self::new(code) }
+    pub(crate) fn because(code: Code, description: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            description: Some(description.into()),
+            ..Self::new(code)
+        }
     }
 
     /// A failure of this service: the client reads `internal_error`, the log the cause.
-    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { cause: Some(cause.into()), ..Self::new(Code::Internal) }
+    pub(crate) fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::caused(Code::Internal, cause)
+    }
+
+    /// A refusal with a cause for the log.
+    pub(crate) fn caused(code: Code, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            cause: Some(cause.into()),
+            ..Self::new(code)
+        }
+    }
+
+    /// The code and its causes, outermost first, for the log.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
     }
 
     /// The same refusal with a `details` member.
     #[must_use]
-    pub fn with_details(self, details: Value) -> Self {
-        Self { details: Some(details), ..self }
+    pub(crate) fn with_details(self, details: Value) -> Self {
+        Self {
+            details: Some(details),
+            ..self
+        }
     }
 
     /// Which refusal it is.
-    pub const fn code(&self) -> Code {
+    pub(crate) const fn code(&self) -> Code {
         self.code
     }
 
     /// Whether this service is at fault, so that the cause belongs into the log.
-    pub const fn is_ours(&self) -> bool {
+    pub(crate) const fn is_ours(&self) -> bool {
         self.code.status() >= 500
     }
 
     /// The JSON body: `error`, and `error_description`, `requestId` and `details` where there is one.
-    pub fn body(&self, request_id: &str) -> Value {
+    pub(crate) fn body(&self, request_id: &str) -> Value {
         let mut body = json!({ "error": self.code.as_str(), "requestId": request_id });
         if let (Some(object), Some(description)) = (body.as_object_mut(), self.sentence()) {
             object.insert("error_description".into(), Value::from(description));
@@ -164,6 +197,7 @@ impl Refusal {
         match (&self.description, self.code) {
             (Some(description), _) => Some(description),
             (None, Code::Internal) => Some("The service failed to process the request"),
+            (None, Code::WriteConflict) => Some("Another change was in progress; try again"),
             (None, Code::DatabaseUnreachable) => Some("The database did not answer; try again"),
             (None, _) => None,
         }
@@ -178,8 +212,17 @@ impl From<Code> for Refusal {
 
 impl From<StorageError> for Refusal {
     fn from(error: StorageError) -> Self {
-        let code = if error.is_unavailable() { Code::DatabaseUnreachable } else { Code::Internal };
-        Self { cause: Some(Box::new(error)), ..Self::new(code) }
+        let code = if error.is_unavailable() {
+            Code::DatabaseUnreachable
+        } else if error.is_contention() {
+            Code::WriteConflict
+        } else {
+            Code::Internal
+        };
+        Self {
+            cause: Some(Box::new(error)),
+            ..Self::new(code)
+        }
     }
 }
 
@@ -197,8 +240,8 @@ mod tests {
 
     #[test]
     fn a_sentence_and_details_reach_the_client() {
-        let refusal = Refusal::because(Code::InvalidZone, "name is missing")
-            .with_details(json!({ "issues": [] }));
+        let refusal =
+            Refusal::because(Code::InvalidZone, "name is missing").with_details(json!({ "issues": [] }));
         let body = refusal.body("r-2");
         assert_eq!(body["error"], "invalid_zone");
         assert_eq!(body["error_description"], "name is missing");

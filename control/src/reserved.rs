@@ -25,7 +25,11 @@ pub(crate) fn is_reserved_slug(slug: &str) -> bool {
 /// # Errors
 /// [`Code::ReservedNamespace`].
 pub(crate) fn check_name(actor: &Actor, name: &str) -> Result<(), Refusal> {
-    check(actor, is_reserved_name(name), "names that begin with caracal.sys/")
+    check(
+        actor,
+        is_reserved_name(name),
+        "names that begin with caracal.sys/",
+    )
 }
 
 /// As [`check_name`], for the slug of a zone.
@@ -33,7 +37,11 @@ pub(crate) fn check_name(actor: &Actor, name: &str) -> Result<(), Refusal> {
 /// # Errors
 /// [`Code::ReservedNamespace`].
 pub(crate) fn check_slug(actor: &Actor, slug: &str) -> Result<(), Refusal> {
-    check(actor, is_reserved_slug(slug), "slugs that begin with caracal-sys-")
+    check(
+        actor,
+        is_reserved_slug(slug),
+        "slugs that begin with caracal-sys-",
+    )
 }
 
 /// As [`check_name`], for the identifier of a resource.
@@ -41,7 +49,11 @@ pub(crate) fn check_slug(actor: &Actor, slug: &str) -> Result<(), Refusal> {
 /// # Errors
 /// [`Code::ReservedNamespace`].
 pub(crate) fn check_resource(actor: &Actor, identifier: &str) -> Result<(), Refusal> {
-    check(actor, starts_with(identifier, RESOURCE), "identifiers that begin with caracal-sys://")
+    check(
+        actor,
+        starts_with(identifier, RESOURCE),
+        "identifiers that begin with caracal-sys://",
+    )
 }
 
 /// As [`check_name`], for the identifier of a provider.
@@ -49,7 +61,11 @@ pub(crate) fn check_resource(actor: &Actor, identifier: &str) -> Result<(), Refu
 /// # Errors
 /// [`Code::ReservedNamespace`].
 pub(crate) fn check_provider(actor: &Actor, identifier: &str) -> Result<(), Refusal> {
-    check(actor, starts_with(identifier, PROVIDER), "identifiers that begin with provider://caracal-sys-")
+    check(
+        actor,
+        starts_with(identifier, PROVIDER),
+        "identifiers that begin with provider://caracal-sys-",
+    )
 }
 
 fn check(actor: &Actor, is_reserved: bool, what: &str) -> Result<(), Refusal> {

@@ -12,15 +12,15 @@ use caracal_chassis::Secret;
 const ACCOUNT_ID_BYTES_MAX: usize = 256;
 
 /// Header that carries the assertion.
-pub const ACCOUNT_HEADER: &str = "x-caracal-account";
+pub(crate) const ACCOUNT_HEADER: &str = "x-caracal-account";
 
 /// A console account that an assertion named.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct AccountId(String);
+pub(crate) struct AccountId(String);
 
 impl AccountId {
     /// The id as text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -34,7 +34,10 @@ pub(crate) fn verify(assertion: &str, key: &Secret, now_unix_seconds: i64) -> Op
         return None;
     }
     let account = String::from_utf8(URL_SAFE_NO_PAD.decode(account).ok()?).ok()?;
-    if account.is_empty() || account.len() > ACCOUNT_ID_BYTES_MAX || !expiry.bytes().all(|b| b.is_ascii_digit()) {
+    if account.is_empty()
+        || account.len() > ACCOUNT_ID_BYTES_MAX
+        || !expiry.bytes().all(|b| b.is_ascii_digit())
+    {
         return None;
     }
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
@@ -53,13 +56,20 @@ mod tests {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
         let tag = hmac::sign(&key, format!("caracal:account:v1:{account}:{expiry}").as_bytes());
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        format!("v1.{}.{expiry}.{}", encode(account.as_bytes()), encode(tag.as_ref()))
+        format!(
+            "v1.{}.{expiry}.{}",
+            encode(account.as_bytes()),
+            encode(tag.as_ref())
+        )
     }
 
     #[test]
     fn a_true_assertion_names_the_account() {
         let text = assertion("key", "acct:1 é", "1800000001");
-        assert_eq!(verify(&text, &Secret::from("key"), NOW).unwrap().as_str(), "acct:1 é");
+        assert_eq!(
+            verify(&text, &Secret::from("key"), NOW).unwrap().as_str(),
+            "acct:1 é"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use caracal_model::{AdminTokenId, ZoneId};
 
 /// What a token may do: `docs/contract/admin-api.md` section 2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Capability {
+pub(crate) enum Capability {
     /// Look only.
     Read,
     /// Look and change, but not decide approvals.
@@ -15,7 +15,7 @@ pub enum Capability {
 
 impl Capability {
     /// The stored word.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",
@@ -24,14 +24,16 @@ impl Capability {
     }
 
     /// Reads the stored word.
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Read, Self::Write, Self::Approve].into_iter().find(|capability| capability.as_str() == word)
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        [Self::Read, Self::Write, Self::Approve]
+            .into_iter()
+            .find(|capability| capability.as_str() == word)
     }
 }
 
 /// Where a token comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The environment value itself: break-glass.
     Bootstrap,
     /// Derived from it for reading consoles.
@@ -46,7 +48,7 @@ pub enum Origin {
 
 impl Origin {
     /// The stored value of `created_by`.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Bootstrap => "env-bootstrap",
             Self::ConsoleRead => "env-derived",
@@ -57,8 +59,13 @@ impl Origin {
     }
 
     /// Reads the stored value.
-    pub fn parse(created_by: &str) -> Self {
-        let seeded = [Self::Bootstrap, Self::ConsoleRead, Self::ConsoleWrite, Self::ConsoleApprove];
+    pub(crate) fn parse(created_by: &str) -> Self {
+        let seeded = [
+            Self::Bootstrap,
+            Self::ConsoleRead,
+            Self::ConsoleWrite,
+            Self::ConsoleApprove,
+        ];
         let found = seeded.into_iter().find(|origin| origin.as_str() == created_by);
         found.unwrap_or_else(|| Self::Issued(created_by.to_owned()))
     }
@@ -67,14 +74,14 @@ impl Origin {
     ///
     /// Any value that starts like a derived one counts, so that a row of an unknown later version never gets more
     /// authority than a known one.
-    pub fn is_derived_console(&self) -> bool {
+    pub(crate) fn is_derived_console(&self) -> bool {
         self.as_str().starts_with("env-derived")
     }
 }
 
 /// Which zones a token reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// Every zone, and the routes without one.
     Global,
     /// One zone.
@@ -83,22 +90,22 @@ pub enum Reach {
 
 /// An authenticated admin token.
 #[derive(Debug, Clone)]
-pub struct Actor {
+pub(crate) struct Actor {
     /// Row id of the token.
-    pub id: AdminTokenId,
+    pub(crate) id: AdminTokenId,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Which zones it reaches.
-    pub reach: Reach,
+    pub(crate) reach: Reach,
     /// What it may do.
-    pub capability: Capability,
+    pub(crate) capability: Capability,
     /// Where it comes from.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 impl Actor {
     /// `global` or `zone`, as the admin audit records it.
-    pub const fn scope(&self) -> &'static str {
+    pub(crate) const fn scope(&self) -> &'static str {
         match self.reach {
             Reach::Global => "global",
             Reach::Zone(_) => "zone",
@@ -106,12 +113,12 @@ impl Actor {
     }
 
     /// Whether it reaches every zone.
-    pub const fn is_global(&self) -> bool {
+    pub(crate) const fn is_global(&self) -> bool {
         matches!(self.reach, Reach::Global)
     }
 
     /// Whether it is the environment's own token, the only one that may touch reserved names.
-    pub fn is_bootstrap(&self) -> bool {
+    pub(crate) fn is_bootstrap(&self) -> bool {
         self.origin == Origin::Bootstrap
     }
 }

@@ -71,7 +71,11 @@ impl ZoneStanding {
 ///
 /// # Errors
 /// [`Code::SystemZoneReadOnly`].
-pub(crate) fn check_reserved(actor: &Actor, effect: Effect, standing: Option<&ZoneStanding>) -> Result<(), Code> {
+pub(crate) fn check_reserved(
+    actor: &Actor,
+    effect: Effect,
+    standing: Option<&ZoneStanding>,
+) -> Result<(), Code> {
     let changes = !matches!(effect, Effect::Read);
     if changes && !actor.is_bootstrap() && standing.is_some_and(ZoneStanding::is_reserved) {
         return Err(Code::SystemZoneReadOnly);
@@ -92,12 +96,22 @@ pub(crate) fn check_account(
     standing: Option<&ZoneStanding>,
 ) -> Result<(), Code> {
     if zone.is_none() {
-        return if open_to_accounts { Ok(()) } else { Err(Code::AccountScopeRequired) };
+        return if open_to_accounts {
+            Ok(())
+        } else {
+            Err(Code::AccountScopeRequired)
+        };
     }
-    let Some(standing) = standing else { return Err(Code::ZoneForbidden) };
+    let Some(standing) = standing else {
+        return Err(Code::ZoneForbidden);
+    };
     let owns = standing.owner_account_id.as_deref() == Some(account);
     let reads_reserved = effect == Effect::Read && standing.is_reserved();
-    if owns || reads_reserved { Ok(()) } else { Err(Code::ZoneForbidden) }
+    if owns || reads_reserved {
+        Ok(())
+    } else {
+        Err(Code::ZoneForbidden)
+    }
 }
 
 #[cfg(test)]
@@ -143,19 +157,34 @@ mod tests {
             assert_eq!(answer, expected, "{capability:?} {effect:?}");
         }
         let bootstrap = actor(Write, None, Origin::Bootstrap);
-        assert_eq!(check(&bootstrap, Effect::Decide, Place::Zone, None), Ok(()), "break-glass");
+        assert_eq!(
+            check(&bootstrap, Effect::Decide, Place::Zone, None),
+            Ok(()),
+            "break-glass"
+        );
     }
 
     #[test]
     fn a_zone_token_stays_in_its_zone() {
         let own = "z1".parse().unwrap();
         let other = "z2".parse().unwrap();
-        let actor = actor(Capability::Write, Some("z1"), Origin::Issued("admin:x".to_owned()));
+        let actor = actor(
+            Capability::Write,
+            Some("z1"),
+            Origin::Issued("admin:x".to_owned()),
+        );
         let reach = |place, zone| check(&actor, Effect::Read, place, zone);
         assert_eq!(reach(Place::Zone, Some(&own)), Ok(()));
         assert_eq!(reach(Place::Shared, None), Ok(()));
-        assert_eq!(reach(Place::Zone, Some(&other)), Err(Code::AdminTokenZoneMismatch));
-        assert_eq!(reach(Place::Zone, None), Err(Code::AdminTokenZoneMismatch), "undecodable zone");
+        assert_eq!(
+            reach(Place::Zone, Some(&other)),
+            Err(Code::AdminTokenZoneMismatch)
+        );
+        assert_eq!(
+            reach(Place::Zone, None),
+            Err(Code::AdminTokenZoneMismatch),
+            "undecodable zone"
+        );
         assert_eq!(reach(Place::Platform, None), Err(Code::AdminTokenZoneMismatch));
     }
 
@@ -163,7 +192,10 @@ mod tests {
     fn a_reserved_zone_is_read_only_for_all_but_bootstrap() {
         let issued = actor(Capability::Write, None, Origin::Issued("admin:x".to_owned()));
         let bootstrap = actor(Capability::Write, None, Origin::Bootstrap);
-        for zone in [standing("Caracal.Sys/system", "x", None), standing("x", "CARACAL-SYS-internal", None)] {
+        for zone in [
+            standing("Caracal.Sys/system", "x", None),
+            standing("x", "CARACAL-SYS-internal", None),
+        ] {
             assert_eq!(
                 check_reserved(&issued, Effect::Write, Some(&zone)),
                 Err(Code::SystemZoneReadOnly)
@@ -171,7 +203,10 @@ mod tests {
             assert_eq!(check_reserved(&issued, Effect::Read, Some(&zone)), Ok(()));
             assert_eq!(check_reserved(&bootstrap, Effect::Write, Some(&zone)), Ok(()));
         }
-        assert_eq!(check_reserved(&issued, Effect::Write, Some(&standing("a", "a", None))), Ok(()));
+        assert_eq!(
+            check_reserved(&issued, Effect::Write, Some(&standing("a", "a", None))),
+            Ok(())
+        );
     }
 
     #[test]
@@ -181,10 +216,23 @@ mod tests {
             check_account("me", effect, Some(&zone), false, standing)
         };
         assert_eq!(at(Effect::Write, Some(&standing("a", "a", Some("me")))), Ok(()));
-        assert_eq!(at(Effect::Read, Some(&standing("a", "a", Some("you")))), Err(Code::ZoneForbidden));
-        assert_eq!(at(Effect::Read, Some(&standing("a", "a", None))), Err(Code::ZoneForbidden));
-        assert_eq!(at(Effect::Read, None), Err(Code::ZoneForbidden), "a missing zone is not told apart");
-        assert_eq!(at(Effect::Read, Some(&standing("caracal.sys/s", "s", None))), Ok(()));
+        assert_eq!(
+            at(Effect::Read, Some(&standing("a", "a", Some("you")))),
+            Err(Code::ZoneForbidden)
+        );
+        assert_eq!(
+            at(Effect::Read, Some(&standing("a", "a", None))),
+            Err(Code::ZoneForbidden)
+        );
+        assert_eq!(
+            at(Effect::Read, None),
+            Err(Code::ZoneForbidden),
+            "a missing zone is not told apart"
+        );
+        assert_eq!(
+            at(Effect::Read, Some(&standing("caracal.sys/s", "s", None))),
+            Ok(())
+        );
         assert_eq!(check_account("me", Effect::Read, None, true, None), Ok(()));
         assert_eq!(
             check_account("me", Effect::Read, None, false, None),

@@ -81,6 +81,9 @@ mod tests {
     fn the_derivation_is_the_published_one() {
         // Recomputed with: printf '%s' caracal:console:read-only:v1 | openssl dgst -sha256 -hmac k -binary | base64
         let [_, read, ..] = seeded_tokens(&Secret::from("k"));
-        assert_eq!(read.value.expose(), "cat_vnatIomGMlyQ08xGIbXTOpfdZsXd3dgRknf9VNi_fTc");
+        assert_eq!(
+            read.value.expose(),
+            "cat_vnatIomGMlyQ08xGIbXTOpfdZsXd3dgRknf9VNi_fTc"
+        );
     }
 }

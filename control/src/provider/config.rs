@@ -31,8 +31,13 @@ pub(crate) enum Secrets {
 }
 
 /// Members that hold a secret, whatever the kind.
-pub(crate) const SECRET_MEMBERS: [&str; 5] =
-    ["api_key", "bearer_token", "password", "client_secret", "private_key"];
+pub(crate) const SECRET_MEMBERS: [&str; 5] = [
+    "api_key",
+    "bearer_token",
+    "password",
+    "client_secret",
+    "private_key",
+];
 
 const API_KEY: [&str; 8] = [
     "auth_location",
@@ -52,7 +57,12 @@ const BEARER_TOKEN: [&str; 6] = [
     "forward_caracal_identity",
     "allow_runtime_injection",
 ];
-const HTTP_BASIC: [&str; 4] = ["username", "password", "allowed_token_hosts", "forward_caracal_identity"];
+const HTTP_BASIC: [&str; 4] = [
+    "username",
+    "password",
+    "allowed_token_hosts",
+    "forward_caracal_identity",
+];
 const CLIENT_CREDENTIALS: [&str; 19] = [
     "token_endpoint",
     "client_id",
@@ -130,17 +140,31 @@ impl Kind {
 ///
 /// # Errors
 /// The first thing that is wrong with it, as a sentence for the client; it never repeats a value.
-pub(crate) fn check(kind: Kind, config: &Map<String, Value>, secrets: Secrets) -> Result<ProviderConfig, Fault> {
-    if let Some(unknown) = config.keys().find(|name| !kind.members().contains(&name.as_str())) {
+pub(crate) fn check(
+    kind: Kind,
+    config: &Map<String, Value>,
+    secrets: Secrets,
+) -> Result<ProviderConfig, Fault> {
+    if let Some(unknown) = config
+        .keys()
+        .find(|name| !kind.members().contains(&name.as_str()))
+    {
         return Err(format!("config_json.{unknown} is not a member of kind {}", kind.as_str()).into());
     }
-    let mut checked = ProviderConfig { public: Map::new(), secret: BTreeMap::new() };
+    let mut checked = ProviderConfig {
+        public: Map::new(),
+        secret: BTreeMap::new(),
+    };
     for name in kind.members() {
-        let Some(value) = config.get(*name).filter(|value| !value.is_null()) else { continue };
+        let Some(value) = config.get(*name).filter(|value| !value.is_null()) else {
+            continue;
+        };
         if SECRET_MEMBERS.contains(name) {
             checked.secret.insert(name, member::secret(name, value)?);
         } else {
-            checked.public.insert((*name).to_owned(), public_member(name, value)?);
+            checked
+                .public
+                .insert((*name).to_owned(), public_member(name, value)?);
         }
     }
     match kind {
@@ -160,7 +184,12 @@ fn public_member(name: &'static str, value: &Value) -> Result<Value, Fault> {
         "client_auth_method" => member::word(
             name,
             value,
-            &["client_secret_basic", "client_secret_post", "private_key_jwt", "none"],
+            &[
+                "client_secret_basic",
+                "client_secret_post",
+                "private_key_jwt",
+                "none",
+            ],
         ),
         "grant_type" => member::word(name, value, &["client_credentials", "jwt_bearer"]),
         "header_name" | "auth_header" => member::header_name(name, value),
@@ -195,7 +224,10 @@ fn api_key(config: &ProviderConfig, secrets: Secrets) -> Result<(), Fault> {
 
 fn bearer_token(config: &ProviderConfig, secrets: Secrets) -> Result<(), Fault> {
     config.require_secret("bearer_token", secrets)?;
-    config.refuse_repeated_scheme("bearer_token", Some(config.text("auth_scheme").unwrap_or("Bearer")))
+    config.refuse_repeated_scheme(
+        "bearer_token",
+        Some(config.text("auth_scheme").unwrap_or("Bearer")),
+    )
 }
 
 fn http_basic(config: &ProviderConfig, secrets: Secrets) -> Result<(), Fault> {
@@ -221,7 +253,10 @@ fn client_credentials(config: &mut ProviderConfig, secrets: Secrets) -> Result<(
     if jwt_bearer {
         config.forbid(&["audience", "resource"], "grant_type jwt_bearer")?;
     } else {
-        config.forbid(&["assertion_subject", "assertion_audience"], "grant_type client_credentials")?;
+        config.forbid(
+            &["assertion_subject", "assertion_audience"],
+            "grant_type client_credentials",
+        )?;
     }
     if jwt_bearer || method == "private_key_jwt" {
         config.require_secret("private_key", secrets)?;
@@ -241,12 +276,19 @@ fn client_credentials(config: &mut ProviderConfig, secrets: Secrets) -> Result<(
 }
 
 fn authorization_code(config: &mut ProviderConfig, secrets: Secrets) -> Result<(), Fault> {
-    for name in ["authorization_endpoint", "token_endpoint", "redirect_uri", "client_id"] {
+    for name in [
+        "authorization_endpoint",
+        "token_endpoint",
+        "redirect_uri",
+        "client_id",
+    ] {
         config.require(name)?;
     }
     match config.text("client_auth_method").unwrap_or("client_secret_basic") {
         "private_key_jwt" => {
-            return Err("config_json.client_auth_method private_key_jwt is not available for this kind".into());
+            return Err(
+                "config_json.client_auth_method private_key_jwt is not available for this kind".into(),
+            );
         }
         "none" => {}
         _ => config.require_secret("client_secret", secrets)?,
@@ -281,7 +323,9 @@ impl ProviderConfig {
     }
 
     fn forbid(&self, names: &[&str], reason: &str) -> Result<(), Fault> {
-        let sent = names.iter().find(|name| self.public.contains_key(**name) || self.secret.contains_key(**name));
+        let sent = names
+            .iter()
+            .find(|name| self.public.contains_key(**name) || self.secret.contains_key(**name));
         match sent {
             Some(name) => Err(format!("config_json.{name} cannot be used with {reason}").into()),
             None => Ok(()),
@@ -290,8 +334,12 @@ impl ProviderConfig {
 
     /// A credential that repeats its scheme would be sent as `Bearer Bearer x`.
     fn refuse_repeated_scheme(&self, name: &str, scheme: Option<&str>) -> Result<(), Fault> {
-        let (Some(scheme), Some(secret)) = (scheme, self.secret.get(name)) else { return Ok(()) };
-        let repeated = secret.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+        let (Some(scheme), Some(secret)) = (scheme, self.secret.get(name)) else {
+            return Ok(());
+        };
+        let repeated = secret
+            .get(..scheme.len())
+            .is_some_and(|head| head.eq_ignore_ascii_case(scheme))
             && secret[scheme.len()..].starts_with(' ');
         if repeated {
             return Err(format!("config_json.{name} must not begin with its scheme {scheme}").into());
@@ -303,7 +351,8 @@ impl ProviderConfig {
         if !self.public.contains_key("allowed_token_hosts")
             && let Some(host) = self.text("token_endpoint").and_then(host_of)
         {
-            self.public.insert("allowed_token_hosts".to_owned(), Value::from(vec![host]));
+            self.public
+                .insert("allowed_token_hosts".to_owned(), Value::from(vec![host]));
         }
     }
 }

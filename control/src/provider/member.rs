@@ -47,7 +47,10 @@ pub(crate) fn secret(name: &'static str, value: &Value) -> Result<String, Fault>
         return Err(expected(name, "1 to 16384 characters"));
     }
     let multiline = name == "private_key";
-    if text.chars().any(|c| c.is_control() && !(multiline && matches!(c, '\n' | '\r' | '\t'))) {
+    if text
+        .chars()
+        .any(|c| c.is_control() && !(multiline && matches!(c, '\n' | '\r' | '\t')))
+    {
         return Err(expected(name, "no control characters"));
     }
     if multiline && !is_pem(text, "PRIVATE KEY") {
@@ -71,7 +74,10 @@ pub(crate) fn word(name: &str, value: &Value, words: &[&str]) -> Result<Value, F
 
 /// A boolean.
 pub(crate) fn boolean(name: &str, value: &Value) -> Result<Value, Fault> {
-    value.as_bool().map(Value::from).ok_or_else(|| expected(name, "a boolean"))
+    value
+        .as_bool()
+        .map(Value::from)
+        .ok_or_else(|| expected(name, "a boolean"))
 }
 
 /// An RFC 9110 field name that may carry a credential.
@@ -82,7 +88,9 @@ pub(crate) fn header_name(name: &str, value: &Value) -> Result<Value, Fault> {
         return Err(expected(name, "an HTTP field name"));
     }
     if RESERVED_HEADERS.contains(&lower.as_str())
-        || RESERVED_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix))
+        || RESERVED_HEADER_PREFIXES
+            .iter()
+            .any(|prefix| lower.starts_with(prefix))
     {
         return Err(expected(name, "a field name that is not reserved"));
     }
@@ -117,7 +125,9 @@ pub(crate) fn hosts(name: &str, value: &Value) -> Result<Value, Fault> {
         let well_formed = host.len() <= 253
             && ends(host.bytes().next())
             && ends(host.bytes().next_back())
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
             && !host.contains("..");
         if !well_formed {
             return Err(expected(name, "host names without scheme, port or path"));
@@ -136,7 +146,9 @@ pub(crate) fn texts(name: &str, value: &Value) -> Result<Value, Fault> {
 
 /// Extra parameters of a request to the OAuth server; `reserved` are the ones the protocol sets itself.
 pub(crate) fn parameters(name: &str, value: &Value, reserved: &[&str]) -> Result<Value, Fault> {
-    let map = value.as_object().ok_or_else(|| expected(name, "an object of strings"))?;
+    let map = value
+        .as_object()
+        .ok_or_else(|| expected(name, "an object of strings"))?;
     if map.len() > ENTRIES_MAX {
         return Err(expected(name, "at most 64 members"));
     }
@@ -158,7 +170,9 @@ pub(crate) fn parameters(name: &str, value: &Value, reserved: &[&str]) -> Result
 /// An `https` URL without user information or fragment.
 pub(crate) fn https_endpoint(name: &str, value: &Value) -> Result<Value, Fault> {
     let text = plain(name, value)?;
-    let url = Url::parse(&text).ok().filter(|url| url.scheme() == "https" && url.host_str().is_some());
+    let url = Url::parse(&text)
+        .ok()
+        .filter(|url| url.scheme() == "https" && url.host_str().is_some());
     let url = url.ok_or_else(|| expected(name, "an https URL"))?;
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
         return Err(expected(name, "a URL without user information or fragment"));
@@ -177,8 +191,12 @@ pub(crate) fn absolute_uri(name: &str, value: &Value) -> Result<Value, Fault> {
 
 /// A PEM certificate.
 pub(crate) fn certificate(name: &str, value: &Value) -> Result<Value, Fault> {
-    let text = value.as_str().map(str::trim).filter(|text| is_pem(text, "CERTIFICATE"));
-    text.map(Value::from).ok_or_else(|| expected(name, "a PEM certificate"))
+    let text = value
+        .as_str()
+        .map(str::trim)
+        .filter(|text| is_pem(text, "CERTIFICATE"));
+    text.map(Value::from)
+        .ok_or_else(|| expected(name, "a PEM certificate"))
 }
 
 fn plain(name: &str, value: &Value) -> Result<String, Fault> {
@@ -193,7 +211,9 @@ fn plain(name: &str, value: &Value) -> Result<String, Fault> {
 }
 
 fn strings(name: &str, value: &Value) -> Result<Vec<String>, Fault> {
-    let entries = value.as_array().ok_or_else(|| expected(name, "a list of strings"))?;
+    let entries = value
+        .as_array()
+        .ok_or_else(|| expected(name, "a list of strings"))?;
     if entries.len() > ENTRIES_MAX {
         return Err(expected(name, "at most 64 entries"));
     }
@@ -202,7 +222,9 @@ fn strings(name: &str, value: &Value) -> Result<Vec<String>, Fault> {
 
 fn is_parameter_name(name: &str) -> bool {
     !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-'))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-'))
 }
 
 /// RFC 9110 section 5.6.2 `tchar`.

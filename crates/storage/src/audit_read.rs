@@ -8,8 +8,9 @@ use serde_json::Value;
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use time::OffsetDateTime;
 
-use crate::error::StorageError;
+use crate::error::{StorageError, checked};
 use crate::page::Page;
+use crate::tx::{ReadTx, WriteTx};
 
 /// A recorded decision or event.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -420,4 +421,54 @@ impl Query {
             .push(format_args!(" ORDER BY {time} DESC, {id} DESC LIMIT "))
             .push_bind(page.limit);
     }
+}
+
+/// Marks up to `batch` overdue records as expired. Answers how many.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn expire_authority_records(tx: &mut WriteTx, batch: i64) -> Result<u64, StorageError> {
+    let expired = sqlx::query(
+        "UPDATE authority_records SET status = 'expired'
+         WHERE id IN (
+             SELECT id FROM authority_records WHERE status = 'active' AND expires_at <= now()
+             ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
+    )
+    .bind(batch)
+    .execute(tx)
+    .await?;
+    Ok(expired.rows_affected())
+}
+
+/// Live records of applications or zones that are archived.
+///
+/// A token service issues from memory, so for a moment it may issue to an application that was just archived.
+///
+/// # Errors
+/// [`StorageError::Inconsistent`] when a row cannot be read.
+pub async fn records_of_archived_applications(
+    tx: &mut ReadTx,
+    batch: i64,
+) -> Result<Vec<(ZoneId, AuthorityRecordId)>, StorageError> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT r.zone_id, r.id
+         FROM authority_records r
+         JOIN zones z ON z.id = r.zone_id
+         LEFT JOIN applications a ON a.zone_id = r.zone_id AND a.id = r.subject_id AND r.session_type = 'application'
+         WHERE r.status = 'active' AND r.expires_at > now()
+           AND (z.archived_at IS NOT NULL OR a.archived_at IS NOT NULL)
+         ORDER BY r.expires_at LIMIT $1",
+    )
+    .bind(batch)
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter()
+        .map(|(zone, id)| {
+            let record = checked(id, "authority_records", "id", &zone)?;
+            Ok((
+                checked(zone, "authority_records", "zone_id", "of an archived application")?,
+                record,
+            ))
+        })
+        .collect()
 }

@@ -314,3 +314,37 @@ pub async fn activate(
     .await?;
     Ok(())
 }
+
+/// A message that announced an activation.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Announcement {
+    /// What it says.
+    pub payload_json: Value,
+    /// How often it could not be published.
+    pub attempts: i32,
+    /// Whether it was given up.
+    pub dead: bool,
+    /// Why it could not be published last time.
+    pub last_error: Option<String>,
+    /// When it was published.
+    pub dispatched_at: Option<OffsetDateTime>,
+}
+
+/// The message with this id, if it announces a policy set of the zone and has not been pruned yet.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn announcement<'t>(
+    tx: impl PgExecutor<'t>,
+    zone: &ZoneId,
+    id: &str,
+) -> Result<Option<Announcement>, StorageError> {
+    Ok(sqlx::query_as(
+        "SELECT payload_json, attempts, dead, last_error, dispatched_at FROM event_outbox
+         WHERE id = $1 AND stream_name = 'caracal.policy.invalidate' AND payload_json ->> 'zone_id' = $2",
+    )
+    .bind(id)
+    .bind(zone.as_str())
+    .fetch_optional(tx)
+    .await?)
+}

@@ -84,6 +84,19 @@ pub async fn hold_off(tx: &mut WriteTx, zone: &ZoneId) -> Result<(), StorageErro
     Ok(())
 }
 
+/// Lets no other cascade of this zone run, and nobody start anything in it, until the transaction ends. [`revoke`] does
+/// this itself; call it before locks on rows that sessions or delegations refer to, so that all take locks in one order.
+///
+/// # Errors
+/// [`StorageError::Contention`] when somebody else does not let go in time.
+pub async fn lock_out(tx: &mut WriteTx, zone: &ZoneId) -> Result<(), StorageError> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('authority:' || $1, 0))")
+        .bind(zone.as_str())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// Ends `root` and everything below it.
 ///
 /// Cascades of one zone queue on an advisory lock, and on whoever called [`hold_off`]. A pass costs four statements;
@@ -100,10 +113,7 @@ pub async fn revoke(
     reason: &str,
 ) -> Result<Revoked, StorageError> {
     check_reason(reason)?;
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('authority:' || $1, 0))")
-        .bind(zone.as_str())
-        .execute(&mut *tx)
-        .await?;
+    lock_out(tx, zone).await?;
     let mut ended = Ended::default();
     for _ in 0..PASSES_MAX {
         if !pass(tx, zone, root, reason, &mut ended).await? {

@@ -108,6 +108,19 @@ pub async fn find<'t>(tx: impl PgExecutor<'t>, zone: &ZoneId) -> Result<Option<Z
     .await?)
 }
 
+/// Whether there is or was a zone with this id.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn exists<'t>(tx: impl PgExecutor<'t>, zone: &ZoneId) -> Result<bool, StorageError> {
+    Ok(
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM zones WHERE id = $1)")
+            .bind(zone.as_str())
+            .fetch_one(tx)
+            .await?,
+    )
+}
+
 /// Keeps the zone from being archived until the transaction ends; answers false when it is missing or archived.
 ///
 /// # Errors

@@ -1,0 +1,26 @@
+//! The admin API over HTTP: which paths there are, and what each request passes on its way.
+
+mod admission;
+mod answer;
+mod extract;
+mod router;
+
+mod admin_audit;
+mod applications;
+mod audit;
+mod authority_records;
+mod evidence;
+mod gateway_binding;
+mod policies;
+mod policy_sets;
+mod policy_templates;
+mod providers;
+mod resources;
+mod sessions;
+mod view;
+mod zones;
+
+pub use router::{RouteFacts, route_list};
+
+pub(crate) use admission::{Admission, Limits};
+pub(crate) use router::router;

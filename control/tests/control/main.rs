@@ -1,0 +1,27 @@
+//! The admin API over HTTP, on a real PostgreSQL, as the login the service has in production.
+//!
+//! One binary; a file for each promise.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "these files are tests; a failed expectation is a failed test"
+)]
+
+mod applications;
+mod audit;
+mod authorization;
+mod bindings;
+mod cascade;
+mod harness;
+mod lists;
+mod policies;
+mod policy_sets;
+mod providers;
+mod records;
+mod resources;
+mod seeding;
+mod service;
+mod zones;
