@@ -113,6 +113,19 @@ fn numbers_out_of_range_are_refused() {
 }
 
 #[test]
+fn a_key_that_is_read_twice_is_reported_once() {
+    let report = report(&pairs(&[("HOST", "here")]), |reader| {
+        reader.listen_address("PORT", 8081);
+        reader.listen_address("ADMIN_PORT", 8082);
+    });
+    assert_eq!(report.lines().count(), 1, "{report}");
+    assert!(
+        report.starts_with("HOST: is \"here\", not an IP address"),
+        "{report}"
+    );
+}
+
+#[test]
 fn the_environment_wins_over_the_file() {
     let source = Source::from_toml_str("port = 1\nlog_level = \"warn\"")
         .unwrap()
