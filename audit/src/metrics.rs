@@ -1,6 +1,7 @@
 //! What is counted? The names operators' dashboards expect.
 
-use caracal_chassis::metrics::{IntCounter, Registry};
+use caracal_chassis::metrics::Registry;
+use prometheus::IntCounter;
 
 /// The service's counters.
 #[derive(Debug, Clone)]

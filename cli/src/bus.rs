@@ -18,8 +18,6 @@ pub(crate) async fn connect(url: &str) -> Result<Arc<dyn Bus>> {
             "REDIS_URL: `{IN_PROCESS}` works only inside `caracal dev`; give the URL of a Redis 7, for example redis://127.0.0.1:6379"
         );
     }
-    let bus = RedisBus::connect(url)
-        .await
-        .context("REDIS_URL: cannot connect to Redis; is it running, and is the URL right?")?;
+    let bus = RedisBus::connect(url).context("REDIS_URL: cannot connect to Redis; is it running, and is the URL right?")?;
     Ok(Arc::new(bus))
 }

@@ -139,11 +139,11 @@ impl Stores {
     /// When the given database URL cannot be taken apart.
     pub(crate) fn role_url(&self, role: Role, keys: &Keys) -> Result<String> {
         match &self.database {
-            Databases::Private(postgres) => Ok(postgres.url(DATABASE, role.login())),
+            Databases::Private(postgres) => Ok(postgres.url(DATABASE, &role.login())),
             Databases::Given(given) => {
                 let mut url = Url::parse(given).context("DATABASE_URL is not a URL")?;
                 let set = url
-                    .set_username(role.login())
+                    .set_username(&role.login())
                     .and_then(|()| url.set_password(Some(&keys.database_password)));
                 set.map_err(|()| anyhow!("DATABASE_URL cannot carry a user name"))?;
                 Ok(url.into())
