@@ -131,7 +131,7 @@ impl Config {
             ),
             audit_key: hmac_key(reader.hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
             audit_dir: reader.path("AUDIT_REPLAY_DIR", Some("/var/lib/caracal/audit-replay")),
-            audit_bytes_max: reader.size("AUDIT_SPOOL_BYTES", 1 << 30, 1 << 20..=1 << 40),
+            audit_bytes_max: reader.size("AUDIT_SPOOL_BYTES", 1 << 30, 64 << 10..=1 << 40),
             audit_fsync: reader.choice("AUDIT_FSYNC", false, &[("never", false), ("always", true)]),
             admin_token: reader.optional_secret("CARACAL_ADMIN_TOKEN"),
             metrics_access: MetricsAccess::read(reader),

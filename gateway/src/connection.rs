@@ -2,7 +2,8 @@
 //!
 //! Pingora reads from the client while it waits for the upstream, and writes to the client while the upstream sends.
 //! So one of the two is always polled while a response is open, and whatever must end that response is polled along
-//! with it: no task per request, no wait for the next chunk. A read that fails with [`Trip`] aborts the exchange; the
+//! with it: no task per request, no wait for the next chunk. For the same reason this is where joined writes are sent
+//! on: whenever there is nothing to do but wait. A read that fails with [`Trip`] aborts the exchange; the
 //! connection can still be written to, so the refusal or the last chunk goes out.
 
 use std::fmt;
@@ -303,15 +304,19 @@ impl AsyncRead for ClientConnection {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        match Pin::new(&mut this.io).poll_read(context, buffer) {
-            Poll::Ready(result) => {
-                if buffer.filled().len() > before {
-                    this.leash.heard_client();
-                }
-                Poll::Ready(result)
+        if let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(context, buffer) {
+            if buffer.filled().len() > before {
+                this.leash.heard_client();
             }
-            Poll::Pending => this.poll_leash(context),
+            return Poll::Ready(result);
         }
+        // About to wait: what was joined so far must not wait along.
+        if !this.io.buffer().is_empty()
+            && let Poll::Ready(Err(error)) = Pin::new(&mut this.io).poll_flush(context)
+        {
+            return Poll::Ready(Err(error));
+        }
+        this.poll_leash(context)
     }
 }
 

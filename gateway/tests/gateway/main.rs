@@ -1,0 +1,23 @@
+//! The gateway as a client, an upstream, an STS and the ledger see it: one file per promise.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod admin;
+mod client;
+mod credentials;
+mod egress;
+mod forwarding;
+mod outages;
+mod refusals;
+mod replay;
+mod rig;
+mod routes;
+mod spy_bus;
+mod streaming;
+mod sts;
+mod tls_upstream;

@@ -1,0 +1,113 @@
+//! A bus that counts claims and fails on demand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use caracal_bus::{Bus, BusError, Entry, EntryId, Extent, GroupStart, Pending};
+use caracal_wire::stream::Fields;
+
+#[derive(Debug)]
+pub(crate) struct SpyBus {
+    inner: Arc<dyn Bus>,
+    pub(crate) claims: AtomicUsize,
+    pub(crate) claims_fail: AtomicBool,
+    pub(crate) publishing_fails: AtomicBool,
+}
+
+impl SpyBus {
+    pub(crate) fn over(inner: Arc<dyn Bus>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            claims: AtomicUsize::new(0),
+            claims_fail: AtomicBool::new(false),
+            publishing_fails: AtomicBool::new(false),
+        })
+    }
+}
+
+#[async_trait]
+impl Bus for SpyBus {
+    async fn publish(&self, stream: &str, batch: &[Fields]) -> Result<Vec<EntryId>, BusError> {
+        if self.publishing_fails.load(Ordering::SeqCst) && stream == caracal_wire::stream::AUDIT_EVENTS {
+            return Err(BusError::Timeout);
+        }
+        self.inner.publish(stream, batch).await
+    }
+
+    async fn read(
+        &self,
+        from: &[(&str, EntryId)],
+        count: usize,
+        block: Duration,
+    ) -> Result<Vec<(String, Vec<Entry>)>, BusError> {
+        self.inner.read(from, count, block).await
+    }
+
+    async fn extents(&self, streams: &[&str]) -> Result<Vec<Extent>, BusError> {
+        self.inner.extents(streams).await
+    }
+
+    async fn incarnation(&self) -> Result<String, BusError> {
+        self.inner.incarnation().await
+    }
+
+    async fn ensure_group(&self, stream: &str, group: &str, from: GroupStart) -> Result<bool, BusError> {
+        self.inner.ensure_group(stream, group, from).await
+    }
+
+    async fn read_group(
+        &self,
+        stream: &str,
+        group: &str,
+        consumer: &str,
+        count: usize,
+        block: Duration,
+    ) -> Result<Vec<Entry>, BusError> {
+        self.inner.read_group(stream, group, consumer, count, block).await
+    }
+
+    async fn ack(&self, stream: &str, group: &str, ids: &[EntryId]) -> Result<(), BusError> {
+        self.inner.ack(stream, group, ids).await
+    }
+
+    async fn reclaim(
+        &self,
+        stream: &str,
+        group: &str,
+        consumer: &str,
+        min_idle: Duration,
+        count: usize,
+    ) -> Result<Vec<(Entry, u64)>, BusError> {
+        self.inner.reclaim(stream, group, consumer, min_idle, count).await
+    }
+
+    async fn pending(&self, stream: &str, group: &str) -> Result<Pending, BusError> {
+        self.inner.pending(stream, group).await
+    }
+
+    async fn trim_consumed(&self, stream: &str) -> Result<u64, BusError> {
+        self.inner.trim_consumed(stream).await
+    }
+
+    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<bool, BusError> {
+        self.claims.fetch_add(1, Ordering::SeqCst);
+        if self.claims_fail.load(Ordering::SeqCst) {
+            return Err(BusError::Timeout);
+        }
+        self.inner.claim_once(key, value, expires_at_unix_ms).await
+    }
+
+    async fn ping(&self) -> Result<(), BusError> {
+        if self.claims_fail.load(Ordering::SeqCst) {
+            Err(BusError::Timeout)
+        } else {
+            self.inner.ping().await
+        }
+    }
+
+    fn round_trips(&self) -> u64 {
+        self.inner.round_trips()
+    }
+}

@@ -1,0 +1,255 @@
+//! An STS that does what a test tells it: checks the gateway's signature, records the exchange, and answers.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use caracal_chassis::server::{self, Limits};
+use caracal_chassis::shutdown::Shutdown;
+use caracal_testing::{Mandate, TestKeys};
+use caracal_wire::gateway_signature::{self, Presented};
+use caracal_wire::sts::{RevocationSnapshot, RevokedAnchor, TokenResponse, Upstream, field};
+use caracal_wire::{form, sts as wire};
+use serde_json::json;
+
+use crate::rig::{APPLICATION, ISSUER, RESOURCE, SHARED_KEY, ZONE, now};
+
+/// How the token endpoint answers.
+#[derive(Clone)]
+pub(crate) enum Grant {
+    /// 200 with a mandate for the resource asked for, and this upstream.
+    Upstream(Upstream),
+    /// This status, content type and body.
+    Raw(u16, &'static str, String),
+    /// 200 with this token and upstream.
+    Token(String, Upstream),
+    /// Nothing, ever.
+    Silence,
+}
+
+/// What the gateway sent to the token endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    pub(crate) form: HashMap<String, String>,
+    pub(crate) request_id: String,
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeSts {
+    state: Arc<Inside>,
+    pub(crate) address: SocketAddr,
+    stop: Shutdown,
+}
+
+struct Inside {
+    keys: TestKeys,
+    grant: Mutex<Grant>,
+    exchanges: Mutex<Vec<Exchange>>,
+    revoked: Mutex<Vec<RevokedAnchor>>,
+    key_requests: AtomicUsize,
+    snapshot_requests: AtomicUsize,
+}
+
+impl FakeSts {
+    pub(crate) async fn start(upstream: Upstream) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), TestKeys::new(), upstream).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, keys: TestKeys, upstream: Upstream) -> Self {
+        let listener = server::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Inside {
+            keys,
+            grant: Mutex::new(Grant::Upstream(upstream)),
+            exchanges: Mutex::default(),
+            revoked: Mutex::default(),
+            key_requests: AtomicUsize::new(0),
+            snapshot_requests: AtomicUsize::new(0),
+        });
+        let router = Router::new()
+            .route(wire::TOKEN_PATH, post(exchange))
+            .route(wire::JWKS_PATH, get(keys_of_zone))
+            .route(wire::REVOCATIONS_PATH, get(revocations))
+            .route("/health", get(|| async { StatusCode::OK }))
+            .with_state(Arc::clone(&state));
+        let stop = Shutdown::new();
+        tokio::spawn(server::serve(listener, router, Limits::default(), stop.clone()));
+        Self { state, address, stop }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn grant(&self, grant: Grant) {
+        *self.state.grant.lock().unwrap() = grant;
+    }
+
+    pub(crate) fn exchanges(&self) -> Vec<Exchange> {
+        self.state.exchanges.lock().unwrap().clone()
+    }
+
+    pub(crate) fn revoke_in_snapshot(&self, kind: caracal_model::AnchorKind, id: &str) {
+        let anchor = RevokedAnchor {
+            zone_id: ZONE.parse().unwrap(),
+            kind,
+            id: id.to_owned(),
+            expires_at: now() + 3_600,
+        };
+        self.state.revoked.lock().unwrap().push(anchor);
+    }
+
+    pub(crate) fn key_requests(&self) -> usize {
+        self.state.key_requests.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn snapshot_requests(&self) -> usize {
+        self.state.snapshot_requests.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.trigger();
+    }
+
+    /// A mandate for one call, signed by the zone.
+    pub(crate) fn mandate(&self) -> String {
+        self.sign(one_shot())
+    }
+
+    pub(crate) fn sign(&self, mandate: Mandate) -> String {
+        mandate.sign(&self.state.keys)
+    }
+}
+
+/// A mandate for one call, to be changed and signed.
+pub(crate) fn one_shot() -> Mandate {
+    Mandate::gateway(ZONE, APPLICATION, now())
+        .issuer(ISSUER)
+        .target(RESOURCE)
+}
+
+/// A reusable mandate, to be changed and signed.
+pub(crate) fn reusable() -> Mandate {
+    Mandate::session(ZONE, APPLICATION, now())
+        .issuer(ISSUER)
+        .target(RESOURCE)
+}
+
+impl Inside {
+    /// Whether the gateway signed this request.
+    fn is_signed(headers: &HeaderMap, method: &str, path: &str, body: &[u8]) -> bool {
+        let header = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+        };
+        let presented = Presented {
+            timestamp: header(gateway_signature::TIMESTAMP),
+            nonce: header(gateway_signature::NONCE),
+            signature: header(gateway_signature::SIGNATURE),
+        };
+        let key = hex::decode(SHARED_KEY).unwrap();
+        presented.nonce.len() == 64
+            && gateway_signature::verify(&key, &presented, method, path, body, now()).is_ok()
+    }
+}
+
+async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: Bytes) -> Response {
+    if !Inside::is_signed(&headers, "POST", wire::TOKEN_PATH, &body) {
+        return (
+            StatusCode::UNAUTHORIZED,
+            axum::Json(json!({"error": "access_denied"})),
+        )
+            .into_response();
+    }
+    let form = form::parse(&body, &[]).unwrap();
+    let value = |name: &str| form.get(name).unwrap_or_default().to_owned();
+    let names = [
+        field::APPLICATION_ID,
+        field::GATEWAY_REQUEST_ID,
+        field::GRANT_TYPE,
+        field::REQUEST_METHOD,
+        field::REQUEST_PATH,
+        field::RESOURCE,
+        field::SUBJECT_TOKEN,
+        field::SUBJECT_TOKEN_TYPE,
+        field::ZONE_ID,
+    ];
+    let exchange = Exchange {
+        form: names
+            .iter()
+            .map(|name| ((*name).to_owned(), value(name)))
+            .collect(),
+        request_id: headers["x-request-id"].to_str().unwrap().to_owned(),
+    };
+    state.exchanges.lock().unwrap().push(exchange);
+    let grant = state.grant.lock().unwrap().clone();
+    match grant {
+        Grant::Upstream(upstream) => {
+            let resource = value(field::RESOURCE);
+            let mandate = Mandate::resource(
+                &value(field::ZONE_ID),
+                &value(field::APPLICATION_ID),
+                &resource,
+                now(),
+            );
+            granted(mandate.issuer(ISSUER).sign(&state.keys), &resource, upstream)
+        }
+        Grant::Token(token, upstream) => granted(token, &value(field::RESOURCE), upstream),
+        Grant::Raw(status, content_type, body) => {
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [(http::header::CONTENT_TYPE, content_type)], body).into_response()
+        }
+        Grant::Silence => std::future::pending().await,
+    }
+}
+
+fn granted(token: String, resource: &str, upstream: Upstream) -> Response {
+    axum::Json(TokenResponse {
+        access_token: token,
+        token_type: wire::BEARER.to_owned(),
+        expires_in: 900,
+        scope: None,
+        issued_token_type: wire::ACCESS_TOKEN_TYPE.to_owned(),
+        target_resources: vec![resource.to_owned()],
+        upstreams: [(resource.to_owned(), upstream)].into(),
+    })
+    .into_response()
+}
+
+async fn keys_of_zone(
+    State(state): State<Arc<Inside>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    state.key_requests.fetch_add(1, Ordering::SeqCst);
+    if query.get("zone_id").is_some_and(|zone| zone == ZONE) {
+        axum::Json(state.keys.jwks()).into_response()
+    } else {
+        (
+            StatusCode::NOT_FOUND,
+            axum::Json(json!({"error": "resource_not_found"})),
+        )
+            .into_response()
+    }
+}
+
+async fn revocations(State(state): State<Arc<Inside>>, headers: HeaderMap) -> Response {
+    state.snapshot_requests.fetch_add(1, Ordering::SeqCst);
+    if !Inside::is_signed(&headers, "GET", wire::REVOCATIONS_PATH, b"") {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let revocations = state.revoked.lock().unwrap().clone();
+    axum::Json(RevocationSnapshot {
+        as_of_unix_ms: now() * 1_000,
+        revocations,
+    })
+    .into_response()
+}
