@@ -58,8 +58,8 @@ pub(crate) async fn exchange(
     if request.approval_id.is_some() {
         return Err(Refusal::ApprovalUnknown);
     }
-    let references = references::resolve(sts, request, &caller, presented.as_ref(), now).await?;
-    known.references = references.clone();
+    let references = Arc::new(references::resolve(sts, request, &caller, presented.as_ref(), now).await?);
+    known.references = Arc::clone(&references);
     let basis = Basis {
         sts,
         request,

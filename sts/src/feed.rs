@@ -33,7 +33,7 @@ const STREAMS: [&str; 6] = [
 /// How long a revocation is remembered after it was announced, in seconds; the durable log may say longer.
 const REMEMBERED_SECONDS: i64 = 86_400;
 /// How often expired revocations are forgotten.
-const PRUNE_PERIOD: Duration = Duration::from_secs(300);
+const PRUNE_PERIOD: Duration = Duration::from_mins(5);
 /// Pause before a snapshot is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -97,7 +97,7 @@ async fn reload_after_losses(sts: &Sts, mut lost: mpsc::UnboundedReceiver<Reload
         }
         reload.done();
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn prune(sts: &Sts) {

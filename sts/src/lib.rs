@@ -16,6 +16,8 @@
 //! way to say no. This service never forwards traffic, and never acts without evidence.
 
 mod config;
+#[cfg(test)]
+mod cost;
 mod exchange;
 mod feed;
 mod http;

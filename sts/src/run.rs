@@ -1,6 +1,5 @@
 //! From settings to a running service, and back.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +34,7 @@ use crate::zone::ZoneCache;
 /// How long background work may take to end after the last request.
 const TASKS_DEADLINE: Duration = Duration::from_secs(10);
 /// Longer than any token lives, so that a token is forgotten by digest only after it has expired.
-const TOKEN_LIFE_MAX: Duration = Duration::from_secs(3_600 + 60);
+const TOKEN_LIFE_MAX: Duration = Duration::from_mins(61);
 
 /// What a service is given by whoever runs it.
 #[derive(Clone, Debug)]
@@ -141,7 +140,12 @@ pub async fn run(
     Ok(joined?)
 }
 
-fn build(config: Config, clock: Clock, database: Database, registry: &Registry) -> Result<Sts, RunError> {
+pub(crate) fn build(
+    config: Config,
+    clock: Clock,
+    database: Database,
+    registry: &Registry,
+) -> Result<Sts, RunError> {
     let keyring = Arc::new(config.keyring.ok_or(RunError::NoKek)?);
     let (spool, recovery) = Spool::open(&config.spool_directory, config.spool_limits, config.spool_fsync)?;
     if recovery.pending_events > 0 || recovery.damaged_segments > 0 {
@@ -216,8 +220,8 @@ impl Jobs {
 }
 
 /// The shutdown as a future, for parts that know no service.
-fn stop(shutdown: Shutdown) -> impl Future<Output = ()> + Send + 'static {
-    async move { shutdown.requested().await }
+async fn stop(shutdown: Shutdown) {
+    shutdown.requested().await;
 }
 
 fn http_limits() -> Limits {

@@ -46,7 +46,7 @@ impl SessionGraph {
     pub(crate) fn new(database: Database, views_max: u64) -> Self {
         let views = moka::future::Cache::builder()
             .max_capacity(views_max)
-            .time_to_idle(Duration::from_secs(900))
+            .time_to_idle(Duration::from_mins(15))
             .build();
         Self {
             database,

@@ -28,7 +28,7 @@ use crate::zone::ZoneModel;
 pub(crate) struct Known {
     pub(crate) caller: Option<Caller>,
     pub(crate) presented: Option<Presented>,
-    pub(crate) references: References,
+    pub(crate) references: Arc<References>,
     pub(crate) verdicts: Vec<Verdict>,
 }
 
@@ -160,15 +160,15 @@ impl Scribe<'_> {
     ) -> Option<AuditEvent> {
         let mut event = self.event(event_type::TOKEN_EXCHANGE)?;
         let mut metadata = self.metadata();
-        metadata.insert("resource".to_owned(), json!(self.resource_name(verdict)));
-        event.decision = decision::DENY.to_owned();
+        metadata.insert("resource".to_owned(), json!(resource_name(verdict)));
+        decision::DENY.clone_into(&mut event.decision);
         match &verdict.outcome {
             Outcome::Refused(status) => (*status).clone_into(&mut event.evaluation_status),
             Outcome::Decided(decided) => {
                 status::COMPLETE.clone_into(&mut event.evaluation_status);
                 self.put_decision(&mut event, decided);
                 if decided.allow() {
-                    self.put_end(&mut event, &mut metadata, minted, refusal);
+                    put_end(&mut event, &mut metadata, minted, refusal);
                 }
             }
         }
@@ -178,27 +178,6 @@ impl Scribe<'_> {
         }
         event.metadata_json = Value::Object(metadata);
         Some(event)
-    }
-
-    /// How the exchange ended for a resource the policy granted.
-    fn put_end(
-        &self,
-        event: &mut AuditEvent,
-        metadata: &mut Map<String, Value>,
-        minted: Option<&Minted>,
-        refusal: Option<&Refusal>,
-    ) {
-        if let Some(minted) = minted {
-            decision::ALLOW.clone_into(&mut event.decision);
-            put_token(metadata, minted);
-        }
-        if let Some(refusal) = refusal {
-            refusal
-                .evaluation_status()
-                .unwrap_or(status::EXCHANGE_DENIED)
-                .clone_into(&mut event.evaluation_status);
-            push_reason(&mut event.diagnostics_json, refusal);
-        }
     }
 
     /// The whole request, refused before its resources were looked at.
@@ -232,13 +211,6 @@ impl Scribe<'_> {
         event.manifest_sha = Some(identity.manifest_sha256.clone());
         event.determining_policies_json = json!(decided.determining_policies());
         event.diagnostics_json = json!(decided.diagnostics());
-    }
-
-    fn resource_name(&self, verdict: &Verdict) -> String {
-        verdict.resource.as_ref().map_or_else(
-            || verdict.asked.clone(),
-            |resource| resource.identifier.to_string(),
-        )
     }
 
     /// What every event of the request says. Texts the caller chose are shortened and cleaned.
@@ -299,6 +271,33 @@ impl Scribe<'_> {
         }
         metadata
     }
+}
+
+/// How the exchange ended for a resource the policy granted.
+fn put_end(
+    event: &mut AuditEvent,
+    metadata: &mut Map<String, Value>,
+    minted: Option<&Minted>,
+    refusal: Option<&Refusal>,
+) {
+    if let Some(minted) = minted {
+        decision::ALLOW.clone_into(&mut event.decision);
+        put_token(metadata, minted);
+    }
+    if let Some(refusal) = refusal {
+        refusal
+            .evaluation_status()
+            .unwrap_or(status::EXCHANGE_DENIED)
+            .clone_into(&mut event.evaluation_status);
+        push_reason(&mut event.diagnostics_json, refusal);
+    }
+}
+
+fn resource_name(verdict: &Verdict) -> String {
+    verdict.resource.as_ref().map_or_else(
+        || verdict.asked.clone(),
+        |resource| resource.identifier.to_string(),
+    )
 }
 
 /// Which token was issued: enough to find it, never the token.

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
+use caracal_model::ZoneId;
 use caracal_wire::form::Form;
 use caracal_wire::header::REQUEST_ID;
 use caracal_wire::sts::{FORM_MEDIA_TYPE, TokenResponse, field};
@@ -155,14 +156,15 @@ async fn up_to_date(
     request: &ExchangeRequest,
     via: Via,
 ) -> (Result<TokenResponse, Refusal>, Known) {
+    let zone: Option<ZoneId> = request.zone_id.as_str().try_into().ok();
+    let seen = zone.as_ref().and_then(|zone| sts.zones.served_version(zone));
     let mut known = Known::default();
     let outcome = crate::exchange::exchange(sts, origin, request, via, &mut known).await;
-    let is_final = outcome
-        .as_ref()
-        .err()
-        .is_none_or(|refusal| !refusal.may_be_outdated());
-    let zone = request.zone_id.as_str().try_into();
-    if is_final || !matches!(&zone, Ok(zone) if sts.zones.catch_up(zone).await) {
+    let zone = match (&outcome, zone) {
+        (Err(refusal), Some(zone)) if refusal.may_be_outdated() => zone,
+        _ => return (outcome, known),
+    };
+    if !sts.zones.catch_up(&zone, seen).await {
         return (outcome, known);
     }
     let mut known = Known::default();

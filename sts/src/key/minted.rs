@@ -49,6 +49,12 @@ impl MintedTokens {
             .filter(|minted| minted.claims.zone_id == *zone)
     }
 
+    /// Forgets every token, as a replica that minted none of them.
+    #[cfg(test)]
+    pub(crate) fn forget_all(&self) {
+        self.0.invalidate_all();
+    }
+
     /// Tokens remembered, for metrics.
     pub(crate) fn len(&self) -> u64 {
         self.0.entry_count()

@@ -65,15 +65,14 @@ impl KeyRing {
         let mut successor: Option<UnixSeconds> = None;
         for row in rows {
             let created_at = UnixSeconds(row.created_at);
-            match open_key(row.id.clone(), &row.envelope, keyring) {
-                Some(key) => keys.push(RingKey {
+            if let Some(key) = open_key(row.id.clone(), &row.envelope, keyring) {
+                keys.push(RingKey {
                     key,
                     retires_at: successor.map(|at| at + GRACE_SECONDS),
-                }),
-                None => {
-                    tracing::error!(zone.id = %zone, key.id = %row.id, "a zone signing key cannot be opened");
-                    unopened += 1;
-                }
+                });
+            } else {
+                tracing::error!(zone.id = %zone, key.id = %row.id, "a zone signing key cannot be opened");
+                unopened += 1;
             }
             successor = Some(created_at);
         }

@@ -28,7 +28,7 @@ impl DenialBudget {
     pub(crate) fn new(per_minute: u32) -> Self {
         let windows = moka::sync::Cache::builder()
             .max_capacity(SOURCES_MAX)
-            .time_to_idle(std::time::Duration::from_secs(600))
+            .time_to_idle(std::time::Duration::from_mins(10))
             .build();
         Self { per_minute, windows }
     }

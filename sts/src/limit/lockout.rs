@@ -43,7 +43,7 @@ impl Lockout {
     pub(crate) fn new() -> Self {
         let windows = moka::sync::Cache::builder()
             .max_capacity(KEYS_MAX)
-            .time_to_idle(std::time::Duration::from_secs(120))
+            .time_to_idle(std::time::Duration::from_mins(2))
             .build();
         Self { windows }
     }

@@ -49,7 +49,7 @@ impl MintRate {
     pub(crate) fn new() -> Self {
         let arrivals = moka::sync::Cache::builder()
             .max_capacity(BUCKETS_MAX)
-            .time_to_idle(std::time::Duration::from_secs(86_400))
+            .time_to_idle(std::time::Duration::from_hours(24))
             .build();
         Self { arrivals }
     }

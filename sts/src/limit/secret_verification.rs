@@ -9,7 +9,7 @@ use caracal_token::client_secret;
 use tokio::sync::Semaphore;
 
 const VERIFIED_MAX: u64 = 8_192;
-const VERIFIED_TTL: Duration = Duration::from_secs(3_600);
+const VERIFIED_TTL: Duration = Duration::from_hours(1);
 
 /// How many callers may wait for a slot. Each derivation takes 64 MiB and tens of milliseconds, so a longer queue would
 /// only answer callers that have already given up.

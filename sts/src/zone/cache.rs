@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,7 +15,7 @@ use caracal_model::ZoneId;
 use caracal_storage::{Database, StorageError, zone_model};
 use caracal_token::envelope::Keyring;
 use futures_util::StreamExt as _;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Mutex, Notify, OnceCell};
 
 use super::model::ZoneModel;
 
@@ -57,7 +57,7 @@ struct Slot {
     /// Since when a newer configuration is known to exist, in Unix microseconds; 0 when none is.
     outdated_since_us: AtomicI64,
     /// When the version was last asked for, in Unix microseconds.
-    checked_us: AtomicI64,
+    checked_us: Mutex<i64>,
 }
 
 impl Slot {
@@ -78,7 +78,7 @@ pub(crate) struct ZoneCache {
     unknown: moka::sync::Cache<ZoneId, ()>,
     /// Announcements so far: a first load that overlaps one is done again.
     announcements: AtomicU64,
-    outdated: Mutex<HashSet<ZoneId>>,
+    outdated: std::sync::Mutex<HashSet<ZoneId>>,
     wake: Notify,
     reloads: AtomicU64,
 }
@@ -102,7 +102,7 @@ impl ZoneCache {
                 .time_to_live(UNKNOWN_TTL)
                 .build(),
             announcements: AtomicU64::new(0),
-            outdated: Mutex::default(),
+            outdated: std::sync::Mutex::default(),
             wake: Notify::new(),
             reloads: AtomicU64::new(0),
         }
@@ -129,24 +129,28 @@ impl ZoneCache {
         self.zones.get(zone)?.model()
     }
 
-    /// Before a refusal: has `zone` moved on, although no announcement has arrived here yet? If so, waits for the new
-    /// model. `false` when nothing newer is known to exist. At most one statement per zone and tenth of a second.
-    pub(crate) async fn catch_up(&self, zone: &ZoneId) -> bool {
+    /// The version served now, if the zone is in memory.
+    pub(crate) fn served_version(&self, zone: &ZoneId) -> Option<i64> {
+        Some(self.zones.get(zone)?.model()?.version)
+    }
+
+    /// Before a refusal that was decided on version `seen`: has `zone` moved on, although no announcement had arrived
+    /// here? If so, waits for the newer model. `false` when nothing newer is known to exist. Callers of the same moment
+    /// share one statement; there is at most one for a zone in a tenth of a second.
+    pub(crate) async fn catch_up(&self, zone: &ZoneId, seen: Option<i64>) -> bool {
         let Some(slot) = self.zones.get(zone) else {
             return false;
         };
+        let mut checked_us = slot.checked_us.lock().await;
         let Some(served) = slot.model() else { return false };
+        if seen.is_some_and(|seen| seen != served.version) {
+            return true;
+        }
         let now = self.clock.unix_micros();
-        let checked = slot.checked_us.load(Ordering::Relaxed);
-        let is_due = now.saturating_sub(checked) >= CATCH_UP_PAUSE_US;
-        if !is_due
-            || slot
-                .checked_us
-                .compare_exchange(checked, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_err()
-        {
+        if now.saturating_sub(*checked_us) < CATCH_UP_PAUSE_US {
             return false;
         }
+        *checked_us = now;
         match self.versions(std::slice::from_ref(zone)).await {
             Ok(versions) if versions.iter().any(|(_, version)| *version == served.version) => false,
             Ok(_) => self.reload(zone).await.is_ok(),

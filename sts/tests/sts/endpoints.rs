@@ -1,0 +1,135 @@
+//! Keys, health, metrics and the revocations gateways load.
+
+use caracal_chassis::Clock;
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::stack::{Stack, header_map, nonce, signature};
+
+#[tokio::test]
+async fn the_keys_of_a_zone_are_public_and_cacheable() {
+    let stack = Stack::start().await;
+    let path = "/.well-known/jwks.json?zone_id=z1";
+    assert_eq!(
+        stack.get(path).await.refusal(),
+        (404, "resource_not_found", "zone signing key not found"),
+        "no key yet"
+    );
+    stack.one_shot("resource://crm", "crm:read").await;
+    let answer = stack.get(path).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert_eq!(
+        answer.headers["cache-control"],
+        "public, max-age=300, must-revalidate"
+    );
+    assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+    let key = &answer.body["keys"][0];
+    for (member, value) in [("kty", "EC"), ("crv", "P-256"), ("use", "sig"), ("alg", "ES256")] {
+        assert_eq!(key[member], value);
+    }
+    let etag = answer.headers["etag"].to_str().unwrap();
+    let again = stack
+        .send(Method::GET, path, header_map(&[("if-none-match", etag)]), "")
+        .await;
+    assert_eq!(again.status, StatusCode::NOT_MODIFIED);
+    let head = stack.send(Method::HEAD, path, HeaderMap::new(), "").await;
+    assert_eq!((head.status, head.bytes.len()), (StatusCode::OK, 0));
+}
+
+#[tokio::test]
+async fn keys_are_asked_for_by_zone() {
+    let stack = Stack::start().await;
+    for path in [
+        "/.well-known/jwks.json",
+        "/.well-known/jwks.json?zone_id=",
+        "/.well-known/jwks.json?zone=z1",
+    ] {
+        assert_eq!(
+            stack.get(path).await.refusal(),
+            (400, "invalid_token", "zone_id required")
+        );
+    }
+    for zone in ["z-unknown", "no%20id", "z2"] {
+        let answer = stack.get(&format!("/.well-known/jwks.json?zone_id={zone}")).await;
+        assert_eq!(
+            answer.refusal(),
+            (404, "resource_not_found", "zone signing key not found")
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_first_mints_make_one_key() {
+    let stack = Stack::start().await;
+    let fields = [("resource", "resource://crm"), ("scope", "agent:lifecycle")];
+    let (one, two) = tokio::join!(stack.mint(&fields), stack.mint(&fields));
+    let _tokens = [one.token(), two.token()];
+    let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM secrets WHERE zone_id = 'z1'")
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(keys, 1);
+}
+
+#[tokio::test]
+async fn a_gateway_loads_what_is_revoked() {
+    let stack = Stack::start().await;
+    stack
+        .sql(
+            "INSERT INTO revocation_log (zone_id, kind, anchor_id, reason, expires_at) VALUES
+              ('z1', 'session', 's-1', 'test', now() + interval '1 hour'),
+              ('z2', 'authority_record', 'ar-9', 'test', now() + interval '1 hour'),
+              ('z1', 'delegation', 'e-over', 'test', now() - interval '1 second')",
+        )
+        .await;
+    let path = "/internal/gateway/revocations";
+    let ask = async |headers: &[(&str, &str)]| stack.send(Method::GET, path, header_map(headers), "").await;
+    assert_eq!(ask(&[]).await.refusal().0, 401);
+    let signed = signature(Clock::system().unix_seconds(), &nonce(), "GET", path, "");
+    let headers: Vec<(&str, &str)> = signed
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let answer = ask(&headers).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    let revoked = answer.body["revocations"].as_array().unwrap();
+    let mut ids: Vec<&str> = revoked
+        .iter()
+        .map(|revoked| revoked["id"].as_str().unwrap())
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["ar-9", "s-1"]);
+    assert!(answer.body["as_of_unix_ms"].as_i64().unwrap() > 0);
+    assert_eq!(ask(&headers).await.refusal().0, 401, "a signature is good once");
+}
+
+#[tokio::test]
+async fn health_and_metrics_have_their_names() {
+    let stack = Stack::start().await;
+    assert_eq!(stack.get("/health").await.status, StatusCode::OK);
+    assert_eq!(
+        stack.get("/ready").await.body,
+        serde_json::json!({"ok": true, "ready": true})
+    );
+    assert_eq!(stack.get("/metrics").await.status, StatusCode::UNAUTHORIZED);
+    stack.one_shot("resource://crm", "crm:read").await;
+    stack.mint(&[("resource", "resource://unknown")]).await;
+    let bearer = [("authorization", "Bearer metrics"), ("accept", "text/plain")];
+    let text = stack.send(Method::GET, "/metrics", header_map(&bearer), "").await;
+    let text = String::from_utf8(text.bytes.to_vec()).unwrap();
+    for line in [
+        "caracal_sts_mandates_total{use=\"gateway\"} 1",
+        "caracal_sts_exchanges_total{outcome=\"policy\"} 1",
+        "caracal_sts_audit_dropped_total 0",
+        "caracal_sts_zones_loaded 1",
+        "caracal_sts_policy_seconds_count 1",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+    let json = stack
+        .send(Method::GET, "/metrics.json", header_map(&[bearer[0]]), "")
+        .await;
+    assert_eq!(json.body["opa"]["eval_total"], 1);
+    assert_eq!(json.body["audit_dropped"], 0);
+    assert!(json.body["sts"]["audit_replay_bytes"].is_number());
+}

@@ -1,0 +1,20 @@
+//! The service on a real PostgreSQL and a real Redis, asked over HTTP. One file per promise.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod client;
+mod configuration;
+mod endpoints;
+mod gateway;
+mod mint;
+mod outage;
+mod references;
+mod request;
+mod resources;
+mod revocation;
+mod seed;
+mod stack;

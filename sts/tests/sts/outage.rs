@@ -1,0 +1,105 @@
+//! When a store is down the service goes on from memory until its knowledge is too old, then refuses, then recovers.
+
+use std::time::Duration;
+
+use caracal_testing::{FaultProxy, Role, TestDatabase, wait_until};
+use http::StatusCode;
+
+use crate::stack::{SOON, Stack};
+
+const FIELDS: [(&str, &str); 4] = [
+    ("resource", "resource://crm"),
+    ("scope", "crm:read"),
+    ("agent_session_id", "s-target"),
+    ("delegation_edge_id", "e-1"),
+];
+
+#[tokio::test]
+async fn a_database_outage_is_survived_until_knowledge_is_too_old() {
+    let database = TestDatabase::new().await;
+    let direct = database.url_as(Role::Sts);
+    let proxy = FaultProxy::before(&direct).await;
+    let settings = [("REVOCATION_FRESHNESS", "4s"), ("DB_CONNECT_TIMEOUT", "500ms")];
+    let stack = Stack::start_on(database, &proxy.url_through(&direct), &settings).await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    proxy.refuse();
+    assert_eq!(stack.mint(&FIELDS).await.status, StatusCode::OK, "from memory");
+    assert_eq!(
+        stack.at_gateway(&one_shot, "resource://crm", &[]).await.status,
+        StatusCode::OK
+    );
+    let answer = stack
+        .mint(&[("resource", "resource://crm"), ("scope", "agent:lifecycle")])
+        .await;
+    assert_eq!(
+        answer.refusal().0,
+        503,
+        "a reusable mandate is recorded first: {}",
+        answer.body
+    );
+    wait_until(SOON, async || {
+        stack.mint(&FIELDS).await.status == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    let answer = stack.mint(&FIELDS).await;
+    assert_eq!(
+        answer.refusal(),
+        (503, "sts_unavailable", "revocation state unavailable")
+    );
+    assert_eq!(answer.headers["retry-after"], "1");
+    let one_shot = stack.at_gateway(&one_shot, "resource://crm", &[]).await;
+    assert_eq!(
+        one_shot.refusal(),
+        (503, "sts_unavailable", "revocation state unavailable")
+    );
+    assert_eq!(stack.get("/ready").await.body["reason"], "postgres_unreachable");
+    proxy.resume();
+    wait_until(SOON, async || stack.mint(&FIELDS).await.status == StatusCode::OK).await;
+    stack.until_ready().await;
+}
+
+#[tokio::test]
+async fn evidence_of_a_refusal_outlives_an_unreachable_database() {
+    let database = TestDatabase::new().await;
+    let direct = database.url_as(Role::Sts);
+    let proxy = FaultProxy::before(&direct).await;
+    let settings = [("DB_CONNECT_TIMEOUT", "500ms"), ("REVOCATION_FRESHNESS", "60s")];
+    let stack = Stack::start_on(database, &proxy.url_through(&direct), &settings).await;
+    stack.one_shot("resource://crm", "crm:read").await;
+    proxy.refuse();
+    let answer = stack
+        .mint(&[("resource", "resource://foreign"), ("scope", "crm:read")])
+        .await;
+    assert_eq!(
+        answer.refusal(),
+        (403, "access_denied", "policy denied (no_rule_matched)")
+    );
+    assert_eq!(stack.events_of(&answer).await[0]["decision"], "deny");
+}
+
+#[tokio::test]
+async fn an_unknown_session_is_refused_as_unavailable_while_the_database_is_down() {
+    let database = TestDatabase::new().await;
+    let direct = database.url_as(Role::Sts);
+    let proxy = FaultProxy::before(&direct).await;
+    let settings = [("DB_CONNECT_TIMEOUT", "500ms"), ("REVOCATION_FRESHNESS", "60s")];
+    let stack = Stack::start_on(database, &proxy.url_through(&direct), &settings).await;
+    stack.mint(&[("resource", "resource://unknown")]).await;
+    proxy.refuse();
+    let answer = stack.mint(&FIELDS).await;
+    assert_eq!(
+        answer.refusal(),
+        (503, "sts_unavailable", "session state unavailable")
+    );
+    assert_eq!(
+        stack.get("/.well-known/jwks.json?zone_id=z3").await.refusal().0,
+        503
+    );
+}
+
+#[tokio::test]
+async fn the_service_stops_when_asked() {
+    let mut stack = Stack::start().await;
+    let stopped = tokio::time::timeout(Duration::from_secs(30), stack.stop()).await;
+    stopped.unwrap().unwrap();
+}
