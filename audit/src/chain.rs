@@ -52,7 +52,7 @@ impl AuditKeys {
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
     pub(crate) id: String,
-    pub(crate) event_type: String,
+    pub(crate) kind: String,
     pub(crate) request_id: Option<String>,
     pub(crate) decision: Option<String>,
     pub(crate) policy_set_id: Option<String>,
@@ -62,6 +62,8 @@ pub(crate) struct Event {
     pub(crate) documents: Documents,
     pub(crate) occurred_at: UnixMicros,
     pub(crate) signature: Option<String>,
+    /// What the producer signed.
+    pub(crate) data: String,
 }
 
 impl Event {
@@ -70,7 +72,7 @@ impl Event {
         audit::content_hash(&Content {
             id: &self.id,
             zone_id: zone,
-            event_type: &self.event_type,
+            event_type: &self.kind,
             request_id: self.request_id.as_deref().unwrap_or_default(),
             decision: self.decision.as_deref().unwrap_or_default(),
             policy_set_id: self.policy_set_id.as_deref().unwrap_or_default(),
@@ -141,7 +143,7 @@ fn new_link(
     } = hashed;
     NewLink {
         id: event.id,
-        event_type: event.event_type,
+        event_type: event.kind,
         request_id: event.request_id,
         decision: event.decision,
         policy_set_id: event.policy_set_id,
@@ -155,6 +157,7 @@ fn new_link(
         chain_hmac,
         chain_seq,
         ingest_signature: event.signature,
+        signed_data: event.data,
     }
 }
 

@@ -43,7 +43,7 @@ impl Config {
             claim_idle: reader.seconds(
                 "AUDIT_CLAIM_IDLE_SECS",
                 Duration::from_secs(30),
-                Duration::from_secs(1)..=Duration::from_secs(3600),
+                Duration::from_secs(1)..=Duration::from_hours(1),
             ),
         }
     }
@@ -55,4 +55,29 @@ impl Config {
 )]
 fn key(secret: Secret<Vec<u8>>) -> HmacKey {
     HmacKey::new(secret.expose().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_chassis::config::Source;
+
+    use super::*;
+
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn the_sample_file_is_accepted() {
+        let sample = include_str!("../../deploy/config/audit.toml");
+        let source = Source::from_toml_str(sample).unwrap().with_pairs([
+            ("DATABASE_URL", "postgres://localhost/x"),
+            ("REDIS_URL", "redis://localhost"),
+            ("STREAMS_HMAC_KEY", KEY),
+            ("AUDIT_HMAC_KEY", KEY),
+            ("METRICS_BEARER", KEY),
+            ("AUDIT_ADMIN_TOKEN", KEY),
+        ]);
+        let mut reader = Reader::new(&source);
+        Config::read(&mut reader);
+        reader.finish().unwrap();
+    }
 }

@@ -4,14 +4,18 @@ mod operator;
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use caracal_bus::Bus;
 use caracal_chassis::health::{self, MetricsAccess, Readiness};
 use caracal_chassis::metrics::Registry;
+use caracal_chassis::server::RequestId;
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::{Clock, Secret};
 use caracal_storage::Database;
+use serde_json::json;
 
 use crate::chain::AuditKeys;
 use crate::{Config, Deps};
@@ -74,6 +78,12 @@ pub(crate) fn router(state: State) -> Router {
     let operator = Router::new()
         .route("/api/audit/search", get(operator::search))
         .route("/api/audit/verify", get(operator::verify))
+        .fallback(not_found)
         .with_state(state.operator);
     operator.merge(health::router(readiness, state.registry, state.metrics))
+}
+
+async fn not_found(request_id: RequestId) -> Response {
+    let body = json!({"error": "not_found", "requestId": request_id.as_str()});
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
 }

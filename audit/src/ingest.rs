@@ -1,6 +1,8 @@
 //! What becomes of a batch of stream entries? Checked, grouped by zone, linked and stored; each zone in one transaction.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error as _;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +16,7 @@ use caracal_storage::{Database, StorageError, ZoneScope};
 use caracal_wire::audit::ReceivedEvent;
 use caracal_wire::stream::{self, Fields};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::chain::{self, AuditKeys, Event, Hashed};
 use crate::metrics::Metrics;
@@ -64,31 +67,27 @@ impl Ingest {
             format!("json_parse_error:{error}")
         };
         let received = ReceivedEvent::parse(data.as_bytes()).map_err(|error| unreadable(&error))?;
-        let zone = received
-            .zone_id
+        let zone = without_nul(&received.zone_id)
             .parse()
             .map_err(|error: caracal_model::IdError| unreadable(&error))?;
-        Ok(Checked {
-            index,
-            zone,
-            event: storable(&received, signature),
-        })
+        let event = storable(&received, signature, data);
+        if event.id.is_empty() {
+            return Err(unreadable(&"an id without a visible character"));
+        }
+        Ok(Checked { index, zone, event })
     }
 
-    /// Stores one zone's events; while the database is away, tries again for a while.
-    async fn store_zone(&self, zone: &ZoneId, events: &[Checked]) -> Vec<(usize, Outcome)> {
+    /// Stores one zone's events; while the database is away, tries again for a while. None when it stays away.
+    async fn store_zone(&self, zone: &ZoneId, events: &[Checked]) -> Option<Vec<(usize, Outcome)>> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             match self.store(zone, events).await {
-                Ok(outcomes) => return outcomes,
+                Ok(outcomes) => return Some(outcomes),
                 Err(error) if error.is_unavailable() || error.is_contention() => {
                     self.metrics.retries.inc();
                     if backoff.attempts() >= ATTEMPTS_MAX {
                         tracing::warn!(zone.id = zone.as_str(), %error, "the ledger cannot be written now");
-                        return events
-                            .iter()
-                            .map(|checked| (checked.index, Outcome::Retry))
-                            .collect();
+                        return None;
                     }
                     backoff.wait().await;
                 }
@@ -103,16 +102,20 @@ impl Ingest {
         zone: &ZoneId,
         events: &[Checked],
         error: &StorageError,
-    ) -> Vec<(usize, Outcome)> {
+    ) -> Option<Vec<(usize, Outcome)>> {
         if let [only] = events {
-            tracing::error!(zone.id = zone.as_str(), %error, "an event cannot be stored");
-            return vec![(only.index, Outcome::Dead("pg_permanent_error".to_owned()))];
+            tracing::error!(zone.id = zone.as_str(), %error, cause = ?error.source(), "an event cannot be stored");
+            return Some(vec![(
+                only.index,
+                Outcome::Dead(format!("pg_permanent_error:{error}")),
+            )]);
         }
         let mut outcomes = Vec::with_capacity(events.len());
         for event in events {
-            outcomes.extend(Box::pin(self.store_zone(zone, std::slice::from_ref(event))).await);
+            // Those that were stored already are found as known when they come again.
+            outcomes.extend(Box::pin(self.store_zone(zone, std::slice::from_ref(event))).await?);
         }
-        outcomes
+        Some(outcomes)
     }
 
     /// One transaction: lock the head, normalise, drop what is stored already, link, append.
@@ -179,7 +182,11 @@ impl Handler for Ingest {
             }
         }
         for (zone, events) in zones {
-            for (index, became) in self.store_zone(&zone, &events).await {
+            // While the database is away, the other zones need not wait for it as well: all of them come again.
+            let Some(stored) = self.store_zone(&zone, &events).await else {
+                break;
+            };
+            for (index, became) in stored {
                 if let Some(outcome) = outcomes.get_mut(index) {
                     *outcome = became;
                 }
@@ -220,12 +227,12 @@ impl Handler for Ingest {
 }
 
 /// The event as the database can store it: it keeps no NUL character, so none is hashed either.
-fn storable(received: &ReceivedEvent<'_>, signature: Option<String>) -> Event {
-    let text =
-        |value: &Option<std::borrow::Cow<'_, str>>| value.as_deref().map(|text| text.replace('\0', ""));
+fn storable(received: &ReceivedEvent<'_>, signature: Option<String>, data: &str) -> Event {
+    let text = |value: &Option<Cow<'_, str>>| value.as_deref().map(without_nul);
+    let document = |value: Option<&RawValue>| value.map(|document| document_without_nul(document.get()));
     Event {
-        id: received.id.replace('\0', ""),
-        event_type: text(&received.event_type).unwrap_or_default(),
+        id: without_nul(&received.id),
+        kind: text(&received.event_type).unwrap_or_default(),
         request_id: text(&received.request_id),
         decision: text(&received.decision),
         policy_set_id: text(&received.policy_set_id),
@@ -233,21 +240,22 @@ fn storable(received: &ReceivedEvent<'_>, signature: Option<String>) -> Event {
         manifest_sha: text(&received.manifest_sha),
         evaluation_status: text(&received.evaluation_status),
         documents: Documents {
-            determining_policies: received
-                .determining_policies_json
-                .map(|document| without_nul(document.get())),
-            diagnostics: received
-                .diagnostics_json
-                .map(|document| without_nul(document.get())),
-            metadata: received.metadata_json.map(|document| without_nul(document.get())),
+            determining_policies: document(received.determining_policies_json),
+            diagnostics: document(received.diagnostics_json),
+            metadata: document(received.metadata_json),
         },
         occurred_at: received.occurred_at,
         signature,
+        data: data.to_owned(),
     }
 }
 
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "")
+}
+
 /// A document is rewritten only when it can hold a NUL, because rewriting changes how numbers look.
-fn without_nul(document: &str) -> String {
+fn document_without_nul(document: &str) -> String {
     if !document.contains("\\u0000") {
         return document.to_owned();
     }

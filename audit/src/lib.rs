@@ -141,6 +141,6 @@ fn ingest(
     async move {
         consumer
             .run(handler, async move { shutdown.requested().await })
-            .await
+            .await;
     }
 }

@@ -1,7 +1,8 @@
 //! Does a zone's ledger still say what it said? Everything is recomputed from what the database holds.
 //!
-//! Found are: an altered event, a reordered or missing link, a gap, a link sealed with a foreign key, and, against the head row, a
-//! removed end of the chain.
+//! Found are: an altered event, a reordered or missing link, a gap, a link sealed with a foreign key, an event outside of the chain,
+//! and, against the head row, a removed end of the chain. Whoever can rewrite the end of the chain and its head row together, and
+//! whoever has the key, is not found by this: that takes a head that was kept elsewhere (docs/contract/audit-events.md, "Verification").
 
 use caracal_storage::{Database, StorageError, audit_event};
 use serde::Serialize;
@@ -36,7 +37,7 @@ pub struct Report {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Position in the chain.
+    /// Position in the chain; for [`ProblemKind::Unchained`], how many events it is about.
     pub chain_seq: i64,
     /// The event there.
     pub event_id: String,
@@ -56,11 +57,13 @@ pub enum ProblemKind {
     Gap,
     /// The seal was not made with our key.
     HmacMismatch,
-    /// The chain ends before the recorded head.
+    /// The chain does not end at the recorded head, or no head is recorded.
     TailMissing,
+    /// Events have no place in the chain, or share one; `chain_seq` says how many.
+    Unchained,
 }
 
-/// Verifies one zone from its first retained link to its end. Reads a thousand links at a time in one snapshot.
+/// Verifies one zone from its first link to its end. Reads a thousand links at a time in one snapshot.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
@@ -77,7 +80,8 @@ pub async fn zone(database: &Database, zone: &str, keys: &AuditKeys) -> Result<R
             walk.step(link, keys);
         }
     }
-    Ok(walk.finish(head.as_ref()))
+    let stored = audit_event::count(&mut tx, zone).await?;
+    Ok(walk.finish(head.as_ref(), stored))
 }
 
 /// Every zone that has a ledger.
@@ -149,11 +153,15 @@ impl Walk {
         }
     }
 
-    fn finish(mut self, head: Option<&audit_event::ChainHead>) -> Report {
-        if let Some(head) = head
-            && (head.seq != self.seq || head.content_sha256 != self.previous)
-        {
-            self.wrong(head.seq, "", ProblemKind::TailMissing);
+    fn finish(mut self, head: Option<&audit_event::ChainHead>, stored: i64) -> Report {
+        let (head_seq, head_content) =
+            head.map_or((0, None), |head| (head.seq, head.content_sha256.as_ref()));
+        if head_seq != self.seq || head_content != self.previous.as_ref() {
+            self.wrong(head_seq, "", ProblemKind::TailMissing);
+        }
+        let checked = i64::try_from(self.report.checked).unwrap_or(i64::MAX);
+        if stored != checked {
+            self.wrong(stored.saturating_sub(checked), "", ProblemKind::Unchained);
         }
         self.report.head_seq = self.seq;
         self.report.head_content_sha256 = self.previous;

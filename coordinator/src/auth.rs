@@ -2,9 +2,10 @@
 //!
 //! docs/contract/sessions-and-delegations.md, "Authentication".
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use caracal_model::{AuthorityRecordId, ScopeSet, UnixSeconds, ZoneId};
-use caracal_storage::session;
+use caracal_storage::ZoneScope;
+use caracal_storage::session::{self, Identity};
 use caracal_token::{Claims, Rules, UnverifiedToken, Use, verify};
 
 use crate::refusal::Refusal;
@@ -14,7 +15,7 @@ use crate::state::Coordinator;
 const LEEWAY_SECONDS: i64 = 60;
 /// Longest bearer that is looked at, in bytes.
 const BEARER_BYTES_MAX: usize = 16 << 10;
-/// The scope that lets a caller act for every application of its zone.
+/// The scope that lets a caller see and end everything in its zone.
 const ADMIN_SCOPE: &str = "coordinator.admin";
 
 /// A proven caller.
@@ -30,11 +31,19 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Whether the caller may act for `application`: it is that application, or holds `privilege:application` or the admin scope.
+    /// Whether the caller may act for `application`: it is that application, or holds `privilege:application`.
     pub(crate) fn may_act_for(&self, application: &str, privilege: &str) -> bool {
-        self.owns(application)
-            || self.is_admin()
-            || self.scopes.contains(&format!("{privilege}:{application}"))
+        self.owns(application) || self.scopes.contains(&format!("{privilege}:{application}"))
+    }
+
+    /// Whether the caller may end what belongs to `application`: it may act for it, or administers the zone.
+    pub(crate) fn may_end(&self, application: &str, privilege: &str) -> bool {
+        self.may_act_for(application, privilege) || self.is_admin()
+    }
+
+    /// Whether the caller may look at what belongs to `application`.
+    pub(crate) fn may_see(&self, application: &str) -> bool {
+        self.owns(application) || self.is_admin()
     }
 
     /// Whether the caller is `application` itself.
@@ -84,8 +93,15 @@ pub(crate) async fn authenticate(
     if claims.zone_id != *zone {
         return Err(Refusal::forbidden("zone_mismatch"));
     }
-    let mut tx = coordinator.database.read().await?;
-    if !session::identity_is_live(&mut tx, zone, claims.client_id.as_str(), claims.sid.as_str()).await? {
+    let identity = Identity {
+        zone_id: zone,
+        application_id: &claims.client_id,
+        authority_record_id: &claims.sid,
+        session_id: claims.agent_session_id.as_ref(),
+        delegation_id: claims.delegation_edge_id.as_ref(),
+    };
+    let mut tx = coordinator.database.read_in(ZoneScope::Zone(zone)).await?;
+    if !session::identity_is_live(&mut tx, &identity).await? {
         return Err(Refusal::unauthorized("identity_revoked"));
     }
     Ok(Caller {
@@ -136,6 +152,6 @@ pub(crate) async fn prove(coordinator: &Coordinator, bearer: &str) -> Result<Cla
     let now = UnixSeconds(coordinator.clock.unix_seconds());
     verify(unverified, &fetched.keys, &rules, now).map_err(|refused| {
         tracing::info!(%refused, "a mandate is refused");
-        Refusal::new(StatusCode::UNAUTHORIZED, "invalid_token")
+        invalid()
     })
 }

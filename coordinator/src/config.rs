@@ -86,8 +86,8 @@ impl Config {
             metrics: MetricsAccess::read(reader),
             expiry_sweep: reader.milliseconds(
                 "TTL_SWEEP_INTERVAL_MS",
-                Duration::from_secs(60),
-                Duration::from_millis(100)..=Duration::from_secs(3_600),
+                Duration::from_mins(1),
+                Duration::from_millis(100)..=Duration::from_hours(1),
             ),
         }
     }
@@ -130,4 +130,30 @@ fn derive(key: &[u8]) -> HmacKey {
 
 fn key_of(secret: &Secret<Vec<u8>>) -> HmacKey {
     HmacKey::new(secret.expose().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_chassis::config::Source;
+
+    use super::*;
+
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn the_sample_file_is_accepted() {
+        let sample = include_str!("../../deploy/config/coordinator.toml");
+        let source = Source::from_toml_str(sample).unwrap().with_pairs([
+            ("DATABASE_URL", "postgres://localhost/x"),
+            ("REDIS_URL", "redis://localhost"),
+            ("STREAMS_HMAC_KEY", KEY),
+            ("AUDIT_HMAC_KEY", KEY),
+            ("METRICS_BEARER", KEY),
+            ("CARACAL_COORDINATOR_TOKEN", KEY),
+            ("IDEMPOTENCY_HMAC_KEY", KEY),
+        ]);
+        let mut reader = Reader::new(&source);
+        Config::read(&mut reader);
+        reader.finish().unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! Delegations: how authority is passed on, narrower each time, and taken back.
 
 pub(crate) mod create;
+pub(crate) mod received;
 pub(crate) mod revoke;
 
 use caracal_model::ZoneId;

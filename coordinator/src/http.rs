@@ -10,8 +10,10 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
+use bytes::Bytes;
 use caracal_chassis::health::{self, Readiness};
 use caracal_chassis::metrics::Registry;
+use caracal_chassis::server::{BodyError, RequestId, read_body};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_model::ZoneId;
 use serde::de::DeserializeOwned;
@@ -22,19 +24,25 @@ use crate::refusal::Refusal;
 use crate::state::Coordinator;
 
 /// Every route of the service. Zones are reachable under both prefixes.
-pub(crate) fn router(coordinator: Arc<Coordinator>, registry: Registry, shutdown: Shutdown) -> Router {
+pub(crate) fn router(coordinator: &Arc<Coordinator>, registry: Registry, shutdown: Shutdown) -> Router {
     let zone = Router::new()
         .route("/agents", post(sessions::start))
         .route("/agents/{id}", get(sessions::show).merge(delete(sessions::end)))
         .route("/delegations", post(delegations::create))
+        .route("/delegations/inbound/{session}", get(delegations::inbound))
+        .route(
+            "/delegations/inbound/{session}/{id}",
+            get(delegations::inbound_one),
+        )
         .route("/delegations/{id}/revoke", patch(delegations::revoke))
-        .with_state(Arc::clone(&coordinator));
+        .with_state(Arc::clone(coordinator));
     Router::new()
         .nest("/zones/{zone}", zone.clone())
         .nest("/v1/zones/{zone}", zone)
         .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .merge(health::router(
-            readiness(&coordinator, shutdown),
+            readiness(coordinator, shutdown),
             registry,
             coordinator.metrics.clone(),
         ))
@@ -55,12 +63,12 @@ fn readiness(coordinator: &Arc<Coordinator>, shutdown: Shutdown) -> Readiness {
         .until(shutdown)
 }
 
-async fn not_found() -> Response {
-    (
-        StatusCode::NOT_FOUND,
-        Json(serde_json::json!({"error": "not_found"})),
-    )
-        .into_response()
+async fn not_found(request_id: RequestId) -> Response {
+    Refusal::not_found("not_found").into_answer(request_id.as_str())
+}
+
+async fn method_not_allowed(request_id: RequestId) -> Response {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed").into_answer(request_id.as_str())
 }
 
 /// What a use case answers.
@@ -125,13 +133,16 @@ fn id_of<T: std::str::FromStr>(text: &str) -> Result<T, Refusal> {
         .map_err(|_invalid| Refusal::bad_request("invalid_params"))
 }
 
-/// Reads a JSON body. The size limit is the server's.
-async fn json_body<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Result<T, Refusal> {
-    let bytes = axum::body::to_bytes(body, bytes_max)
-        .await
-        .map_err(|_too_large| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"))?;
-    serde_json::from_slice(&bytes).map_err(|error| Refusal::invalid_body(error.to_string()))
+/// Reads a body of at most `bytes_max` bytes.
+async fn whole_body(body: Body, bytes_max: usize) -> Result<Bytes, Refusal> {
+    read_body(body, bytes_max).await.map_err(|error| match error {
+        BodyError::TooLarge(_) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+        BodyError::Broken(_) => Refusal::invalid_body("the body could not be read"),
+    })
 }
 
-/// Largest body, in bytes; the configured limit of the server applies as well.
-const BODY_BYTES_MAX: usize = 16 << 20;
+/// Reads a JSON body of at most `bytes_max` bytes.
+async fn json_body<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Result<T, Refusal> {
+    let bytes = whole_body(body, bytes_max).await?;
+    serde_json::from_slice(&bytes).map_err(|error| Refusal::invalid_body(error.to_string()))
+}

@@ -1,7 +1,6 @@
 //! Which keys verify a zone's mandates? Fetched from the STS once for many callers, kept for minutes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use caracal_chassis::Clock;
 use caracal_chassis::http_client::Client;
@@ -12,8 +11,10 @@ use moka::future::Cache;
 
 /// Zones remembered at most.
 const ZONES_MAX: u64 = 256;
-/// A fetched key set is used this long.
-const FRESH: Duration = Duration::from_secs(300);
+/// A key set is looked at again after this long, in seconds.
+const FRESH_SECONDS: i64 = 300;
+/// While the STS does not answer, known keys are used up to this age, in seconds.
+const AGE_SECONDS_MAX: i64 = 600;
 /// An unknown key makes us look again, but not more often than this.
 const REFETCH_COOLDOWN_SECONDS: i64 = 30;
 
@@ -26,9 +27,13 @@ pub(crate) struct KeySets {
 }
 
 /// A zone's keys; empty for a zone the STS does not know, so that nobody can make us ask again and again.
+#[derive(Debug, Clone)]
 pub(crate) struct Fetched {
-    pub(crate) keys: KeySet,
-    at: i64,
+    pub(crate) keys: Arc<KeySet>,
+    /// When the STS gave them, in Unix seconds.
+    given_at: i64,
+    /// When the STS was last asked.
+    asked_at: i64,
 }
 
 /// The STS could not be asked.
@@ -38,35 +43,53 @@ pub(crate) struct KeysUnavailable(String);
 
 impl KeySets {
     pub(crate) fn new(client: Client, sts_url: String, clock: Clock) -> Self {
-        let cache = Cache::builder()
-            .max_capacity(ZONES_MAX)
-            .time_to_live(FRESH)
-            .build();
         Self {
             client,
             sts_url,
             clock,
-            cache,
+            cache: Cache::new(ZONES_MAX),
         }
     }
 
-    /// The zone's keys, looked at again when `kid` is not among them.
+    /// The zone's keys, looked at again when they are old or `kid` is not among them.
     ///
     /// # Errors
     /// [`KeysUnavailable`] when they have to be fetched and the STS does not answer.
     pub(crate) async fn of(&self, zone: &ZoneId, kid: &str) -> Result<Arc<Fetched>, KeysUnavailable> {
-        let known = self.cached(zone).await?;
-        if known.keys.contains(kid) || self.clock.unix_seconds() - known.at < REFETCH_COOLDOWN_SECONDS {
-            return Ok(known);
+        let known = self.cache.try_get_with(zone.clone(), self.fetch(zone)).await;
+        let known = known.map_err(|shared: Arc<KeysUnavailable>| KeysUnavailable(shared.0.clone()))?;
+        let now = self.clock.unix_seconds();
+        let suffices = known.keys.contains(kid) && now - known.given_at < FRESH_SECONDS;
+        if suffices || now - known.asked_at < REFETCH_COOLDOWN_SECONDS {
+            return self.checked(known);
         }
-        self.cache.invalidate(zone).await;
-        self.cached(zone).await
+        self.checked(self.again(zone, &known).await)
     }
 
-    /// Concurrent callers share one fetch.
-    async fn cached(&self, zone: &ZoneId) -> Result<Arc<Fetched>, KeysUnavailable> {
-        let fetched = self.cache.try_get_with(zone.clone(), self.fetch(zone)).await;
-        fetched.map_err(|shared: Arc<KeysUnavailable>| KeysUnavailable(shared.0.clone()))
+    fn checked(&self, fetched: Arc<Fetched>) -> Result<Arc<Fetched>, KeysUnavailable> {
+        if self.clock.unix_seconds() - fetched.given_at < AGE_SECONDS_MAX {
+            Ok(fetched)
+        } else {
+            Err(KeysUnavailable("the known keys are too old".to_owned()))
+        }
+    }
+
+    /// Asks again; concurrent callers share one fetch. When that fails, what was known stays, and keeps its age.
+    async fn again(&self, zone: &ZoneId, known: &Arc<Fetched>) -> Arc<Fetched> {
+        let asked_at = known.asked_at;
+        let entry = self.cache.entry_by_ref(zone).or_insert_with_if(
+            async {
+                self.fetch(zone).await.unwrap_or_else(|error| {
+                    tracing::warn!(zone.id = zone.as_str(), %error, "the known keys are kept");
+                    Arc::new(Fetched {
+                        asked_at: self.clock.unix_seconds(),
+                        ..Fetched::clone(known)
+                    })
+                })
+            },
+            move |present| present.asked_at == asked_at,
+        );
+        entry.await.into_value()
     }
 
     async fn fetch(&self, zone: &ZoneId) -> Result<Arc<Fetched>, KeysUnavailable> {
@@ -83,9 +106,11 @@ impl KeySets {
             StatusCode::NOT_FOUND => KeySet::empty(),
             status => return Err(KeysUnavailable(format!("it answered {status}"))),
         };
+        let now = self.clock.unix_seconds();
         Ok(Arc::new(Fetched {
-            keys,
-            at: self.clock.unix_seconds(),
+            keys: Arc::new(keys),
+            given_at: now,
+            asked_at: now,
         }))
     }
 }

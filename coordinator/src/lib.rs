@@ -36,6 +36,9 @@ use crate::state::Coordinator;
 /// How long the tasks may take to end after shutdown was requested.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(12);
 
+/// Bytes of a request's headers: room for a bearer of 16 KiB, as long chains of delegations make them, and the rest.
+const HEADER_BYTES_MAX: usize = 32 << 10;
+
 /// What the service needs of its surroundings.
 #[derive(Debug, Clone)]
 pub struct Deps {
@@ -97,6 +100,7 @@ pub async fn run(
         caracal_relay::run(database.clone(), publisher, relay, shutdown_of(&shutdown)),
     );
     let limits = Limits {
+        header_bytes: HEADER_BYTES_MAX,
         body_bytes: config.body_bytes_max,
         ..Limits::default()
     };
@@ -110,7 +114,7 @@ pub async fn run(
         "session expiry",
         job::expire::run(Arc::clone(&coordinator), shutdown.clone()),
     );
-    let router = http::router(Arc::clone(&coordinator), Registry::new(), shutdown.clone());
+    let router = http::router(&coordinator, Registry::new(), shutdown.clone());
     listening(Addresses { http: address });
     let served = server::serve(listener, router, limits, shutdown.clone()).await;
     shutdown.trigger();

@@ -1,10 +1,13 @@
 //! Every refusal of the service: its status and its code, as docs/contract/sessions-and-delegations.md lists them.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use caracal_storage::StorageError;
 use serde_json::json;
+
+/// When a client should try again after a store was away, in seconds.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
@@ -83,11 +86,11 @@ impl Refusal {
         let (code, detail) = match self {
             Self::Client { code, detail, .. } => (code, detail),
             Self::Unavailable(error) => {
-                tracing::error!(request.id = request_id, %error, "a store is unavailable");
+                tracing::error!(request.id = request_id, %error, cause = ?error.source(), "a store is unavailable");
                 ("service_unavailable".to_owned(), None)
             }
             Self::Internal(error) => {
-                tracing::error!(request.id = request_id, %error, "a request failed");
+                tracing::error!(request.id = request_id, %error, cause = ?error.source(), "a request failed");
                 ("internal_error".to_owned(), None)
             }
         };
@@ -95,7 +98,13 @@ impl Refusal {
         if let (Some(detail), Some(members)) = (detail, body.as_object_mut()) {
             members.insert("error_description".to_owned(), detail.into());
         }
-        (status, Json(body)).into_response()
+        let mut response = (status, Json(body)).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
     }
 }
 

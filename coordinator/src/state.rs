@@ -25,6 +25,7 @@ pub(crate) struct Coordinator {
     pub(crate) limits: SessionLimits,
     pub(crate) metrics: caracal_chassis::health::MetricsAccess,
     pub(crate) expiry_sweep: std::time::Duration,
+    pub(crate) body_bytes_max: usize,
 }
 
 impl Coordinator {
@@ -46,6 +47,7 @@ impl Coordinator {
             limits: config.limits,
             metrics: config.metrics,
             expiry_sweep: config.expiry_sweep,
+            body_bytes_max: config.body_bytes_max,
         }
     }
 }

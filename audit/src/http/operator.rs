@@ -18,6 +18,8 @@ use crate::verify;
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
 const WINDOW_DEFAULT: Duration = Duration::hours(24);
+/// Clocks of producers may be ahead of ours.
+const AHEAD: Duration = Duration::minutes(1);
 
 /// `GET /api/audit/search`.
 #[derive(Debug, Deserialize)]
@@ -52,17 +54,16 @@ pub(super) async fn search(
     headers: HeaderMap,
     Query(query): Query<SearchQuery>,
 ) -> Response {
-    if let Err(refusal) = operator.authorize(&headers) {
+    if let Some(refusal) = operator.refusal(&headers) {
         return refusal;
     }
     let Some(zone) = query.zone_id.as_deref().filter(|zone| !zone.is_empty()) else {
         return bad_request("zone_id is required");
     };
     let now = OffsetDateTime::from(operator.clock.now());
-    let (Ok(until), Ok(since)) = (
-        time_or(query.until.as_deref(), now + Duration::minutes(1)),
-        time_or(query.since.as_deref(), now - WINDOW_DEFAULT),
-    ) else {
+    // A request is looked for in all of the ledger, anything else in the last day.
+    let since_default = query.request_id.is_none().then(|| now - WINDOW_DEFAULT);
+    let (Ok(until), Ok(since)) = (time(query.until.as_deref()), time(query.since.as_deref())) else {
         return bad_request("since and until are RFC 3339 times");
     };
     let Ok(after_seq) = query
@@ -75,8 +76,8 @@ pub(super) async fn search(
     };
     let wanted = Search {
         zone,
-        since,
-        until,
+        since: since.or(since_default),
+        until: until.unwrap_or(now + AHEAD),
         decision: query.decision.as_deref(),
         request_id: query.request_id.as_deref(),
         after_seq,
@@ -84,11 +85,8 @@ pub(super) async fn search(
     };
     match operator.find(&wanted).await {
         Ok(links) => {
-            let next = if links.len() as i64 == wanted.limit {
-                links.last().and_then(|link| link.chain_seq)
-            } else {
-                None
-            };
+            let is_full = i64::try_from(links.len()).is_ok_and(|found| found == wanted.limit);
+            let next = links.last().filter(|_| is_full).and_then(|link| link.chain_seq);
             let events: Vec<Found> = links.into_iter().map(found).collect();
             Json(
                 json!({"events": events, "next_cursor": next.map(|seq| seq.to_string()).unwrap_or_default()}),
@@ -111,7 +109,7 @@ pub(super) async fn verify(
     headers: HeaderMap,
     Query(query): Query<VerifyQuery>,
 ) -> Response {
-    if let Err(refusal) = operator.authorize(&headers) {
+    if let Some(refusal) = operator.refusal(&headers) {
         return refusal;
     }
     let Some(zone) = query.zone_id.as_deref().filter(|zone| !zone.is_empty()) else {
@@ -124,18 +122,19 @@ pub(super) async fn verify(
 }
 
 impl Operator {
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), Response> {
+    /// Why the caller is not let in; none when it holds the token.
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
         let Some(expected) = &self.admin_token else {
-            return Err(StatusCode::NOT_FOUND.into_response());
+            return Some(StatusCode::NOT_FOUND.into_response());
         };
         let presented = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         if presented.is_some_and(|token| expected.matches(token)) {
-            return Ok(());
+            return None;
         }
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"caracal-audit\"")];
-        Err((StatusCode::UNAUTHORIZED, challenge, "unauthorized").into_response())
+        Some((StatusCode::UNAUTHORIZED, challenge, "unauthorized").into_response())
     }
 
     async fn find(&self, wanted: &Search<'_>) -> Result<Vec<Link>, caracal_storage::StorageError> {
@@ -170,9 +169,10 @@ fn found(link: Link) -> Found {
     }
 }
 
-fn time_or(text: Option<&str>, default: OffsetDateTime) -> Result<OffsetDateTime, time::error::Parse> {
+fn time(text: Option<&str>) -> Result<Option<OffsetDateTime>, time::error::Parse> {
     text.filter(|text| !text.is_empty())
-        .map_or(Ok(default), |text| OffsetDateTime::parse(text, &Rfc3339))
+        .map(|text| OffsetDateTime::parse(text, &Rfc3339))
+        .transpose()
 }
 
 fn bad_request(problem: &'static str) -> Response {

@@ -4,9 +4,12 @@ use axum::http::StatusCode;
 use caracal_model::delegation::{
     Authority, Constraints, InboundEdge, ParentError, attenuate, resolve_parent, would_cycle,
 };
-use caracal_model::{DelegationId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds, ZoneId};
+use caracal_model::{
+    ApplicationId, DelegationId, ResourceId, ResourceIdentifier, ScopeSet, SessionId, UnixSeconds, ZoneId,
+};
 use caracal_storage::delegation::{self, Edge, NamedResource, NewEdge};
-use caracal_storage::{WriteTx, ZoneScope, revocation_cascade, session};
+use caracal_storage::session::{self, Session};
+use caracal_storage::{WriteTx, ZoneScope, revocation_cascade};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -28,10 +31,10 @@ const SCOPES_MAX: usize = 256;
 /// The body. Unknown members are ignored; unknown constraints are not.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Body {
-    source_session_id: String,
-    target_session_id: String,
-    issuer_application_id: String,
-    receiver_application_id: String,
+    source_session_id: SessionId,
+    target_session_id: SessionId,
+    issuer_application_id: ApplicationId,
+    receiver_application_id: ApplicationId,
     parent_edge_id: Option<String>,
     resource_id: Option<String>,
     #[serde(default)]
@@ -79,6 +82,10 @@ impl Wanted {
                 .any(|scope| scope.is_empty() || scope.chars().any(|c| c.is_whitespace() || c.is_control()))
         {
             return Err(Refusal::bad_request("invalid_scopes"));
+        }
+        let names_nothing = |name: &String| name.is_empty() || name.chars().any(char::is_control);
+        if body.resource_id.as_ref().is_some_and(names_nothing) {
+            return Err(Refusal::bad_request("invalid_resource_id"));
         }
         let scopes = body.scopes.iter().collect();
         Ok(Self {
@@ -139,7 +146,7 @@ pub(crate) async fn create(
             &coordinator.idempotency,
             "delegation.create.v2",
             zone,
-            &wanted.body.issuer_application_id,
+            wanted.body.issuer_application_id.as_str(),
             &key,
             &digest,
         )
@@ -159,9 +166,12 @@ pub(crate) async fn create(
     }
     delegation::lock_zone(&mut tx, zone).await?;
     revocation_cascade::hold_off(&mut tx, zone).await?;
-    check_ends(&mut tx, zone, &wanted).await?;
+    let source = check_ends(&mut tx, zone, &wanted).await?;
     let resources = check_resources(&mut tx, zone, &wanted).await?;
-    let received = delegation::inbound(&mut tx, zone, &wanted.body.source_session_id).await?;
+    let received = delegation::inbound(&mut tx, zone, &source.id).await?;
+    if received.is_empty() && source.constrained {
+        return Err(Refusal::forbidden("parent_delegation_not_active"));
+    }
     let parent = parent_of(&mut tx, zone, &wanted, &received, &resources, now).await?;
     check_cycle(&mut tx, zone, &wanted).await?;
     let (edge, epoch) = insert(&mut tx, zone, &wanted, &resources, parent.as_ref()).await?;
@@ -187,7 +197,7 @@ pub(crate) async fn create(
 /// Who may pass on, and whether without naming a resource.
 fn authorize(caller: &Caller, wanted: &mut Wanted) -> Result<(), Refusal> {
     let issuer = &wanted.body.issuer_application_id;
-    if !caller.may_act_for(issuer, "coordinator.delegate_from") {
+    if !caller.may_act_for(issuer.as_str(), "coordinator.delegate_from") {
         return Err(Refusal::forbidden("issuer_ownership_required"));
     }
     if wanted.body.source_session_id == wanted.body.target_session_id {
@@ -242,23 +252,28 @@ async fn replay(
     }
 }
 
-/// Both sessions live, and owned by the applications that are named.
-async fn check_ends(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<(), Refusal> {
+/// Both sessions live, and owned by the applications that are named. Gives the source.
+async fn check_ends(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<Session, Refusal> {
     let body = &wanted.body;
-    let live = session::hold_live(tx, zone, &[&body.source_session_id, &body.target_session_id]).await?;
-    let owner = |id: &str| {
-        live.iter()
-            .find(|(session, _)| session == id)
-            .map(|(_, application)| application.as_str())
-    };
-    let (Some(issuer), Some(receiver)) = (owner(&body.source_session_id), owner(&body.target_session_id))
-    else {
+    let ends = [body.source_session_id.as_str(), body.target_session_id.as_str()];
+    let mut source = None;
+    let mut target = None;
+    for session in session::lock_all_live(tx, zone, &ends).await? {
+        if session.id == body.source_session_id.as_str() {
+            source = Some(session);
+        } else {
+            target = Some(session);
+        }
+    }
+    let (Some(source), Some(target)) = (source, target) else {
         return Err(Refusal::not_found("delegation_endpoint_not_found"));
     };
-    if issuer != body.issuer_application_id || receiver != body.receiver_application_id {
+    if source.application_id != body.issuer_application_id.as_str()
+        || target.application_id != body.receiver_application_id.as_str()
+    {
         return Err(Refusal::conflict("delegation_application_mismatch"));
     }
-    Ok(())
+    Ok(source)
 }
 
 /// The resources that are named, each of which must exist and together declare every scope.
@@ -310,7 +325,14 @@ async fn check_resources(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Re
     if !wanted.constraints.resources.is_empty() && named.as_ref().is_some_and(outside) {
         return Err(Refusal::bad_request("delegation_resource_scope_mismatch"));
     }
-    let declared: ScopeSet = found.iter().flat_map(|resource| resource.scopes.iter()).collect();
+    // Not everything that was found: a row id may look like an identifier.
+    let is_listed = |resource: &&NamedResource| !outside(resource);
+    let declared: ScopeSet = found
+        .iter()
+        .filter(is_listed)
+        .chain(named.as_ref())
+        .flat_map(|resource| resource.scopes.iter())
+        .collect();
     if !wanted.scopes.is_subset(&declared) {
         return Err(Refusal::forbidden("delegation_scopes_exceed_resource"));
     }
@@ -369,7 +391,7 @@ async fn inbound_with_identifiers(
     received: &[Edge],
     now: UnixSeconds,
 ) -> Result<Vec<InboundEdge>, Refusal> {
-    let mut inbound = crate::session::inherit::inbound_edges(received.iter(), zone, now)?;
+    let mut inbound = crate::session::inherit::inbound_edges(received, zone, now)?;
     let ids: Vec<&str> = received
         .iter()
         .filter_map(|edge| edge.resource_id.as_deref())
@@ -404,12 +426,9 @@ fn named_resource(
 
 async fn check_cycle(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<(), Refusal> {
     let pairs = delegation::live_pairs(tx, zone).await?;
-    if would_cycle(
-        pairs,
-        &wanted.body.source_session_id,
-        &wanted.body.target_session_id,
-        HOPS_MAX,
-    ) {
+    let source = wanted.body.source_session_id.to_string();
+    let target = wanted.body.target_session_id.to_string();
+    if would_cycle(pairs, &source, &target, HOPS_MAX) {
         return Err(Refusal::conflict("delegation_cycle_denied"));
     }
     Ok(())
@@ -429,10 +448,10 @@ async fn insert(
     let new = NewEdge {
         id: &id,
         zone_id: zone,
-        source_session_id: &wanted.body.source_session_id,
-        target_session_id: &wanted.body.target_session_id,
-        issuer_application_id: &wanted.body.issuer_application_id,
-        receiver_application_id: &wanted.body.receiver_application_id,
+        source_session_id: wanted.body.source_session_id.as_str(),
+        target_session_id: wanted.body.target_session_id.as_str(),
+        issuer_application_id: wanted.body.issuer_application_id.as_str(),
+        receiver_application_id: wanted.body.receiver_application_id.as_str(),
         parent_edge_id: parent.map(|parent| parent.id.as_str()),
         resource_id: resources.named.as_ref().map(|named| named.id.as_str()),
         scopes: &scopes,

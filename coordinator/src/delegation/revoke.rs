@@ -25,17 +25,19 @@ pub(crate) async fn revoke(
     request_id: &str,
 ) -> Result<Value, Refusal> {
     let mut tx = coordinator.database.write(ZoneScope::Zone(zone)).await?;
-    delegation::lock_zone(&mut tx, zone).await?;
+    // Before any row: whoever starts a session or delegates holds this, shared, while it waits for rows.
+    revocation_cascade::lock_out(&mut tx, zone).await?;
     let not_found = || Refusal::not_found("delegation_not_found");
     let edge = delegation::lock(&mut tx, zone, id.as_str())
         .await?
         .ok_or_else(not_found)?;
-    if !caller.may_act_for(&edge.issuer_application_id, "coordinator.delegate_from") {
+    if !caller.may_end(&edge.issuer_application_id, "coordinator.delegate_from") {
         return Err(Refusal::forbidden("issuer_ownership_required"));
     }
     let ended =
         revocation_cascade::revoke(&mut tx, Producer::Coordinator, zone, Root::Delegation(id), REASON)
             .await?;
+    // Ended before, by somebody else or by its own time.
     if !ended.delegations.contains(id) {
         return Err(not_found());
     }

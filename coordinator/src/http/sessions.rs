@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use caracal_chassis::server::RequestId;
 use caracal_model::SessionId;
-use caracal_storage::session;
+use caracal_storage::{ZoneScope, session};
 use serde::Deserialize;
 
-use super::{Answer, BODY_BYTES_MAX, id_of, json_body, zone_of};
+use super::{Answer, id_of, json_body, whole_body, zone_of};
 use crate::auth::{Audience, authenticate};
 use crate::idempotency::Key;
 use crate::refusal::Refusal;
@@ -33,7 +34,7 @@ pub(super) async fn start(
         let zone = zone_of(&zone)?;
         let caller = authenticate(&coordinator, &zone, &headers, Audience::Applications).await?;
         let key = Key::read(&headers)?;
-        let body = json_body(body, BODY_BYTES_MAX).await?;
+        let body = json_body(body, coordinator.body_bytes_max).await?;
         starting::start(&coordinator, &caller, &zone, body, key, request_id.as_str()).await
     }
     .await;
@@ -54,8 +55,9 @@ pub(super) async fn show(
         let zone = zone_of(&zone)?;
         let id: SessionId = id_of(&id)?;
         let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
-        let found = session::find(&mut coordinator.database.read().await?, &zone, id.as_str()).await?;
-        let visible = found.filter(|session| caller.is_admin() || caller.owns(&session.application_id));
+        let mut tx = coordinator.database.read_in(ZoneScope::Zone(&zone)).await?;
+        let found = session::find(&mut tx, &zone, id.as_str()).await?;
+        let visible = found.filter(|session| caller.may_see(&session.application_id));
         visible
             .map(|session| Json(view::item(&session)).into_response())
             .ok_or_else(|| Refusal::not_found("session_not_found"))
@@ -80,7 +82,7 @@ struct EndBody {
 pub(super) async fn end(
     State(coordinator): Shared,
     Path((zone, id)): Path<(String, String)>,
-    Query(query): Query<EndQuery>,
+    query: Result<Query<EndQuery>, QueryRejection>,
     request_id: RequestId,
     headers: HeaderMap,
     body: Body,
@@ -89,9 +91,8 @@ pub(super) async fn end(
         let zone = zone_of(&zone)?;
         let id: SessionId = id_of(&id)?;
         let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
-        let bytes = axum::body::to_bytes(body, 4 << 10)
-            .await
-            .map_err(|_too_large| Refusal::invalid_body("the body is too large"))?;
+        let Query(query) = query.map_err(|_malformed| Refusal::bad_request("invalid_query"))?;
+        let bytes = whole_body(body, coordinator.body_bytes_max).await?;
         let body: EndBody = if bytes.is_empty() {
             EndBody::default()
         } else {

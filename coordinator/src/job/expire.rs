@@ -49,7 +49,10 @@ pub(crate) async fn run_once(coordinator: &Coordinator) -> Result<(), StorageErr
 
 async fn end(coordinator: &Coordinator, zone: &ZoneId, id: &SessionId) -> Result<(), StorageError> {
     let mut tx: WriteTx = coordinator.database.write(ZoneScope::Zone(zone)).await?;
-    session::lock_zone(&mut tx, zone).await?;
-    revocation_cascade::revoke(&mut tx, Producer::Coordinator, zone, Root::Session(id), "ttl").await?;
+    let ended =
+        revocation_cascade::revoke(&mut tx, Producer::Coordinator, zone, Root::Session(id), "ttl").await?;
+    if ended.sessions.contains(id) {
+        session::mark_expired(&mut tx, zone, id).await?;
+    }
     tx.commit().await
 }

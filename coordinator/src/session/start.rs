@@ -1,7 +1,6 @@
 //! How does a session start? docs/contract/sessions-and-delegations.md, "Start a session".
 
 use axum::http::StatusCode;
-use caracal_model::session::SessionStatus;
 use caracal_model::{ApplicationId, AuthorityRecordId, SessionId, UnixSeconds, ZoneId};
 use caracal_storage::outbox::{self, Producer};
 use caracal_storage::session::{self, NewSession, Session};
@@ -79,8 +78,10 @@ impl Body {
             Some(_) => return Err(Refusal::invalid_body("parent_authority is inherit or none")),
         };
         let metadata = self.metadata.unwrap_or_else(|| json!({}));
-        if !metadata.is_object() {
-            return Err(Refusal::invalid_body("metadata is an object"));
+        if !metadata.is_object() || holds_nul(&metadata) {
+            return Err(Refusal::invalid_body(
+                "metadata is an object without NUL characters",
+            ));
         }
         Ok(Wanted {
             application: self
@@ -100,6 +101,18 @@ impl Body {
             inherited_edge: self.inherit_parent_edge_id,
             metadata,
         })
+    }
+}
+
+/// The database keeps no text with the character NUL.
+fn holds_nul(document: &Value) -> bool {
+    match document {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -137,7 +150,7 @@ pub(crate) async fn start(
     if !caller.may_act_for(wanted.application.as_str(), "coordinator.spawn_for") {
         return Err(Refusal::forbidden("application_ownership_required"));
     }
-    let record = subject_record(coordinator, caller, &wanted).await?;
+    let record = subject_record(coordinator, caller, zone, &wanted).await?;
     let digest = request_digest(caller, &wanted);
     let guard = key.map(|key| {
         Guard::new(
@@ -197,6 +210,7 @@ pub(crate) async fn start(
 async fn subject_record(
     coordinator: &Coordinator,
     caller: &Caller,
+    zone: &ZoneId,
     wanted: &Wanted,
 ) -> Result<AuthorityRecordId, Refusal> {
     let Some(asked) = &wanted.subject_record else {
@@ -205,17 +219,18 @@ async fn subject_record(
             .clone()
             .ok_or_else(|| Refusal::bad_request("subject_session_id_required"));
     };
-    if caller.record.as_ref() == Some(asked) || caller.is_admin() {
+    if caller.record.as_ref() == Some(asked) {
         return Ok(asked.clone());
     }
     // Another record needs the mandate that goes with it: knowing its id proves nothing.
     let Some(token) = &wanted.subject_token else {
         return Err(Refusal::forbidden("subject_proof_required"));
     };
-    let claims = prove(coordinator, token)
-        .await
-        .map_err(|_refused| Refusal::forbidden("subject_proof_required"))?;
-    if claims.sid == *asked && claims.client_id == wanted.application {
+    let claims = prove(coordinator, token).await.map_err(|refused| match refused {
+        Refusal::Client { .. } => Refusal::forbidden("subject_proof_required"),
+        Refusal::Unavailable(_) | Refusal::Internal(_) => refused,
+    })?;
+    if claims.zone_id == *zone && claims.sid == *asked && claims.client_id == wanted.application {
         return Ok(asked.clone());
     }
     Err(Refusal::forbidden("subject_proof_required"))
@@ -240,10 +255,10 @@ fn request_digest(caller: &Caller, wanted: &Wanted) -> Value {
 
 /// The first answer again, while what it made is still there.
 async fn replay(tx: &mut WriteTx, zone: &ZoneId, id: &str, body: Value) -> Result<Answer, Refusal> {
-    if session::hold_live(tx, zone, &[id]).await?.is_empty() {
-        return Err(Refusal::conflict("idempotency_result_inactive"));
+    match session::lock_live(tx, zone, id).await? {
+        Some(_live) => Ok(Answer::replayed(StatusCode::CREATED, body)),
+        None => Err(Refusal::conflict("idempotency_result_inactive")),
     }
-    Ok(Answer::replayed(StatusCode::CREATED, body))
 }
 
 /// Everything that can forbid the session: application, subject, room, parent. Gives the parent, locked.
@@ -295,14 +310,9 @@ async fn check_parent(
     wanted: &Wanted,
     parent: &SessionId,
 ) -> Result<Session, Refusal> {
-    let not_found = || Refusal::not_found("parent_not_found");
-    let parent = session::lock(tx, zone, parent.as_str())
+    let parent = session::lock_live(tx, zone, parent.as_str())
         .await?
-        .ok_or_else(not_found)?;
-    let is_live = !session::hold_live(tx, zone, &[&parent.id]).await?.is_empty();
-    if parent.status != SessionStatus::Active.as_str() || !is_live {
-        return Err(not_found());
-    }
+        .ok_or_else(|| Refusal::not_found("parent_not_found"))?;
     if parent.lifecycle == "task" && wanted.is_service {
         return Err(Refusal::conflict("task_session_cannot_start_service"));
     }

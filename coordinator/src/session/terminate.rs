@@ -31,13 +31,17 @@ pub(crate) async fn terminate(
         return Err(Refusal::bad_request("invalid_query"));
     }
     let mut tx = coordinator.database.write(ZoneScope::Zone(zone)).await?;
-    session::lock_zone(&mut tx, zone).await?;
+    // Before any row: whoever starts a session or delegates holds this, shared, while it waits for rows.
+    revocation_cascade::lock_out(&mut tx, zone).await?;
     let not_found = || Refusal::not_found("session_not_found");
     let ending = session::lock(&mut tx, zone, id.as_str())
         .await?
         .ok_or_else(not_found)?;
-    if !caller.may_act_for(&ending.application_id, "coordinator.spawn_for") {
+    if !caller.may_end(&ending.application_id, "coordinator.spawn_for") {
         return Err(Refusal::forbidden("application_ownership_required"));
+    }
+    if matches!(ending.status.as_str(), "terminated" | "expired") {
+        return Err(not_found());
     }
     if ending.lifecycle == "service" && !caller.is_admin() {
         let generation = lease_generation.ok_or_else(|| Refusal::bad_request("lease_generation_required"))?;

@@ -63,6 +63,8 @@ pub struct NewLink {
     pub chain_seq: i64,
     /// The producer's signature, hex.
     pub ingest_signature: Option<String>,
+    /// The text the producer signed: without it its signature could never be checked again, because the documents are rewritten.
+    pub signed_data: String,
 }
 
 /// A stored link.
@@ -115,7 +117,7 @@ const LINK_COLUMNS: &str = "id, zone_id, event_type, request_id, decision, polic
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock_head(tx: &mut WriteTx, zone: &ZoneId) -> Result<ChainHead, StorageError> {
-    sqlx::query("INSERT INTO audit_chain_heads (zone_id) VALUES ($1) ON CONFLICT (zone_id) DO NOTHING")
+    sqlx::query("INSERT INTO audit_chain_heads (zone_id, seq) VALUES ($1, 0) ON CONFLICT (zone_id) DO NOTHING")
         .bind(zone.as_str())
         .execute(&mut *tx)
         .await?;
@@ -186,14 +188,14 @@ pub async fn append(tx: &mut WriteTx, zone: &ZoneId, links: &[NewLink]) -> Resul
     sqlx::query(
         "INSERT INTO audit_events (zone_id, id, event_type, request_id, decision, policy_set_id, policy_set_version_id, \
            manifest_sha, evaluation_status, determining_policies_json, diagnostics_json, metadata_json, occurred_at, \
-           content_sha256, prev_content_sha256, chain_hmac, chain_seq, ingest_signature) \
+           content_sha256, prev_content_sha256, chain_hmac, chain_seq, ingest_signature, signed_data) \
          SELECT $1, t.id, t.event_type, t.request_id, t.decision, t.policy_set_id, t.policy_set_version_id, t.manifest_sha, \
            t.evaluation_status, t.determining::jsonb, t.diagnostics::jsonb, t.metadata::jsonb, t.occurred_at, t.content, \
-           t.prev, t.hmac, t.seq, t.signature \
+           t.prev, t.hmac, t.seq, t.signature, t.signed_data \
          FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], \
            $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::bigint[], \
-           $18::text[]) AS t (id, event_type, request_id, decision, policy_set_id, policy_set_version_id, manifest_sha, \
-           evaluation_status, determining, diagnostics, metadata, occurred_at, content, prev, hmac, seq, signature) ORDER BY t.seq",
+           $18::text[], $19::text[]) AS t (id, event_type, request_id, decision, policy_set_id, policy_set_version_id, manifest_sha, \
+           evaluation_status, determining, diagnostics, metadata, occurred_at, content, prev, hmac, seq, signature, signed_data) ORDER BY t.seq",
     )
     .bind(zone.as_str())
     .bind(links.iter().map(|link| link.id.as_str()).collect::<Vec<_>>())
@@ -213,9 +215,10 @@ pub async fn append(tx: &mut WriteTx, zone: &ZoneId, links: &[NewLink]) -> Resul
     .bind(links.iter().map(|link| link.chain_hmac.as_str()).collect::<Vec<_>>())
     .bind(links.iter().map(|link| link.chain_seq).collect::<Vec<_>>())
     .bind(texts(|link| link.ingest_signature.as_ref()))
+    .bind(links.iter().map(|link| link.signed_data.as_str()).collect::<Vec<_>>())
     .execute(&mut *tx)
     .await?;
-    sqlx::query("UPDATE audit_chain_heads SET seq = $2, content_sha256 = $3 WHERE zone_id = $1")
+    sqlx::query("UPDATE audit_chain_heads SET seq = $2, content_sha256 = $3, updated_at = now() WHERE zone_id = $1")
         .bind(zone.as_str())
         .bind(last.chain_seq)
         .bind(last.content_sha256.as_str())
@@ -279,13 +282,26 @@ pub async fn head(tx: &mut ReadTx, zone: &str) -> Result<Option<ChainHead>, Stor
     Ok(row.map(|(seq, content_sha256)| ChainHead { seq, content_sha256 }))
 }
 
-/// Every zone that has a chain.
+/// How many events of the zone are stored, in the chain or not. Reads an index of the whole zone.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn count(tx: &mut ReadTx, zone: &str) -> Result<i64, StorageError> {
+    Ok(
+        sqlx::query_scalar("SELECT count(*) FROM audit_events WHERE zone_id = $1")
+            .bind(zone)
+            .fetch_one(&mut *tx)
+            .await?,
+    )
+}
+
+/// Every zone that has a chain, or events. Reads an index of the whole ledger.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn zones(tx: &mut ReadTx) -> Result<Vec<String>, StorageError> {
     Ok(
-        sqlx::query_scalar("SELECT zone_id FROM audit_chain_heads ORDER BY zone_id")
+        sqlx::query_scalar("SELECT zone_id FROM audit_chain_heads UNION SELECT zone_id FROM audit_events ORDER BY zone_id")
             .fetch_all(&mut *tx)
             .await?,
     )
@@ -296,8 +312,8 @@ pub async fn zones(tx: &mut ReadTx) -> Result<Vec<String>, StorageError> {
 pub struct Search<'a> {
     /// The zone.
     pub zone: &'a str,
-    /// From this instant on.
-    pub since: OffsetDateTime,
+    /// From this instant on; from the beginning when absent.
+    pub since: Option<OffsetDateTime>,
     /// Before this instant.
     pub until: OffsetDateTime,
     /// Only this decision.
@@ -316,7 +332,7 @@ pub struct Search<'a> {
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn search(tx: &mut ReadTx, search: &Search<'_>) -> Result<Vec<Link>, StorageError> {
     let statement = format!(
-        "SELECT {LINK_COLUMNS} FROM audit_events WHERE zone_id = $1 AND occurred_at >= $2 AND occurred_at < $3 \
+        "SELECT {LINK_COLUMNS} FROM audit_events WHERE zone_id = $1 AND ($2::timestamptz IS NULL OR occurred_at >= $2) AND occurred_at < $3 \
            AND ($4::text IS NULL OR decision = $4) AND ($5::text IS NULL OR request_id = $5) AND chain_seq > $6 \
          ORDER BY chain_seq LIMIT $7"
     );

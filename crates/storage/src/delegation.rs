@@ -2,13 +2,13 @@
 
 use caracal_model::delegation::{Constraints, DelegationEdge, EdgeStatus};
 use caracal_model::time::UnixSeconds;
-use caracal_model::{DelegationId, ScopeSet, ZoneId};
+use caracal_model::{DelegationId, ScopeSet, SessionId, ZoneId};
 use serde_json::Value;
 use sqlx::FromRow;
 use time::OffsetDateTime;
 
 use crate::error::{StorageError, checked};
-use crate::tx::WriteTx;
+use crate::tx::{AnyTx, ReadTx, WriteTx};
 
 /// A stored edge.
 #[derive(Debug, Clone, FromRow)]
@@ -75,7 +75,8 @@ pub struct NewEdge<'a> {
     pub expires_at: OffsetDateTime,
 }
 
-/// Takes the zone's delegation graph for this transaction.
+/// Lets only one transaction at a time create a delegation in the zone, because each looks for circles. Take it before
+/// `revocation_cascade::hold_off`.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
@@ -91,14 +92,62 @@ pub async fn lock_zone(tx: &mut WriteTx, zone: &ZoneId) -> Result<(), StorageErr
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn inbound(tx: &mut WriteTx, zone: &ZoneId, session: &str) -> Result<Vec<Edge>, StorageError> {
+pub async fn inbound<'t>(tx: impl AnyTx<'t>, zone: &ZoneId, session: &str) -> Result<Vec<Edge>, StorageError> {
     let statement = format!(
         "SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND target_session_id = $2 ORDER BY created_at, id"
     );
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(zone.as_str())
         .bind(session)
+        .fetch_all(tx)
+        .await?)
+}
+
+/// Edges that pointed at the session, newest first, whatever became of them: at most `limit`, beginning below `before`. One statement.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn inbound_page(
+    tx: &mut ReadTx,
+    zone: &ZoneId,
+    session: &SessionId,
+    before: Option<&DelegationId>,
+    limit: i64,
+) -> Result<Vec<Edge>, StorageError> {
+    let statement = format!(
+        "SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND target_session_id = $2 \
+           AND ($3::text IS NULL OR (created_at, id) < (SELECT b.created_at, b.id FROM delegation_edges b \
+             WHERE b.zone_id = $1 AND b.target_session_id = $2 AND b.id = $3)) \
+         ORDER BY created_at DESC, id DESC LIMIT $4"
+    );
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(session.as_str())
+        .bind(before.map(DelegationId::as_str))
+        .bind(limit)
         .fetch_all(&mut *tx)
+        .await?)
+}
+
+/// The edge, if it is live and points at the session.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn find_live_inbound(
+    tx: &mut ReadTx,
+    zone: &ZoneId,
+    session: &SessionId,
+    id: &DelegationId,
+) -> Result<Option<Edge>, StorageError> {
+    let statement = format!(
+        "SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND target_session_id = $2 AND id = $3 \
+           AND status = 'active' AND expires_at > now()"
+    );
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(zone.as_str())
+        .bind(session.as_str())
+        .bind(id.as_str())
+        .fetch_optional(&mut *tx)
         .await?)
 }
 
@@ -121,7 +170,7 @@ pub async fn live_pairs(tx: &mut WriteTx, zone: &ZoneId) -> Result<Vec<(String, 
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock(tx: &mut WriteTx, zone: &ZoneId, id: &str) -> Result<Option<Edge>, StorageError> {
     let statement =
-        format!("SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND id = $2 FOR UPDATE");
+        format!("SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND id = $2 FOR NO KEY UPDATE");
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(zone.as_str())
         .bind(id)
@@ -129,8 +178,8 @@ pub async fn lock(tx: &mut WriteTx, zone: &ZoneId, id: &str) -> Result<Option<Ed
         .await?)
 }
 
-/// Stores an edge and moves the zone's graph epoch. Gives what was stored and the new epoch; `None` when the edge would be
-/// expired already by the database's clock.
+/// Stores an edge, marks its receiver as constrained for good and moves the zone's graph epoch. Gives what was stored and the new
+/// epoch; `None` when the edge would be expired already by the database's clock.
 ///
 /// # Errors
 /// [`StorageError::Conflict`] when a rule of the schema is broken.
@@ -155,6 +204,11 @@ pub async fn insert(tx: &mut WriteTx, new: &NewEdge<'_>) -> Result<Option<(Edge,
         .fetch_optional(&mut *tx)
         .await?;
     let Some(edge) = edge else { return Ok(None) };
+    sqlx::query("UPDATE sessions SET constrained = true WHERE zone_id = $1 AND id = $2 AND NOT constrained")
+        .bind(new.zone_id.as_str())
+        .bind(new.target_session_id)
+        .execute(&mut *tx)
+        .await?;
     let epoch = bump_epoch(tx, new.zone_id).await?;
     Ok(Some((edge, epoch)))
 }

@@ -81,10 +81,10 @@ pub async fn count(tx: &mut WriteTx, operation: &Operation<'_>) -> Result<i64, S
     .await?)
 }
 
-/// Stores the receipt of an operation that has just been done.
+/// Stores the receipt of an operation that has just been done, for `keep_seconds`.
 ///
 /// # Errors
-/// [`StorageError::Conflict`] when the answer is larger than a receipt may be.
+/// [`StorageError::Conflict`] when the key has a receipt already.
 pub async fn insert(
     tx: &mut WriteTx,
     operation: &Operation<'_>,
@@ -94,7 +94,7 @@ pub async fn insert(
 ) -> Result<(), StorageError> {
     sqlx::query(
         "INSERT INTO coordinator_idempotency_receipts (id, operation, zone_id, scope_id, key_digest, request_digest, resource_type, resource_id, \
-           response_status, response_json, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + make_interval(secs => $11))",
+           response_status, response_json, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11 * interval '1 second')",
     )
     .bind(Uuid::now_v7().to_string())
     .bind(operation.name)
@@ -106,7 +106,7 @@ pub async fn insert(
     .bind(&receipt.resource_id)
     .bind(receipt.response_status)
     .bind(&receipt.response_json)
-    .bind(keep_seconds as f64)
+    .bind(keep_seconds)
     .execute(&mut *tx)
     .await?;
     Ok(())

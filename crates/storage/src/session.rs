@@ -1,6 +1,6 @@
 //! Governed sessions: `sessions` and `agent_topology`. Written by the coordinator; ended by whoever revokes (see `revocation_cascade`).
 
-use caracal_model::{ApplicationId, AuthorityRecordId, SessionId, ZoneId};
+use caracal_model::{ApplicationId, AuthorityRecordId, DelegationId, SessionId, ZoneId};
 use serde_json::Value;
 use sqlx::FromRow;
 use time::OffsetDateTime;
@@ -76,15 +76,25 @@ pub struct Session {
     pub heartbeat_deadline_at: Option<OffsetDateTime>,
     /// Fences earlier holders of a service's lease.
     pub lease_generation: i64,
+    /// Whether it ever received a delegation: it then never again acts on its application's own authority.
+    pub constrained: bool,
 }
 
 const COLUMNS: &str = "id, zone_id, application_id, parent_id, subject_authority_record_id, lifecycle, labels, status, depth, \
      max_children, child_count, ttl_seconds, metadata_json, started_at, terminated_at, termination_reason, last_heartbeat_at, \
-     heartbeat_deadline_at, lease_generation";
+     heartbeat_deadline_at, lease_generation, constrained";
 
-/// A session is live while it is active or suspended and its time has not run out; `$now` is the database's.
-const LIVE: &str = "status IN ('active', 'suspended') AND (CASE lifecycle WHEN 'service' THEN heartbeat_deadline_at > now() OR status = 'suspended' \
-     ELSE started_at + make_interval(secs => ttl_seconds) > now() END)";
+/// A session takes up room while it is active or suspended and its time has not run out.
+const OCCUPIES: &str = "status IN ('active', 'suspended') AND \
+     CASE lifecycle WHEN 'service' THEN heartbeat_deadline_at > now() OR status = 'suspended' ELSE expires_at > now() END";
+
+/// A session is live (docs/contract/delegation-rules.md, "Presenting a delegation") while it is active, its time has not run out,
+/// and the user it speaks for, if it does, is still signed in.
+const LIVE: &str = "sessions.status = 'active' AND \
+     CASE sessions.lifecycle WHEN 'service' THEN sessions.heartbeat_deadline_at > now() ELSE sessions.expires_at > now() END AND \
+     NOT EXISTS (SELECT FROM authority_records u WHERE u.zone_id = sessions.zone_id \
+       AND u.id = sessions.subject_authority_record_id AND u.session_type = 'user' \
+       AND NOT (u.status = 'active' AND u.expires_at > now()))";
 
 /// What the application of a new session may do.
 #[derive(Debug, Clone, FromRow)]
@@ -93,7 +103,8 @@ pub struct Applicant {
     pub registration_method: String,
 }
 
-/// Takes the zone's sessions for this transaction: starts, ends and sweeps of one zone happen one after another.
+/// Lets only one transaction at a time start a session in the zone, because each counts the ones that are there. Take it before
+/// `revocation_cascade::hold_off`.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
@@ -124,26 +135,43 @@ pub async fn applicant(
     .await?)
 }
 
-/// Whether a caller still is who its mandate says: the application lives, and so does the authority record. One statement.
+/// What a mandate says about its holder.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// The zone.
+    pub zone_id: &'a ZoneId,
+    /// The application.
+    pub application_id: &'a ApplicationId,
+    /// The authority record it rests on.
+    pub authority_record_id: &'a AuthorityRecordId,
+    /// The session it is bound to.
+    pub session_id: Option<&'a SessionId>,
+    /// The delegation it is bound to.
+    pub delegation_id: Option<&'a DelegationId>,
+}
+
+/// Whether a caller still is who its mandate says: the application lives, and so do the authority record and what the mandate is
+/// bound to. One statement.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn identity_is_live(
-    tx: &mut ReadTx,
-    zone: &ZoneId,
-    application: &str,
-    record: &str,
-) -> Result<bool, StorageError> {
-    Ok(sqlx::query_scalar(
+pub async fn identity_is_live(tx: &mut ReadTx, identity: &Identity<'_>) -> Result<bool, StorageError> {
+    let statement = format!(
         "SELECT EXISTS (SELECT FROM applications a JOIN authority_records r ON r.zone_id = a.zone_id \
            WHERE a.zone_id = $1 AND a.id = $2 AND a.archived_at IS NULL AND (a.expires_at IS NULL OR a.expires_at > now()) \
-             AND r.id = $3 AND r.status = 'active' AND r.expires_at > now())",
-    )
-    .bind(zone.as_str())
-    .bind(application)
-    .bind(record)
-    .fetch_one(&mut *tx)
-    .await?)
+             AND r.id = $3 AND r.status = 'active' AND r.expires_at > now()) \
+         AND ($4::text IS NULL OR EXISTS (SELECT FROM sessions WHERE zone_id = $1 AND id = $4 AND application_id = $2 AND {LIVE})) \
+         AND ($5::text IS NULL OR EXISTS (SELECT FROM delegation_edges WHERE zone_id = $1 AND id = $5 AND status = 'active' \
+             AND expires_at > now()))"
+    );
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
+        .bind(identity.zone_id.as_str())
+        .bind(identity.application_id.as_str())
+        .bind(identity.authority_record_id.as_str())
+        .bind(identity.session_id.map(SessionId::as_str))
+        .bind(identity.delegation_id.map(DelegationId::as_str))
+        .fetch_one(&mut *tx)
+        .await?)
 }
 
 /// An authority record that a session may rest on.
@@ -173,7 +201,7 @@ pub async fn subject_record(
     .await?)
 }
 
-/// How many sessions are live in the zone, and how many of them belong to the application.
+/// How many sessions take up room in the zone, and how many of them belong to the application.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
@@ -183,7 +211,7 @@ pub async fn live_counts(
     application: &str,
 ) -> Result<(i64, i64), StorageError> {
     let statement = format!(
-        "SELECT count(*), count(*) FILTER (WHERE application_id = $2) FROM sessions WHERE zone_id = $1 AND {LIVE}"
+        "SELECT count(*), count(*) FILTER (WHERE application_id = $2) FROM sessions WHERE zone_id = $1 AND {OCCUPIES}"
     );
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(zone.as_str())
@@ -197,7 +225,27 @@ pub async fn live_counts(
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock(tx: &mut WriteTx, zone: &ZoneId, id: &str) -> Result<Option<Session>, StorageError> {
-    let statement = format!("SELECT {COLUMNS} FROM sessions WHERE zone_id = $1 AND id = $2 FOR UPDATE");
+    // Not FOR UPDATE: rows that refer to the session may be added meanwhile.
+    lock_where(tx, zone, id, "true").await
+}
+
+/// The session, if it is live, held against other writers until the transaction ends.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn lock_live(tx: &mut WriteTx, zone: &ZoneId, id: &str) -> Result<Option<Session>, StorageError> {
+    lock_where(tx, zone, id, LIVE).await
+}
+
+async fn lock_where(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    id: &str,
+    condition: &str,
+) -> Result<Option<Session>, StorageError> {
+    let statement = format!(
+        "SELECT {COLUMNS} FROM sessions WHERE zone_id = $1 AND id = $2 AND {condition} FOR NO KEY UPDATE"
+    );
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(zone.as_str())
         .bind(id)
@@ -218,17 +266,17 @@ pub async fn find(tx: &mut ReadTx, zone: &ZoneId, id: &str) -> Result<Option<Ses
         .await?)
 }
 
-/// Which of these sessions are active and have not run out, with their application; held against being ended meanwhile.
+/// Those of these sessions that are live, held against being changed until the transaction ends.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn hold_live(
+pub async fn lock_all_live(
     tx: &mut WriteTx,
     zone: &ZoneId,
     ids: &[&str],
-) -> Result<Vec<(String, String)>, StorageError> {
+) -> Result<Vec<Session>, StorageError> {
     let statement = format!(
-        "SELECT id, application_id FROM sessions WHERE zone_id = $1 AND id = ANY($2) AND status = 'active' AND {LIVE} ORDER BY id FOR SHARE"
+        "SELECT {COLUMNS} FROM sessions WHERE zone_id = $1 AND id = ANY($2) AND {LIVE} ORDER BY id FOR NO KEY UPDATE"
     );
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(zone.as_str())
@@ -277,16 +325,29 @@ pub async fn insert(tx: &mut WriteTx, new: &NewSession<'_>) -> Result<Session, S
     Ok(session)
 }
 
-/// Tasks whose time ran out and services whose lease did, oldest first, as (zone, session).
+/// Tasks whose time ran out, oldest first, as (zone, session). One statement on the index of overdue sessions.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lapsed(tx: &mut ReadTx, limit: i64) -> Result<Vec<(String, String)>, StorageError> {
     Ok(sqlx::query_as(
-        "SELECT zone_id, id FROM sessions WHERE status IN ('active', 'suspended') AND lifecycle = 'task' \
-           AND started_at + make_interval(secs => ttl_seconds) <= now() ORDER BY started_at LIMIT $1",
+        "SELECT zone_id, id FROM sessions WHERE status IN ('active', 'suspended') AND expires_at IS NOT NULL \
+           AND expires_at <= now() ORDER BY expires_at, id LIMIT $1",
     )
     .bind(limit)
     .fetch_all(&mut *tx)
     .await?)
+}
+
+/// Says of a session that has just been ended that it ended by itself.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn mark_expired(tx: &mut WriteTx, zone: &ZoneId, id: &SessionId) -> Result<(), StorageError> {
+    sqlx::query("UPDATE sessions SET status = 'expired' WHERE zone_id = $1 AND id = $2 AND status = 'terminated'")
+        .bind(zone.as_str())
+        .bind(id.as_str())
+        .execute(&mut *tx)
+        .await?;
+    Ok(())
 }
