@@ -1,0 +1,141 @@
+//! Killing any process at any moment: no call is forwarded unrecorded, no decision is lost, no one-shot mandate passes twice.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use caracal_testing::{StackOptions, wait_until};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::Value;
+
+use crate::world::{READ, RESOURCE, SOON, World, unique};
+
+/// What one worker saw.
+#[derive(Default)]
+struct Seen {
+    /// Mandates that passed, with their request ids.
+    passed: Vec<(String, String)>,
+    mints: usize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_forwarded_unrecorded_or_twice_whatever_is_killed() {
+    let mut world = World::start(StackOptions::default()).await;
+    let agent = world.agent().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let worker = Worker {
+                http: world.stack.http().clone(),
+                tokens: world.tokens.clone(),
+                gateway: world.stack.gateway_url().to_owned(),
+                session: agent.session.clone(),
+                delegation: agent.delegation.clone(),
+                stop: Arc::clone(&stop),
+            };
+            tokio::spawn(worker.run())
+        })
+        .collect();
+
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.stack.gateways[0].kill9();
+    world.stack.gateways[0].restart().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.stack.sts[0].kill9();
+    world.stack.sts[0].restart().await;
+    world.stack.audit.kill9();
+    world.stack.coordinator.kill9();
+    world.stack.control.kill9();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.stack.audit.restart().await;
+    world.stack.coordinator.restart().await;
+    world.stack.control.restart().await;
+    wait_until(SOON, async || world.call().mandate(&world.one_shot(&agent).await).send("/").await.status == 200).await;
+    stop.store(true, Ordering::SeqCst);
+    let mut seen = Seen::default();
+    for worker in workers {
+        let one = worker.await.unwrap();
+        seen.mints += one.mints;
+        seen.passed.extend(one.passed);
+    }
+    assert!(seen.passed.len() > 20, "there was load: {} calls passed, {} mandates", seen.passed.len(), seen.mints);
+
+    for (mandate, _) in seen.passed.iter().rev().take(20) {
+        assert_eq!(world.call().mandate(mandate).send("/again").await.status, 401, "a burned mandate stays burned");
+    }
+    world.until_settled().await;
+    let ledger = ledger(&world).await;
+    let has = |request: &str, status: &str| ledger.contains(&(request.to_owned(), status.to_owned()));
+    for request in world.upstream.take_requests() {
+        let id = request.header("x-request-id").unwrap_or_default().to_owned();
+        assert!(has(&id, "forwarding"), "the upstream got {id} without an intent in the ledger");
+        assert!(has(&id, "complete"), "the upstream got {id} without a decision in the ledger");
+    }
+    for (_, id) in &seen.passed {
+        assert!(has(id, "executed"), "the answered call {id} has no outcome in the ledger");
+    }
+}
+
+struct Worker {
+    http: caracal_chassis::http_client::Client,
+    tokens: caracal_testing::TokenClient,
+    gateway: String,
+    session: String,
+    delegation: String,
+    stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    async fn run(self) -> Seen {
+        let mut seen = Seen::default();
+        while !self.stop.load(Ordering::SeqCst) {
+            match self.mint().await {
+                Some(mandate) => {
+                    seen.mints += 1;
+                    let id = unique("load");
+                    if self.call(&mandate, &id).await == Some(200) {
+                        seen.passed.push((mandate, id));
+                    }
+                }
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        seen
+    }
+
+    async fn mint(&self) -> Option<String> {
+        let fields = [("resource", RESOURCE), ("scope", READ), ("agent_session_id", &self.session), ("delegation_edge_id", &self.delegation)];
+        let answer = self.tokens.try_exchange(&fields).await?;
+        (answer.status == 200).then(|| answer.text_of("access_token"))
+    }
+
+    async fn call(&self, mandate: &str, id: &str) -> Option<u16> {
+        let header = |name: &'static str, value: &str| (HeaderName::from_static(name), HeaderValue::try_from(value).unwrap());
+        let headers = HeaderMap::from_iter([
+            header("authorization", &format!("Bearer {mandate}")),
+            header("x-caracal-resource", RESOURCE),
+            header("x-request-id", id),
+        ]);
+        let answer = self.http.request(Method::GET, &format!("{}/load", self.gateway), headers, Vec::new()).await.ok()?;
+        Some(answer.status.as_u16())
+    }
+}
+
+/// Every (request id, evaluation status) of the zone's ledger.
+async fn ledger(world: &World) -> BTreeSet<(String, String)> {
+    let mut all = BTreeSet::new();
+    let mut cursor = String::new();
+    loop {
+        let path = format!("/api/audit/search?zone_id={}&limit=1000&cursor={cursor}", world.zone);
+        let page: Value = world.stack.auditor().get(&path).await.expect(200);
+        for found in page["events"].as_array().into_iter().flatten() {
+            let text = |member: &str| found["Event"][member].as_str().unwrap_or_default().to_owned();
+            all.insert((text("request_id"), text("evaluation_status")));
+        }
+        cursor = page["next_cursor"].as_str().unwrap_or_default().to_owned();
+        if cursor.is_empty() {
+            return all;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! When Redis, PostgreSQL or the STS is away: refuse with 503 and say so, and recover without a restart.
+
+use caracal_testing::{Answer, StackOptions, wait_for, wait_until};
+
+use crate::world::{Agent, SOON, World};
+
+async fn attempt(world: &World, agent: &Agent) -> Answer {
+    let fields = [
+        ("resource", crate::world::RESOURCE),
+        ("scope", crate::world::READ),
+        ("agent_session_id", agent.session.as_str()),
+        ("delegation_edge_id", agent.delegation.as_str()),
+    ];
+    let minted = world.tokens.exchange(&fields).await;
+    if minted.status != 200 {
+        return minted;
+    }
+    world.call().mandate(&minted.text_of("access_token")).send("/").await
+}
+
+async fn until_recovered(world: &World, agent: &Agent) {
+    wait_until(SOON, async || attempt(world, agent).await.status == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_store_and_the_sts_may_go_away_and_come_back() {
+    let world = World::start(StackOptions { faults: true, ..StackOptions::default() }).await;
+    let agent = world.agent().await;
+    assert_eq!(attempt(&world, &agent).await.status, 200);
+    let faults = world.stack.faults.as_ref().unwrap();
+
+    // Redis: whether a mandate was used before cannot be decided.
+    let mandate = world.one_shot(&agent).await;
+    let redis = faults.redis.as_ref().unwrap();
+    redis.refuse();
+    redis.cut();
+    let refused = world.call().mandate(&mandate).send("/").await;
+    assert_eq!((refused.status, refused.text_of("error").as_str()), (503, "sts_unavailable"), "without Redis: {}", refused.text());
+    assert!(refused.headers.contains_key("retry-after"), "503 says when to try again");
+    assert!(world.upstream.take_requests().len() == 1, "only the call from before reached the upstream");
+    redis.resume();
+    until_recovered(&world, &agent).await;
+
+    // PostgreSQL: traffic goes on from memory until freshness can no longer be proved, then 503.
+    faults.postgres.refuse();
+    faults.postgres.cut();
+    let first = attempt(&world, &agent).await;
+    assert!(first.status == 200 || first.status == 503, "from memory, or refused as stale: {}", first.text());
+    let stale = wait_for(SOON, async || {
+        let answer = attempt(&world, &agent).await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(stale.text_of("error"), "sts_unavailable", "{}", stale.text());
+    faults.postgres.resume();
+    until_recovered(&world, &agent).await;
+
+    // The STS: refused at once, by the breaker after a few failures.
+    let mandate = world.one_shot(&agent).await;
+    faults.sts.refuse();
+    faults.sts.cut();
+    let refused = world.call().mandate(&mandate).send("/").await;
+    assert!((502..=504).contains(&refused.status), "without the STS: {}", refused.text());
+    assert_eq!(refused.text_of("error"), "sts_unavailable");
+    let mandates = [world.one_shot(&agent).await, world.one_shot(&agent).await, world.one_shot(&agent).await];
+    let mut last = 0;
+    for mandate in &mandates {
+        last = world.call().mandate(mandate).send("/").await.status;
+    }
+    assert_eq!(last, 503, "the breaker answers at once");
+    faults.sts.resume();
+    until_recovered(&world, &agent).await;
+    world.until_settled().await;
+}
