@@ -15,17 +15,30 @@ async fn an_application_is_made_read_changed_and_archived() {
     assert_eq!(made["traits"], json!(["team:red"]));
     assert_eq!(made["expires_at"], json!(null));
     let secret = made["client_secret"].as_str().unwrap();
-    assert!(secret.starts_with("cs_") && secret.len() == 3 + 43, "the form of a client secret");
+    assert!(
+        secret.starts_with("cs_") && secret.len() == 3 + 43,
+        "the form of a client secret"
+    );
     let path = format!("{list}/{}", id(&made));
     let read = api.get(&path).await.expect(200);
     assert!(read.get("client_secret").is_none(), "the secret is shown once");
-    let changed = api.patch(&path, &json!({ "name": "robot", "traits": [] })).await.expect(200);
-    assert_eq!((&changed["name"], &changed["traits"]), (&json!("robot"), &json!([])));
+    let changed = api
+        .patch(&path, &json!({ "name": "robot", "traits": [] }))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&changed["name"], &changed["traits"]),
+        (&json!("robot"), &json!([]))
+    );
     api.delete(&path).await.expect(204);
     api.get(&path).await.refused(404, "application_not_found");
     api.delete(&path).await.refused(404, "application_not_found");
-    api.patch(&path, &json!({ "name": "x" })).await.refused(404, "application_not_found");
-    api.post(&format!("{path}/rotate-secret"), &json!({})).await.refused(404, "application_not_found");
+    api.patch(&path, &json!({ "name": "x" }))
+        .await
+        .refused(404, "application_not_found");
+    api.post(&format!("{path}/rotate-secret"), &json!({}))
+        .await
+        .refused(404, "application_not_found");
     assert_eq!(api.get(&list).await.expect(200)["items"], json!([]));
     let archived = api.get(&format!("{list}?status=archived")).await.expect(200);
     assert!(archived["items"][0]["archived_at"].is_string());
@@ -36,7 +49,10 @@ async fn a_stored_secret_verifies_and_a_rotated_one_no_longer_does() {
     let api = Harness::start().await;
     let zone = api.zone("z").await;
     let list = format!("/v1/zones/{zone}/applications");
-    let made = api.post(&list, &json!({ "name": "bot", "registration_method": "managed" })).await.expect(201);
+    let made = api
+        .post(&list, &json!({ "name": "bot", "registration_method": "managed" }))
+        .await
+        .expect(201);
     let stored = async || -> String {
         sqlx::query_scalar("SELECT client_secret_hash FROM applications WHERE id = $1")
             .bind(id(&made))
@@ -49,15 +65,22 @@ async fn a_stored_secret_verifies_and_a_rotated_one_no_longer_does() {
     assert!(hash.starts_with("argon2id$") && !hash.contains(first));
     assert!(caracal_token::client_secret::verify(first, &hash));
     let path = format!("{list}/{}", id(&made));
-    let rotated = api.post(&format!("{path}/rotate-secret"), &json!({})).await.expect(200);
+    let rotated = api
+        .post(&format!("{path}/rotate-secret"), &json!({}))
+        .await
+        .expect(200);
     let second = rotated["client_secret"].as_str().unwrap();
     let hash = stored().await;
     assert!(caracal_token::client_secret::verify(second, &hash));
     assert!(!caracal_token::client_secret::verify(first, &hash));
     let own = "a-secret-the-caller-chose-of-32-characters";
-    api.patch(&path, &json!({ "client_secret": own })).await.expect(200);
+    api.patch(&path, &json!({ "client_secret": own }))
+        .await
+        .expect(200);
     assert!(caracal_token::client_secret::verify(own, &stored().await));
-    let sealed = api.count("SELECT count(*) FROM secret_store WHERE zone_id = $1", &zone).await;
+    let sealed = api
+        .count("SELECT count(*) FROM secret_store WHERE zone_id = $1", &zone)
+        .await;
     assert_eq!(sealed, 0, "no readable copy of a client secret is kept");
 }
 
@@ -77,20 +100,35 @@ async fn bad_applications_are_refused() {
         api.post(&list, &body).await.refused(400, "invalid_application");
     }
     let with = |traits: serde_json::Value| json!({ "name": "a", "registration_method": "managed", "traits": traits });
-    api.post(&list, &with(json!(["1"]))).await.refused(403, "trait_invalid");
-    api.post(&list, &with(json!(["a", "a"]))).await.refused(403, "trait_duplicate");
-    api.post(&list, &with(json!(vec!["t"; 65]))).await.refused(403, "trait_count_exceeded");
+    api.post(&list, &with(json!(["1"])))
+        .await
+        .refused(403, "trait_invalid");
+    api.post(&list, &with(json!(["a", "a"])))
+        .await
+        .refused(403, "trait_duplicate");
+    api.post(&list, &with(json!(vec!["t"; 65])))
+        .await
+        .refused(403, "trait_count_exceeded");
     let token = api.token("write", Some(&zone)).await;
     api.with_token(&token, "POST", &list, Some(&with(json!(["control:invoke"]))))
         .await
         .refused(403, "trait_forbidden");
     let path = format!("{list}/{}", api.application(&zone, "bot").await);
     api.patch(&path, &json!({})).await.refused(400, "no_fields");
-    api.patch(&path, &json!({ "client_secret": "short" })).await.refused(400, "invalid_application");
-    sqlx::query("UPDATE applications SET client_secret_hash = NULL").execute(&api.pool).await.unwrap();
-    let answer = api.patch(&path, &json!({ "client_secret": "x".repeat(32) })).await;
+    api.patch(&path, &json!({ "client_secret": "short" }))
+        .await
+        .refused(400, "invalid_application");
+    sqlx::query("UPDATE applications SET client_secret_hash = NULL")
+        .execute(&api.pool)
+        .await
+        .unwrap();
+    let answer = api
+        .patch(&path, &json!({ "client_secret": "x".repeat(32) }))
+        .await;
     answer.refused(400, "client_secret_not_configured");
-    api.get(&format!("{list}?status=gone")).await.refused(400, "invalid_query");
+    api.get(&format!("{list}?status=gone"))
+        .await
+        .refused(400, "invalid_query");
 }
 
 #[tokio::test]
@@ -108,16 +146,29 @@ async fn names_are_unique_whatever_their_case_also_when_asked_for_at_once() {
     statuses.sort_unstable();
     assert_eq!(statuses, [201, 409]);
     let other = api.application(&zone, "other").await;
-    api.patch(&format!("{list}/{other}"), &json!({ "name": "BOT" })).await.refused(409, "application_name_taken");
-    api.patch(&format!("{list}/{other}"), &json!({ "name": "OTHER" })).await.expect(200);
+    api.patch(&format!("{list}/{other}"), &json!({ "name": "BOT" }))
+        .await
+        .refused(409, "application_name_taken");
+    api.patch(&format!("{list}/{other}"), &json!({ "name": "OTHER" }))
+        .await
+        .expect(200);
 }
 
 #[tokio::test]
 async fn traits_are_shown_only_to_tokens_that_reach_every_zone() {
     let api = Harness::start().await;
     let zone = api.zone("z").await;
-    let path = format!("/v1/zones/{zone}/applications/{}", api.application(&zone, "bot").await);
+    let path = format!(
+        "/v1/zones/{zone}/applications/{}",
+        api.application(&zone, "bot").await
+    );
     let token = api.token("read", Some(&zone)).await;
-    assert!(api.with_token(&token, "GET", &path, None).await.expect(200).get("traits").is_none());
+    assert!(
+        api.with_token(&token, "GET", &path, None)
+            .await
+            .expect(200)
+            .get("traits")
+            .is_none()
+    );
     assert!(api.get(&path).await.expect(200).get("traits").is_some());
 }

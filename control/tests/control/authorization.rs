@@ -36,9 +36,24 @@ async fn every_route_answers_every_credential_as_its_facts_say() {
     let credentials = [
         ("read", api.token("read", None).await, "read", None),
         ("approve", api.token("approve", None).await, "approve", None),
-        ("foreign zone", api.token("write", Some(&other)).await, "write", Some(other.clone())),
-        ("own zone, read", api.token("read", Some(&own)).await, "read", Some(own.clone())),
-        ("own zone", api.token("write", Some(&own)).await, "write", Some(own.clone())),
+        (
+            "foreign zone",
+            api.token("write", Some(&other)).await,
+            "write",
+            Some(other.clone()),
+        ),
+        (
+            "own zone, read",
+            api.token("read", Some(&own)).await,
+            "read",
+            Some(own.clone()),
+        ),
+        (
+            "own zone",
+            api.token("write", Some(&own)).await,
+            "write",
+            Some(own.clone()),
+        ),
         ("global", api.token("write", None).await, "write", None),
         ("bootstrap", BOOTSTRAP.to_owned(), "write", None),
     ];
@@ -54,11 +69,17 @@ async fn every_route_answers_every_credential_as_its_facts_say() {
             .await
             .refused(401, "invalid_admin_token");
         for (name, token, capability, zone) in &credentials {
-            let answer = api.with_token(token, route.method.as_str(), &path, Some(&json!({}))).await;
+            let answer = api
+                .with_token(token, route.method.as_str(), &path, Some(&json!({})))
+                .await;
             let expected = refusal(route, capability, zone.as_deref(), &own);
             match expected {
                 Some(code) => {
-                    assert_eq!((answer.status, answer.body["error"].as_str()), (403, Some(code)), "{name}: {call}");
+                    assert_eq!(
+                        (answer.status, answer.body["error"].as_str()),
+                        (403, Some(code)),
+                        "{name}: {call}"
+                    );
                 }
                 None => assert!(
                     !matches!(answer.status, 401 | 403) && answer.status < 500,
@@ -90,12 +111,22 @@ async fn a_path_that_is_no_route_is_refused_before_it_is_not_found() {
     let zone = api.zone("own").await;
     let read = api.token("read", None).await;
     let zone_token = api.token("write", Some(&zone)).await;
-    api.send("GET", "/v1/nothing", &[], b"").await.refused(401, "invalid_admin_token");
-    api.with_token(&read, "POST", "/v1/nothing", None).await.refused(403, "admin_token_read_only");
-    api.with_token(&zone_token, "GET", "/v1/nothing", None).await.refused(403, "admin_token_zone_mismatch");
+    api.send("GET", "/v1/nothing", &[], b"")
+        .await
+        .refused(401, "invalid_admin_token");
+    api.with_token(&read, "POST", "/v1/nothing", None)
+        .await
+        .refused(403, "admin_token_read_only");
+    api.with_token(&zone_token, "GET", "/v1/nothing", None)
+        .await
+        .refused(403, "admin_token_zone_mismatch");
     api.get("/v1/nothing").await.refused(404, "not_found");
-    api.with_token(BOOTSTRAP, "PUT", "/v1/zones", None).await.refused(404, "not_found");
-    api.send("GET", "/nothing", &[], b"").await.refused(404, "not_found");
+    api.with_token(BOOTSTRAP, "PUT", "/v1/zones", None)
+        .await
+        .refused(404, "not_found");
+    api.send("GET", "/nothing", &[], b"")
+        .await
+        .refused(404, "not_found");
 }
 
 #[tokio::test]
@@ -104,25 +135,38 @@ async fn an_encoded_zone_id_is_the_same_zone() {
     let zone = api.zone("own").await;
     let token = api.token("read", Some(&zone)).await;
     let encoded: String = zone.bytes().map(|b| format!("%{b:02X}")).collect();
-    api.with_token(&token, "GET", &format!("/v1/zones/{encoded}"), None).await.expect(200);
+    api.with_token(&token, "GET", &format!("/v1/zones/{encoded}"), None)
+        .await
+        .expect(200);
     let other = api.zone("other").await;
     let encoded: String = other.bytes().map(|b| format!("%{b:02X}")).collect();
-    let answer = api.with_token(&token, "GET", &format!("/v1/zones/{encoded}"), None).await;
+    let answer = api
+        .with_token(&token, "GET", &format!("/v1/zones/{encoded}"), None)
+        .await;
     answer.refused(403, "admin_token_zone_mismatch");
-    api.with_token(&token, "GET", "/v1/zones/%ff", None).await.refused(403, "admin_token_zone_mismatch");
+    api.with_token(&token, "GET", "/v1/zones/%ff", None)
+        .await
+        .refused(403, "admin_token_zone_mismatch");
 }
 
 #[tokio::test]
 async fn a_reserved_zone_is_changed_by_the_bootstrap_token_only() {
     let api = Harness::start().await;
     let write = api.token("write", None).await;
-    for body in [json!({ "name": "caracal.sys/x" }), json!({ "name": "x", "slug": "caracal-sys-x" })] {
-        api.with_token(&write, "POST", "/v1/zones", Some(&body)).await.refused(409, "reserved_namespace");
+    for body in [
+        json!({ "name": "caracal.sys/x" }),
+        json!({ "name": "x", "slug": "caracal-sys-x" }),
+    ] {
+        api.with_token(&write, "POST", "/v1/zones", Some(&body))
+            .await
+            .refused(409, "reserved_namespace");
     }
     let zone = api.zone("Caracal.sys/system").await;
     let path = format!("/v1/zones/{zone}");
     let rename = json!({ "operator_governed": true });
-    api.with_token(&write, "PATCH", &path, Some(&rename)).await.refused(403, "system_zone_read_only");
+    api.with_token(&write, "PATCH", &path, Some(&rename))
+        .await
+        .refused(403, "system_zone_read_only");
     api.with_token(&write, "GET", &path, None).await.expect(200);
     api.patch(&path, &rename).await.expect(200);
     let listed = api.with_token(&write, "GET", "/v1/zones", None).await.expect(200);
@@ -136,8 +180,14 @@ async fn reserved_names_are_refused_to_all_other_tokens() {
     let write = api.token("write", None).await;
     let provider = api.provider(&zone, "p").await;
     let attempts = [
-        ("applications", json!({ "name": "caracal.sys/a", "registration_method": "managed" })),
-        ("providers", json!({ "identifier": "provider://caracal-sys-a", "kind": "none" })),
+        (
+            "applications",
+            json!({ "name": "caracal.sys/a", "registration_method": "managed" }),
+        ),
+        (
+            "providers",
+            json!({ "identifier": "provider://caracal-sys-a", "kind": "none" }),
+        ),
         (
             "resources",
             json!({ "identifier": "caracal-sys://a", "scopes": ["s"], "credential_provider_id": provider,
@@ -147,20 +197,29 @@ async fn reserved_names_are_refused_to_all_other_tokens() {
     ];
     for (collection, body) in attempts {
         let path = format!("/v1/zones/{zone}/{collection}");
-        api.with_token(&write, "POST", &path, Some(&body)).await.refused(409, "reserved_namespace");
+        api.with_token(&write, "POST", &path, Some(&body))
+            .await
+            .refused(409, "reserved_namespace");
     }
 }
 
 fn derived(label: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, BOOTSTRAP.as_bytes());
-    format!("cat_{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, label.as_bytes())))
+    format!(
+        "cat_{}",
+        URL_SAFE_NO_PAD.encode(hmac::sign(&key, label.as_bytes()))
+    )
 }
 
 fn assertion(account: &str, expires_in: i64) -> String {
     let expiry = Clock::system().unix_seconds() + expires_in;
     let key = hmac::Key::new(hmac::HMAC_SHA256, BOOTSTRAP.as_bytes());
     let tag = hmac::sign(&key, format!("caracal:account:v1:{account}:{expiry}").as_bytes());
-    format!("v1.{}.{expiry}.{}", URL_SAFE_NO_PAD.encode(account), URL_SAFE_NO_PAD.encode(tag))
+    format!(
+        "v1.{}.{expiry}.{}",
+        URL_SAFE_NO_PAD.encode(account),
+        URL_SAFE_NO_PAD.encode(tag)
+    )
 }
 
 #[tokio::test]
@@ -169,29 +228,53 @@ async fn a_console_token_speaks_for_the_account_it_proves_and_reaches_only_its_z
     let token = format!("Bearer {}", derived("caracal:console:write:v1"));
     let as_account = async |account: &str, method: &str, path: &str, body: &[u8]| {
         let assertion = assertion(account, 60);
-        let headers = [("authorization", token.as_str()), ("x-caracal-account", assertion.as_str())];
+        let headers = [
+            ("authorization", token.as_str()),
+            ("x-caracal-account", assertion.as_str()),
+        ];
         api.send(method, path, &headers, body).await
     };
-    let without = api.send("GET", "/v1/zones", &[("authorization", &token)], b"").await;
+    let without = api
+        .send("GET", "/v1/zones", &[("authorization", &token)], b"")
+        .await;
     without.refused(401, "invalid_account_assertion");
     let late = assertion("alice", -1);
-    let headers = [("authorization", token.as_str()), ("x-caracal-account", late.as_str())];
-    api.send("GET", "/v1/zones", &headers, b"").await.refused(401, "invalid_account_assertion");
+    let headers = [
+        ("authorization", token.as_str()),
+        ("x-caracal-account", late.as_str()),
+    ];
+    api.send("GET", "/v1/zones", &headers, b"")
+        .await
+        .refused(401, "invalid_account_assertion");
 
-    let made = as_account("alice", "POST", "/v1/zones", br#"{"name":"hers"}"#).await.expect(201);
+    let made = as_account("alice", "POST", "/v1/zones", br#"{"name":"hers"}"#)
+        .await
+        .expect(201);
     assert_eq!(made["created_by"], "alice");
     let own = format!("/v1/zones/{}", made["id"].as_str().unwrap());
     as_account("alice", "GET", &own, b"").await.expect(200);
-    as_account("bob", "GET", &own, b"").await.refused(403, "zone_forbidden");
-    as_account("bob", "GET", "/v1/zones/nothing", b"").await.refused(403, "zone_forbidden");
+    as_account("bob", "GET", &own, b"")
+        .await
+        .refused(403, "zone_forbidden");
+    as_account("bob", "GET", "/v1/zones/nothing", b"")
+        .await
+        .refused(403, "zone_forbidden");
     let nobodys = api.zone("nobody's").await;
-    as_account("bob", "GET", &format!("/v1/zones/{nobodys}"), b"").await.refused(403, "zone_forbidden");
+    as_account("bob", "GET", &format!("/v1/zones/{nobodys}"), b"")
+        .await
+        .refused(403, "zone_forbidden");
     let listed = as_account("alice", "GET", "/v1/zones", b"").await.expect(200);
     assert_eq!(listed["items"].as_array().unwrap().len(), 1, "only her own zones");
-    as_account("alice", "GET", "/v1/policy-templates", b"").await.expect(200);
-    as_account("alice", "GET", "/v1/nothing", b"").await.refused(403, "account_scope_required");
+    as_account("alice", "GET", "/v1/policy-templates", b"")
+        .await
+        .expect(200);
+    as_account("alice", "GET", "/v1/nothing", b"")
+        .await
+        .refused(403, "account_scope_required");
     let reserved = api.zone("caracal.sys/system").await;
-    as_account("alice", "GET", &format!("/v1/zones/{reserved}"), b"").await.expect(200);
+    as_account("alice", "GET", &format!("/v1/zones/{reserved}"), b"")
+        .await
+        .expect(200);
 }
 
 #[tokio::test]
@@ -204,8 +287,13 @@ async fn a_derived_token_of_another_capability_stays_within_it() {
     ];
     for (label, code) in table {
         let token = format!("Bearer {}", derived(label));
-        let headers = [("authorization", token.as_str()), ("x-caracal-account", assertion.as_str())];
-        api.send("POST", "/v1/zones", &headers, b"{}").await.refused(403, code);
+        let headers = [
+            ("authorization", token.as_str()),
+            ("x-caracal-account", assertion.as_str()),
+        ];
+        api.send("POST", "/v1/zones", &headers, b"{}")
+            .await
+            .refused(403, code);
         api.send("GET", "/v1/zones", &headers, b"").await.expect(200);
     }
 }
@@ -218,8 +306,13 @@ async fn without_the_bootstrap_token_no_assertion_is_believed() {
     let api = Harness::on(database, pool, &[("CARACAL_ADMIN_TOKEN", "")]).await;
     let token = format!("Bearer {}", derived("caracal:console:write:v1"));
     let assertion = assertion("alice", 60);
-    let headers = [("authorization", token.as_str()), ("x-caracal-account", assertion.as_str())];
-    api.send("GET", "/v1/zones", &headers, b"").await.refused(401, "invalid_account_assertion");
+    let headers = [
+        ("authorization", token.as_str()),
+        ("x-caracal-account", assertion.as_str()),
+    ];
+    api.send("GET", "/v1/zones", &headers, b"")
+        .await
+        .refused(401, "invalid_account_assertion");
 }
 
 #[tokio::test]
@@ -238,8 +331,12 @@ async fn limits_answer_429_and_say_when_to_come_back() {
 async fn guessing_tokens_is_slowed_down() {
     let api = Harness::start_with(&[("ADMIN_AUTH_FAIL_LIMIT_PER_MIN", "2")]).await;
     for _ in 0..2 {
-        api.with_token("cat_guess", "GET", "/v1/zones", None).await.refused(401, "invalid_admin_token");
+        api.with_token("cat_guess", "GET", "/v1/zones", None)
+            .await
+            .refused(401, "invalid_admin_token");
     }
-    api.with_token("cat_guess", "GET", "/v1/zones", None).await.refused(429, "rate_limited");
+    api.with_token("cat_guess", "GET", "/v1/zones", None)
+        .await
+        .refused(429, "rate_limited");
     api.get("/v1/zones").await.expect(200);
 }

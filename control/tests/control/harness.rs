@@ -39,7 +39,12 @@ impl Answer {
     /// Asserts status and code of a refusal.
     #[track_caller]
     pub(crate) fn refused(&self, status: u16, code: &str) {
-        assert_eq!((self.status, self.body["error"].as_str()), (status, Some(code)), "{}", self.body);
+        assert_eq!(
+            (self.status, self.body["error"].as_str()),
+            (status, Some(code)),
+            "{}",
+            self.body
+        );
     }
 }
 
@@ -85,39 +90,84 @@ impl Harness {
         let bus = Arc::new(MemoryBus::new());
         let shutdown = Shutdown::new();
         let (base, task) = serve(&database, &bus, settings, &shutdown).await;
-        let client = Client::new(ClientLimits { timeout: Duration::from_secs(60), ..ClientLimits::default() });
-        Self { database, pool, bus, client, base, running: Running { shutdown, task: Some(task) } }
+        let client = Client::new(ClientLimits {
+            timeout: Duration::from_secs(60),
+            ..ClientLimits::default()
+        });
+        Self {
+            database,
+            pool,
+            bus,
+            client,
+            base,
+            running: Running {
+                shutdown,
+                task: Some(task),
+            },
+        }
     }
 
     /// Stops the service and hands the database back.
     pub(crate) async fn stop(self) -> (TestDatabase, PgPool) {
-        let Self { database, pool, mut running, .. } = self;
+        let Self {
+            database,
+            pool,
+            mut running,
+            ..
+        } = self;
         running.shutdown.trigger();
         running.task.take().unwrap().await.unwrap();
         (database, pool)
     }
 
     /// Sends a request with any headers and any body.
-    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+            map.append(
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
         }
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let url = format!("{}{path}", self.base);
-        let answer = self.client.request(method, &url, map, body.to_vec()).await.unwrap();
+        let answer = self
+            .client
+            .request(method, &url, map, body.to_vec())
+            .await
+            .unwrap();
         let body = if answer.body.is_empty() {
             Value::Null
         } else {
-            serde_json::from_slice(&answer.body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&answer.body)))
+            serde_json::from_slice(&answer.body)
+                .unwrap_or_else(|_| json!(String::from_utf8_lossy(&answer.body)))
         };
-        Answer { status: answer.status.as_u16(), headers: answer.headers, body }
+        Answer {
+            status: answer.status.as_u16(),
+            headers: answer.headers,
+            body,
+        }
     }
 
     /// Sends a request with a token and a JSON body.
-    pub(crate) async fn with_token(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    pub(crate) async fn with_token(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Answer {
         let authorization = format!("Bearer {token}");
-        let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("content-type", "application/json"),
+        ];
         let bytes = body.map(Value::to_string).unwrap_or_default();
         self.send(method, path, &headers, bytes.as_bytes()).await
     }
@@ -150,13 +200,19 @@ impl Harness {
     /// Makes an application and answers its id.
     pub(crate) async fn application(&self, zone: &str, name: &str) -> String {
         let body = json!({ "name": name, "registration_method": "managed" });
-        id(&self.post(&format!("/v1/zones/{zone}/applications"), &body).await.expect(201))
+        id(&self
+            .post(&format!("/v1/zones/{zone}/applications"), &body)
+            .await
+            .expect(201))
     }
 
     /// Makes a provider that carries the mandate itself and answers its id.
     pub(crate) async fn provider(&self, zone: &str, name: &str) -> String {
         let body = json!({ "name": name, "kind": "caracal_mandate" });
-        id(&self.post(&format!("/v1/zones/{zone}/providers"), &body).await.expect(201))
+        id(&self
+            .post(&format!("/v1/zones/{zone}/providers"), &body)
+            .await
+            .expect(201))
     }
 
     /// Makes a resource `resource://<name>` with the scopes `read` and `write` and answers its id.
@@ -165,7 +221,10 @@ impl Harness {
             "name": name, "scopes": ["read", "write"], "credential_provider_id": provider,
             "upstream_url": "http://127.0.0.1:9/",
         });
-        id(&self.post(&format!("/v1/zones/{zone}/resources"), &body).await.expect(201))
+        id(&self
+            .post(&format!("/v1/zones/{zone}/resources"), &body)
+            .await
+            .expect(201))
     }
 
     /// Writes an admin token as the API for tokens will and answers its value.
@@ -188,7 +247,11 @@ impl Harness {
 
     /// The number a statement counts.
     pub(crate) async fn count(&self, statement: &'static str, zone: &str) -> i64 {
-        sqlx::query_scalar(statement).bind(zone).fetch_one(&self.pool).await.unwrap()
+        sqlx::query_scalar(statement)
+            .bind(zone)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
     }
 }
 
@@ -223,10 +286,13 @@ async fn serve(
     reader.finish().unwrap();
     let (listening, address) = tokio::sync::oneshot::channel();
     let bus: Arc<dyn Bus> = Arc::<MemoryBus>::clone(bus);
-    let deps = Deps { bus, clock: Clock::system() };
+    let deps = Deps {
+        bus,
+        clock: Clock::system(),
+    };
     let until = shutdown.clone();
     let task = tokio::spawn(async move {
-        let announce = |addresses| drop(listening.send(addresses));
+        let announce = |addresses| listening.send(addresses).unwrap();
         caracal_control::run(config, deps, announce, until).await.unwrap();
     });
     let address = address.await.unwrap().http;

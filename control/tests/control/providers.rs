@@ -31,16 +31,32 @@ async fn secrets_are_sealed_and_never_shown() {
     assert_eq!(made["config_json"], json!({ "header_name": "X-Api-Key" }));
     assert_eq!(made["secret_config_keys"], json!(["api_key"]));
     assert!(!made.to_string().contains("top-secret"));
-    assert_eq!(secrets(&api, &zone, &id(&made)).await, Some(json!({ "api_key": "top-secret" })));
+    assert_eq!(
+        secrets(&api, &zone, &id(&made)).await,
+        Some(json!({ "api_key": "top-secret" }))
+    );
     let path = format!("{list}/{}", id(&made));
-    assert!(!api.get(&path).await.expect(200).to_string().contains("top-secret"));
-    let traces = "SELECT count(*) FROM admin_audit_events WHERE zone_id = $1 AND payload_text LIKE '%top-secret%'";
+    assert!(
+        !api.get(&path)
+            .await
+            .expect(200)
+            .to_string()
+            .contains("top-secret")
+    );
+    let traces =
+        "SELECT count(*) FROM admin_audit_events WHERE zone_id = $1 AND payload_text LIKE '%top-secret%'";
     assert_eq!(api.count(traces, &zone).await, 0);
     api.delete(&path).await.expect(204);
-    assert_eq!(secrets(&api, &zone, &id(&made)).await, None, "an archived provider keeps no secrets");
+    assert_eq!(
+        secrets(&api, &zone, &id(&made)).await,
+        None,
+        "an archived provider keeps no secrets"
+    );
     api.get(&path).await.refused(404, "provider_not_found");
     api.delete(&path).await.refused(404, "provider_not_found");
-    api.patch(&path, &json!({ "name": "x" })).await.refused(404, "provider_not_found");
+    api.patch(&path, &json!({ "name": "x" }))
+        .await
+        .refused(404, "provider_not_found");
 }
 
 #[tokio::test]
@@ -48,21 +64,41 @@ async fn a_patch_keeps_replaces_or_drops_secrets() {
     let api = Harness::start().await;
     let zone = api.zone("z").await;
     let list = format!("/v1/zones/{zone}/providers");
-    let body = json!({ "name": "p", "kind": "api_key", "config_json": { "header_name": "X-A", "api_key": "one" } });
+    let body =
+        json!({ "name": "p", "kind": "api_key", "config_json": { "header_name": "X-A", "api_key": "one" } });
     let provider = id(&api.post(&list, &body).await.expect(201));
     let path = format!("{list}/{provider}");
     let change = json!({ "config_json": { "header_name": "X-B" } });
     let kept = api.patch(&path, &change).await.expect(200);
-    assert_eq!((&kept["config_json"]["header_name"], &kept["secret_config_keys"]), (&json!("X-B"), &json!(["api_key"])));
-    assert_eq!(secrets(&api, &zone, &provider).await, Some(json!({ "api_key": "one" })));
+    assert_eq!(
+        (&kept["config_json"]["header_name"], &kept["secret_config_keys"]),
+        (&json!("X-B"), &json!(["api_key"]))
+    );
+    assert_eq!(
+        secrets(&api, &zone, &provider).await,
+        Some(json!({ "api_key": "one" }))
+    );
     let change = json!({ "kind": "api_key", "config_json": { "header_name": "X-B", "api_key": "two" } });
     api.patch(&path, &change).await.expect(200);
-    assert_eq!(secrets(&api, &zone, &provider).await, Some(json!({ "api_key": "two" })));
+    assert_eq!(
+        secrets(&api, &zone, &provider).await,
+        Some(json!({ "api_key": "two" }))
+    );
     let incomplete = json!({ "kind": "bearer_token", "config_json": {} });
-    api.patch(&path, &incomplete).await.refused(400, "invalid_provider_config");
-    api.patch(&path, &json!({ "kind": "bearer_token" })).await.refused(400, "provider_config_required");
-    let none = api.patch(&path, &json!({ "kind": "none", "config_json": {} })).await.expect(200);
-    assert_eq!((&none["kind"], &none["secret_config_keys"]), (&json!("none"), &json!([])));
+    api.patch(&path, &incomplete)
+        .await
+        .refused(400, "invalid_provider_config");
+    api.patch(&path, &json!({ "kind": "bearer_token" }))
+        .await
+        .refused(400, "provider_config_required");
+    let none = api
+        .patch(&path, &json!({ "kind": "none", "config_json": {} }))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&none["kind"], &none["secret_config_keys"]),
+        (&json!("none"), &json!([]))
+    );
     assert_eq!(secrets(&api, &zone, &provider).await, None);
 }
 
@@ -71,14 +107,20 @@ async fn an_oauth_provider_cannot_change_to_a_method_its_stored_secret_does_not_
     let api = Harness::start().await;
     let zone = api.zone("z").await;
     let list = format!("/v1/zones/{zone}/providers");
-    let config = json!({ "token_endpoint": "https://idp.example/token", "client_id": "c", "client_secret": "s" });
+    let config =
+        json!({ "token_endpoint": "https://idp.example/token", "client_id": "c", "client_secret": "s" });
     let body = json!({ "name": "p", "kind": "oauth2_client_credentials", "config_json": config });
     let made = api.post(&list, &body).await.expect(201);
-    assert!(made["connectivity_failed_at"].is_string(), "nobody has shown that it can be reached");
+    assert!(
+        made["connectivity_failed_at"].is_string(),
+        "nobody has shown that it can be reached"
+    );
     let change = json!({ "config_json": {
         "token_endpoint": "https://idp.example/token", "client_id": "c", "client_auth_method": "private_key_jwt",
     } });
-    api.patch(&format!("{list}/{}", id(&made)), &change).await.refused(400, "invalid_provider_config");
+    api.patch(&format!("{list}/{}", id(&made)), &change)
+        .await
+        .refused(400, "invalid_provider_config");
 }
 
 #[tokio::test]
@@ -86,30 +128,59 @@ async fn bad_providers_are_refused() {
     let api = Harness::start().await;
     let zone = api.zone("z").await;
     let list = format!("/v1/zones/{zone}/providers");
-    for body in [json!({}), json!({ "kind": "none" }), json!({ "name": " ", "kind": "none" }),
-        json!({ "name": "a", "kind": "magic" }), json!({ "name": "a", "kind": "none", "config_json": [] })]
-    {
+    for body in [
+        json!({}),
+        json!({ "kind": "none" }),
+        json!({ "name": " ", "kind": "none" }),
+        json!({ "name": "a", "kind": "magic" }),
+        json!({ "name": "a", "kind": "none", "config_json": [] }),
+    ] {
         api.post(&list, &body).await.refused(400, "invalid_provider");
     }
-    for identifier in ["provider://A", "provider://", "provider://a--b", "resource://a", "provider://a-"] {
+    for identifier in [
+        "provider://A",
+        "provider://",
+        "provider://a--b",
+        "resource://a",
+        "provider://a-",
+    ] {
         let body = json!({ "identifier": identifier, "kind": "none" });
-        api.post(&list, &body).await.refused(400, "invalid_provider_identifier");
+        api.post(&list, &body)
+            .await
+            .refused(400, "invalid_provider_identifier");
     }
-    let body = json!({ "name": "a", "kind": "api_key", "config_json": { "header_name": "Host", "api_key": "k" } });
+    let body =
+        json!({ "name": "a", "kind": "api_key", "config_json": { "header_name": "Host", "api_key": "k" } });
     let answer = api.post(&list, &body).await;
     answer.refused(400, "invalid_provider_config");
-    assert!(answer.body["error_description"].as_str().unwrap().contains("header_name"));
+    assert!(
+        answer.body["error_description"]
+            .as_str()
+            .unwrap()
+            .contains("header_name")
+    );
     let check = json!({ "name": "a", "kind": "none", "check": true });
-    api.post(&list, &check).await.refused(400, "provider_check_unsupported");
+    api.post(&list, &check)
+        .await
+        .refused(400, "provider_check_unsupported");
     let body = json!({ "identifier": "provider://same", "kind": "none" });
     let first = id(&api.post(&list, &body).await.expect(201));
-    api.post(&list, &body).await.refused(409, "provider_identifier_conflict");
-    let derived = api.post(&list, &json!({ "name": "Same", "kind": "none" })).await.expect(201);
+    api.post(&list, &body)
+        .await
+        .refused(409, "provider_identifier_conflict");
+    let derived = api
+        .post(&list, &json!({ "name": "Same", "kind": "none" }))
+        .await
+        .expect(201);
     assert_eq!(derived["identifier"], "provider://same-2");
     let path = format!("{list}/{}", id(&derived));
     let taken = json!({ "identifier": "provider://same" });
-    api.patch(&path, &taken).await.refused(409, "provider_identifier_conflict");
-    api.patch(&path, &json!({ "unknown": 1 })).await.refused(400, "no_fields");
+    api.patch(&path, &taken)
+        .await
+        .refused(409, "provider_identifier_conflict");
+    api.patch(&path, &json!({ "unknown": 1 }))
+        .await
+        .refused(400, "no_fields");
     api.delete(&format!("{list}/{first}")).await.expect(204);
     api.patch(&path, &taken).await.expect(200);
 }
@@ -118,12 +189,23 @@ async fn bad_providers_are_refused() {
 async fn a_provider_whose_secrets_cannot_be_stored_does_not_exist() {
     let api = Harness::start().await;
     let zone = api.zone("z").await;
-    sqlx::query("REVOKE INSERT ON secret_store FROM caracalapi").execute(&api.pool).await.unwrap();
+    sqlx::query("REVOKE INSERT ON secret_store FROM caracalapi")
+        .execute(&api.pool)
+        .await
+        .unwrap();
     let body = json!({ "name": "p", "kind": "bearer_token", "config_json": { "bearer_token": "t" } });
     let answer = api.post(&format!("/v1/zones/{zone}/providers"), &body).await;
     answer.refused(500, "internal_error");
-    assert!(!answer.body.to_string().contains("secret_store"), "{}", answer.body);
-    assert_eq!(api.count("SELECT count(*) FROM providers WHERE zone_id = $1", &zone).await, 0);
+    assert!(
+        !answer.body.to_string().contains("secret_store"),
+        "{}",
+        answer.body
+    );
+    assert_eq!(
+        api.count("SELECT count(*) FROM providers WHERE zone_id = $1", &zone)
+            .await,
+        0
+    );
     let records = "SELECT count(*) FROM admin_audit_events WHERE zone_id = $1 AND entity_type = 'providers'";
     assert_eq!(api.count(records, &zone).await, 0, "no change, no record of one");
 }

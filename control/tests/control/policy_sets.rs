@@ -1,0 +1,275 @@
+//! Policy sets: versions, activation, simulation.
+
+use std::time::Duration;
+
+use caracal_bus::Bus;
+use caracal_testing::wait_for;
+use caracal_wire::event::PolicyInvalidate;
+use caracal_wire::stream;
+use serde_json::{Value, json};
+
+use crate::harness::{Harness, id};
+use crate::policies::document;
+
+/// Makes a policy and answers the id of its version.
+async fn policy(api: &Harness, zone: &str, name: &str, content: &str) -> String {
+    let body = json!({ "name": name, "content": content });
+    let made = api
+        .post(&format!("/v1/zones/{zone}/policies"), &body)
+        .await
+        .expect(201);
+    made["version_id"].as_str().unwrap().to_owned()
+}
+
+async fn set(api: &Harness, zone: &str, name: &str) -> String {
+    let body = json!({ "name": name });
+    id(&api
+        .post(&format!("/v1/zones/{zone}/policy-sets"), &body)
+        .await
+        .expect(201))
+}
+
+fn manifest(versions: &[&str]) -> Value {
+    let entries: Vec<Value> = versions
+        .iter()
+        .map(|id| json!({ "policy_version_id": id }))
+        .collect();
+    json!({ "manifest": entries })
+}
+
+/// A set with one version of one policy; answers the path of the set and the id of the version.
+async fn ready_set(api: &Harness, zone: &str) -> (String, String) {
+    let policy = policy(api, zone, "grants", &document("app-1")).await;
+    let path = format!("/v1/zones/{zone}/policy-sets/{}", set(api, zone, "main").await);
+    let added = api
+        .post(&format!("{path}/versions"), &manifest(&[&policy]))
+        .await
+        .expect(201);
+    (path, added["version_id"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_version_is_made_read_and_put_in_force() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let policy = policy(&api, &zone, "grants", &document("app-1")).await;
+    let path = format!("/v1/zones/{zone}/policy-sets/{}", set(&api, &zone, "main").await);
+    assert_eq!(api.get(&path).await.expect(200)["active_version_id"], json!(null));
+    let added = api
+        .post(&format!("{path}/versions"), &manifest(&[&policy]))
+        .await
+        .expect(201);
+    let text = format!(r#"[{{"policy_version_id":"{policy}"}}]"#);
+    assert_eq!(
+        added["manifest_sha256"],
+        json!(hex::encode(caracal_token::digest(text.as_bytes())))
+    );
+    let version = added["version_id"].as_str().unwrap();
+    let read = api.get(&format!("{path}/versions/{version}")).await.expect(200);
+    assert_eq!(
+        (&read["policies"], &read["version"]),
+        (&json!([policy]), &json!(1))
+    );
+    assert_eq!(read["manifest_json"], json!([{ "policy_version_id": policy }]));
+    assert_eq!(
+        api.get(&format!("{path}/versions")).await.expect(200)["items"][0]["id"],
+        json!(version)
+    );
+
+    let before = api
+        .get(&format!("{path}/activation-status?version_id={version}"))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&before["active"], &before["propagation_status"]),
+        (&json!(false), &json!("waiting_for_activation"))
+    );
+    let activated = api
+        .post(&format!("{path}/activate"), &json!({ "version_id": version }))
+        .await
+        .expect(202);
+    assert_eq!(
+        (&activated["activated"], &activated["version_id"]),
+        (&json!(true), &json!(version))
+    );
+    assert_eq!(
+        api.get(&path).await.expect(200)["active_version_id"],
+        json!(version)
+    );
+    let status_url = activated["status_url"].as_str().unwrap();
+    let status = wait_for(Duration::from_secs(20), async || {
+        let status = api.get(status_url).await.expect(200);
+        (status["outbox"]["state"] == "dispatched").then_some(status)
+    })
+    .await;
+    assert_eq!(
+        (&status["active"], &status["propagation_status"]),
+        (&json!(true), &json!("waiting_for_sts"))
+    );
+
+    let first = api.bus.first_id(stream::POLICY_INVALIDATE).await.unwrap();
+    assert!(first.is_some(), "the activation was announced");
+    let from = [(stream::POLICY_INVALIDATE, caracal_bus::EntryId::ZERO)];
+    let read = api.bus.read(&from, 10, Duration::ZERO).await.unwrap();
+    let message = PolicyInvalidate::from_fields(&read[0].1[0].fields).unwrap();
+    assert_eq!(message.policy_set_version_id.unwrap().as_str(), version);
+}
+
+#[tokio::test]
+async fn one_set_is_in_force_and_archiving_it_denies_everything() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let (first, first_version) = ready_set(&api, &zone).await;
+    let policy = policy(&api, &zone, "other", &document("app-2")).await;
+    let second = format!(
+        "/v1/zones/{zone}/policy-sets/{}",
+        set(&api, &zone, "second").await
+    );
+    let added = api
+        .post(&format!("{second}/versions"), &manifest(&[&policy]))
+        .await
+        .expect(201);
+    api.post(
+        &format!("{first}/activate"),
+        &json!({ "version_id": first_version }),
+    )
+    .await
+    .expect(202);
+    api.post(
+        &format!("{second}/activate"),
+        &json!({ "version_id": added["version_id"] }),
+    )
+    .await
+    .expect(202);
+    assert_eq!(
+        api.get(&first).await.expect(200)["active_version_id"],
+        json!(null)
+    );
+    assert_eq!(
+        api.get(&second).await.expect(200)["active_version_id"],
+        added["version_id"]
+    );
+    api.delete(&second).await.expect(204);
+    api.delete(&second).await.refused(404, "policy_set_not_found");
+    let active =
+        "SELECT count(*) FROM policy_set_bindings WHERE zone_id = $1 AND active_version_id IS NOT NULL";
+    assert_eq!(api.count(active, &zone).await, 0);
+    let announced = "SELECT count(*) FROM event_outbox WHERE stream_name = 'caracal.policy.invalidate'
+                         AND payload_json ->> 'zone_id' = $1 AND NOT payload_json ? 'policy_set_version_id'";
+    assert_eq!(
+        api.count(announced, &zone).await,
+        1,
+        "that nothing decides any more is announced"
+    );
+}
+
+#[tokio::test]
+async fn sets_that_cannot_decide_are_refused() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let other = api.zone("other").await;
+    let own = policy(&api, &zone, "a", &document("app-1")).await;
+    let conflicting = policy(&api, &zone, "b", &document("app-2")).await;
+    let foreign = policy(&api, &other, "c", &document("app-1")).await;
+    let list = format!("/v1/zones/{zone}/policy-sets");
+    let path = format!("{list}/{}", set(&api, &zone, "main").await);
+    let versions = format!("{path}/versions");
+    for body in [
+        json!({}),
+        json!({ "manifest": [] }),
+        json!({ "manifest": [{}] }),
+        manifest(&["not an id"]),
+        manifest(&[&own, &own]),
+        manifest(&["nothing"]),
+        manifest(&[&foreign]),
+        manifest(&vec!["x"; 257]),
+    ] {
+        api.post(&versions, &body)
+            .await
+            .refused(422, "invalid_policy_contract");
+    }
+    // Two documents that give `app_ids` different values contradict each other.
+    api.post(&versions, &manifest(&[&own, &conflicting]))
+        .await
+        .refused(422, "invalid_policy_bundle");
+    let nowhere = format!("{list}/nothing");
+    for answer in [
+        api.get(&nowhere).await,
+        api.delete(&nowhere).await,
+        api.get(&format!("{nowhere}/versions")).await,
+        api.post(&format!("{nowhere}/versions"), &manifest(&[&own])).await,
+        api.post(&format!("{nowhere}/activate"), &json!({ "version_id": "x" }))
+            .await,
+    ] {
+        answer.refused(404, "policy_set_not_found");
+    }
+    api.get(&format!("{versions}/nothing"))
+        .await
+        .refused(404, "policy_set_version_not_found");
+    api.post(&format!("{path}/activate"), &json!({ "version_id": "x" }))
+        .await
+        .refused(404, "version_not_found");
+    api.post(&format!("{path}/activate"), &json!({}))
+        .await
+        .refused(400, "invalid_body");
+    api.get(&format!("{nowhere}/activation-status"))
+        .await
+        .refused(404, "policy_set_binding_not_found");
+    let status = api.get(&format!("{path}/activation-status")).await;
+    status.refused(404, "active_policy_set_version_not_found");
+    api.post(&list, &json!({ "name": "main" }))
+        .await
+        .refused(409, "policy_set_name_conflict");
+    api.post(&list, &json!({})).await.refused(400, "invalid_body");
+}
+
+#[tokio::test]
+async fn a_version_can_be_tried_without_being_put_in_force() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let (path, version) = ready_set(&api, &zone).await;
+    let input = json!({
+        "schema_version": "2026-05-20",
+        "principal": { "type": "Application", "id": "app-1", "zone_id": zone, "registration_method": "managed" },
+        "resource": { "type": "Resource", "id": "r", "identifier": "resource://crm", "scopes": ["read"] },
+        "action": { "id": "TokenExchange" },
+        "context": { "actor_claims": {}, "trace_id": "t", "challenge_resolved": false,
+            "requested_scopes": ["agent:lifecycle"] },
+    });
+    let simulate = format!("{path}/simulate");
+    let answer = api
+        .post(&simulate, &json!({ "version_id": version, "input": input }))
+        .await
+        .expect(200);
+    assert_eq!(answer["dry_run"], true);
+    assert_eq!(answer["would_activate"], true);
+    assert_eq!(answer["explanation"]["evaluation"], "executed");
+    assert_eq!(
+        answer["result"]["decision"], "allow",
+        "the owner may bootstrap: {answer}"
+    );
+    let mut stranger = input;
+    stranger["principal"]["id"] = json!("app-9");
+    stranger["principal"]["zone_id"] = json!("elsewhere");
+    let answer = api
+        .post(&simulate, &json!({ "version_id": version, "input": stranger }))
+        .await
+        .expect(200);
+    assert_eq!(answer["result"]["decision"], "deny");
+    assert_eq!(answer["warnings"], json!(["principal_zone_mismatch"]));
+    let answer = api
+        .post(&simulate, &json!({ "version_id": version }))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&answer["explanation"]["evaluation"], &answer["result"]),
+        (&json!("not_executed"), &json!(null))
+    );
+    let other = json!({ "version_id": version, "input": { "schema_version": "1999-01-01" } });
+    let answer = api.post(&simulate, &other).await.expect(200);
+    assert_eq!(answer["explanation"]["evaluation"], "failed");
+    api.post(&simulate, &json!({ "version_id": "nothing" }))
+        .await
+        .refused(404, "version_not_found");
+    assert_eq!(api.get(&path).await.expect(200)["active_version_id"], json!(null));
+}
