@@ -77,6 +77,8 @@ mod tests {
             ("AUDIT_ADMIN_TOKEN", KEY),
         ]);
         let mut reader = Reader::new(&source);
+        // The executable reads these, for every role.
+        caracal_chassis::telemetry::Settings::read(&mut reader);
         Config::read(&mut reader);
         reader.finish().unwrap();
     }

@@ -153,6 +153,8 @@ mod tests {
             ("IDEMPOTENCY_HMAC_KEY", KEY),
         ]);
         let mut reader = Reader::new(&source);
+        // The executable reads these, for every role.
+        caracal_chassis::telemetry::Settings::read(&mut reader);
         Config::read(&mut reader);
         reader.finish().unwrap();
     }

@@ -21,7 +21,7 @@ use sqlx::PgPool;
 pub(crate) const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 pub(crate) const ADMIN_TOKEN: &str = "audit-operator-token-of-32-characters";
 /// A busy machine may take its time; a test that passes never waits for it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct World {
     pub(crate) database: TestDatabase,

@@ -5,7 +5,7 @@ use caracal_testing::{Api, Mandate};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::world::{World, refused};
+use crate::world::{World, mandate, refused};
 
 struct Route {
     method: Method,
@@ -76,7 +76,7 @@ async fn every_route_refuses_whoever_is_not_entitled() {
         .await
         .expect(204);
     let now = Clock::system().unix_seconds();
-    let app_a = || world.mandate("app-a");
+    let app_a = || mandate("app-a");
     let signed = |mandate: Mandate| world.bearer(&mandate.sign(&world.keys));
     let anchored = |record: &str| app_a().anchored_in(record, record);
     let other_keys = caracal_testing::TestKeys::new();

@@ -5,7 +5,7 @@ use caracal_testing::{Answer, Api};
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::{Value, json};
 
-use crate::world::{World, refused};
+use crate::world::{World, mandate, refused};
 
 const PATH: &str = "/zones/zone-1/agents";
 
@@ -33,8 +33,7 @@ async fn a_repeated_start_gives_the_first_answer_for_as_long_as_it_is_true() {
     first.expect(201);
     assert!(!is_replay(&first));
     // A retry may come with a fresh mandate, which rests on another record.
-    let fresh = world
-        .mandate("app-a")
+    let fresh = mandate("app-a")
         .anchored_in("record-app-a-2", "record-app-a-2")
         .sign(&world.keys);
     for api in [&app, &world.bearer(&fresh)] {
@@ -146,7 +145,7 @@ async fn a_key_that_is_no_key_is_refused() {
     }
     start(&app, &"k".repeat(255), &json!({})).await.expect(201);
     let mut headers = HeaderMap::new();
-    let bearer = format!("Bearer {}", world.mandate("app-a").sign(&world.keys));
+    let bearer = format!("Bearer {}", mandate("app-a").sign(&world.keys));
     headers.insert("authorization", HeaderValue::try_from(bearer).unwrap());
     headers.append("idempotency-key", HeaderValue::from_static("one"));
     headers.append("idempotency-key", HeaderValue::from_static("two"));

@@ -5,7 +5,7 @@ use caracal_testing::{Behaviour, FaultProxy, Role, TestDatabase};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::world::{World, refused};
+use crate::world::{World, mandate, refused};
 
 #[tokio::test]
 async fn without_the_database_requests_are_refused_for_now_and_work_again_later() {
@@ -44,7 +44,7 @@ async fn without_the_token_service_known_keys_serve_on_and_unknown_ones_are_not_
         .sts
         .set(Behaviour::Status(StatusCode::BAD_GATEWAY, Bytes::new()));
     let stranger = caracal_testing::TestKeys::new();
-    let forged = world.bearer(&world.mandate("app-a").sign(&stranger));
+    let forged = world.bearer(&mandate("app-a").sign(&stranger));
     refused(
         &forged.post("/zones/zone-1/agents", &json!({})).await,
         401,

@@ -8,7 +8,7 @@ use caracal_wire::event::SessionsRevoke;
 use caracal_wire::stream::SESSIONS_REVOKE;
 use serde_json::{Value, json};
 
-use crate::world::{World, refused};
+use crate::world::{World, mandate, refused};
 
 #[tokio::test]
 async fn a_started_session_is_answered_announced_recorded_and_readable() {
@@ -260,8 +260,7 @@ async fn zone_application_children_and_depth_are_bounded_and_places_come_back() 
 async fn a_session_speaks_for_a_user_only_with_the_users_mandate_and_dies_with_the_sign_in() {
     let world = World::start().await;
     let proof = |client: &str| {
-        world
-            .mandate(client)
+        mandate(client)
             .anchored_in("record-user", "record-user")
             .sign(&world.keys)
     };
@@ -331,7 +330,7 @@ async fn ending_a_session_ends_exactly_what_is_below_it() {
         world
             .column("SELECT id FROM delegation_edges WHERE status = 'revoked'")
             .await,
-        [given.clone()]
+        std::slice::from_ref(&given)
     );
     assert_eq!(
         world

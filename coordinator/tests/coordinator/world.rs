@@ -93,14 +93,7 @@ impl World {
     }
 
     pub(crate) fn app_with(&self, application: &str, scope: &str) -> Api {
-        self.bearer(&self.mandate(application).scope(scope).sign(&self.keys))
-    }
-
-    pub(crate) fn mandate(&self, application: &str) -> Mandate {
-        let record = format!("record-{application}");
-        Mandate::session(ZONE, application, Clock::system().unix_seconds())
-            .scope("agent:lifecycle")
-            .anchored_in(&record, &record)
+        self.bearer(&mandate(application).scope(scope).sign(&self.keys))
     }
 
     pub(crate) fn operator(&self) -> Api {
@@ -162,6 +155,14 @@ impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.trigger();
     }
+}
+
+/// The lifecycle mandate of an application, resting on the application's record.
+pub(crate) fn mandate(application: &str) -> Mandate {
+    let record = format!("record-{application}");
+    Mandate::session(ZONE, application, Clock::system().unix_seconds())
+        .scope("agent:lifecycle")
+        .anchored_in(&record, &record)
 }
 
 #[track_caller]
