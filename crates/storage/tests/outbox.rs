@@ -38,7 +38,9 @@ async fn promise(database: &Database, stream: &str, n: i32) -> String {
 }
 
 fn numbers(rows: &[Claimed]) -> Vec<i32> {
-    rows.iter().map(|row| row.fields.get("n").unwrap().parse().unwrap()).collect()
+    rows.iter()
+        .map(|row| row.fields.get("n").unwrap().parse().unwrap())
+        .collect()
 }
 
 async fn claim_all(database: &Database) -> Vec<Claimed> {
@@ -224,9 +226,7 @@ async fn published_rows_are_not_claimed_again_and_are_pruned_when_old() {
 
     let mut tx = database.write(ZoneScope::All).await.unwrap();
     assert_eq!(
-        outbox::prune(&mut tx, Duration::from_hours(1), 10)
-            .await
-            .unwrap(),
+        outbox::prune(&mut tx, Duration::from_hours(1), 10).await.unwrap(),
         0,
         "too young"
     );
@@ -370,6 +370,25 @@ async fn no_watermark_claims_a_commit_that_is_not_out() {
             "from its commit on the row holds every watermark back"
         );
     }
+}
+
+/// A clock read inside the statement would be later than the snapshot, and would claim what the snapshot cannot see.
+#[tokio::test]
+async fn the_watermark_is_never_later_than_the_snapshot_it_comes_from() {
+    let test = TestDatabase::new().await;
+    let database = connect(&test, Role::Api).await;
+    let mut snapshot = database.read().await.unwrap();
+    sqlx::query("SELECT count(*) FROM event_outbox")
+        .fetch_one(&mut snapshot)
+        .await
+        .unwrap();
+    let before = database.now().await.unwrap();
+    promise(&database, "s", 1).await;
+    let watermark = outbox::watermark(&mut snapshot).await.unwrap();
+    assert!(
+        watermark.as_of <= before,
+        "the row is committed, not out, and not in this snapshot"
+    );
 }
 
 #[tokio::test]
