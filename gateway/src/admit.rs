@@ -146,6 +146,7 @@ impl SeenCaller {
             client: claims.client_id.clone(),
             subject_kind: claims.sub_type.as_str(),
             jti: claims.jti.as_str().into(),
+            anchors: caller.anchors().clone(),
         }
     }
 }

@@ -8,6 +8,7 @@ use caracal_bus::HmacKey;
 use caracal_chassis::Secret;
 use caracal_chassis::config::{Mode, Reader};
 use caracal_chassis::health::MetricsAccess;
+use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
 use crate::snapshot::routes::{Destination, PathRule, RouteRule, Routes};
@@ -115,6 +116,8 @@ impl Config {
         let bytes = |reader: &mut Reader<'_>, key: &str, default: u64, max: u64| {
             usize::try_from(reader.size(key, default, 1_024..=max)).unwrap_or(usize::MAX)
         };
+        let audit_key = hmac_key(reader.hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN));
+        let sts_key = hmac_key(reader.optional_hex_key("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN));
         Self {
             redis_url: reader.secret("REDIS_URL"),
             address: reader.listen_address("PORT", 8081),
@@ -123,13 +126,13 @@ impl Config {
             tls: read_tls(reader),
             sts_url,
             sts_timeout,
-            sts_key: hmac_key(reader.hex_key_outside_dev("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
+            sts_key: sts_key.or_else(|| audit_key.as_ref().map(derived)),
             issuer_url,
             stream_key: hmac_key(reader.hex_key_outside_dev("STREAMS_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
             stream_key_previous: hmac_key(
                 reader.optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN),
             ),
-            audit_key: hmac_key(reader.hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
+            audit_key,
             audit_dir: reader.path("AUDIT_REPLAY_DIR", Some("/var/lib/caracal/audit-replay")),
             audit_bytes_max: reader.size("AUDIT_SPOOL_BYTES", 1 << 30, 64 << 10..=1 << 40),
             audit_fsync: reader.choice("AUDIT_FSYNC", false, &[("never", false), ("always", true)]),
@@ -234,6 +237,11 @@ impl Network {
 
 fn hmac_key(secret: Option<Secret<Vec<u8>>>) -> Option<HmacKey> {
     secret.map(|secret| HmacKey::new(secret.expose().clone()))
+}
+
+/// The key both sides use when none is configured (docs/contract/wire-formats.md, "Gateway signature").
+fn derived(audit_key: &HmacKey) -> HmacKey {
+    HmacKey::new(derive_key(audit_key.expose()).to_vec())
 }
 
 fn read_count(reader: &mut Reader<'_>, key: &str, default: i64) -> usize {
@@ -450,6 +458,66 @@ mod tests {
         ] {
             assert!(read(&[("STS_URL", url)]).is_ok(), "{url}");
         }
+    }
+
+    #[test]
+    fn the_sample_is_accepted_and_shows_the_defaults() {
+        let key = "0123456789abcdef".repeat(4);
+        let secrets = [
+            ("REDIS_URL", "redis://redis"),
+            ("STREAMS_HMAC_KEY", key.as_str()),
+            ("AUDIT_HMAC_KEY", key.as_str()),
+        ];
+        let sample = include_str!("../../deploy/config/gateway.toml");
+        let source = Source::from_toml_str(sample).unwrap().with_pairs(secrets);
+        let mut reader = Reader::new(&source);
+        let shown = Config::read(&mut reader);
+        reader.finish().unwrap();
+        let default = read(&[]).unwrap();
+        assert_eq!(shown.address, default.address);
+        assert_eq!(shown.admin_address, default.admin_address);
+        assert_eq!(format!("{:?}", shown.timeouts), format!("{:?}", default.timeouts));
+        assert_eq!(
+            (
+                shown.request_bytes_max,
+                shown.head_bytes_max,
+                shown.bearer_bytes_max,
+                shown.connections_max
+            ),
+            (
+                default.request_bytes_max,
+                default.head_bytes_max,
+                default.bearer_bytes_max,
+                default.connections_max
+            )
+        );
+        assert_eq!(
+            (
+                shown.sts_timeout,
+                shown.dns_cache_for,
+                shown.revocation_freshness,
+                shown.audit_bytes_max
+            ),
+            (
+                default.sts_timeout,
+                default.dns_cache_for,
+                default.revocation_freshness,
+                default.audit_bytes_max
+            )
+        );
+        assert!(shown.routes.find(Some("files.example.com"), "/x").is_some());
+    }
+
+    #[test]
+    fn the_key_of_the_exchange_follows_from_the_audit_key() {
+        let derived_key = |settings: &[(&str, &str)]| {
+            let key = read(settings).unwrap().sts_key.expect("a key");
+            hex::encode(key.expose())
+        };
+        let audit = "0123456789abcdef".repeat(4);
+        let expected = hex::encode(derive_key(&hex::decode(&audit).unwrap()));
+        assert_eq!(derived_key(&[("GATEWAY_STS_HMAC_KEY", "")]), expected);
+        assert_eq!(derived_key(&[]), audit, "a configured key wins");
     }
 
     #[test]

@@ -147,10 +147,10 @@ impl Leash {
         self.lock().phase = Phase::Forwarding(Box::new(Forwarding { authority, silent_at }));
     }
 
-    /// The upstream sent something; the next is due within `silence_max`.
-    pub(crate) fn heard_upstream(&self, silence_max: Duration) {
+    /// Something passed in either direction; the upstream's next word is not due before `silence_max` from now.
+    pub(crate) fn progress(&self, silence_max: Duration) {
         if let Phase::Forwarding(forwarding) = &mut self.lock().phase {
-            forwarding.silent_at = Instant::now() + silence_max;
+            forwarding.silent_at = forwarding.silent_at.max(Instant::now() + silence_max);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use caracal_chassis::server::RequestId;
-use caracal_model::{ApplicationId, ZoneId};
-use http::HeaderMap;
+use caracal_model::{Anchors, ApplicationId, ZoneId};
+use http::{HeaderMap, HeaderValue};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use tokio::time::Instant;
@@ -57,6 +57,8 @@ pub(crate) struct Observation {
     pub(crate) subject_fingerprint: Option<Box<str>>,
     /// Trace id, 32 hexadecimal digits.
     pub(crate) trace_id: Option<Box<str>>,
+    /// The `traceparent` that goes upstream.
+    pub(crate) traceparent: Option<HeaderValue>,
     /// When the request went to the upstream.
     pub(crate) forwarded: Option<Instant>,
     /// Status of the upstream's answer.
@@ -80,6 +82,8 @@ pub(crate) struct SeenCaller {
     pub(crate) subject_kind: &'static str,
     /// Name of the mandate.
     pub(crate) jti: Box<str>,
+    /// What the mandate stands on.
+    pub(crate) anchors: Anchors,
 }
 
 impl Context {
@@ -97,6 +101,7 @@ impl Context {
                 caller: None,
                 subject_fingerprint: None,
                 trace_id: None,
+                traceparent: None,
                 forwarded: None,
                 upstream_status: None,
                 request_bytes: 0,

@@ -29,7 +29,8 @@ mod metrics;
 mod proxy;
 mod run;
 mod snapshot;
-mod stage;
+#[doc(hidden)]
+pub mod stage;
 mod sts_client;
 mod trust;
 

@@ -67,7 +67,12 @@ impl Server {
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.requested() => break,
-                Some(_ended) = connections.join_next() => continue,
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection ended in a panic");
+                    }
+                    continue;
+                }
                 accepted = accept(&listener, &slots) => accepted,
             };
             match accepted {

@@ -5,6 +5,7 @@ use std::future::Future;
 use caracal_chassis::metrics::Registry;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::Gateway;
 use crate::denial::Denial;
@@ -40,15 +41,15 @@ pub(crate) struct StageTimes {
 impl StageTimes {
     /// Runs the work of a stage and notes how long it took.
     pub(crate) async fn time<F: Future>(&self, stage: Stage, work: F) -> F::Output {
-        let started = Instant::now();
-        let output = work.await;
-        let histogram = match stage {
-            Stage::Authenticate => &self.authenticate,
-            Stage::Exchange => &self.exchange,
-            Stage::Replay => &self.replay,
-            Stage::Resolve => &self.resolve,
-            Stage::Record => &self.record,
+        let (histogram, span) = match stage {
+            Stage::Authenticate => (&self.authenticate, tracing::debug_span!("authenticate")),
+            Stage::Exchange => (&self.exchange, tracing::debug_span!("exchange")),
+            Stage::Replay => (&self.replay, tracing::debug_span!("replay")),
+            Stage::Resolve => (&self.resolve, tracing::debug_span!("forward")),
+            Stage::Record => (&self.record, tracing::debug_span!("audit")),
         };
+        let started = Instant::now();
+        let output = work.instrument(span).await;
         histogram.observe(started.elapsed().as_secs_f64());
         output
     }

@@ -16,6 +16,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use serde_json::json;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::Gateway;
 use crate::admit;
@@ -135,14 +136,16 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
+        stream::sent_piece(&self.gateway, &leash(session)?);
         let length = body.as_ref().map_or(0, Bytes::len);
         context.seen.request_bytes = context.seen.request_bytes.saturating_add(length as u64);
-        if context.seen.request_bytes > self.gateway.config.request_bytes_max {
+        let is_request = !session.was_upgraded();
+        if is_request && context.seen.request_bytes > self.gateway.config.request_bytes_max {
             return context.stop(Denial::BodyTooLarge);
         }
         if let Verdict::Admitted(admission) = &context.verdict
@@ -341,7 +344,10 @@ impl Proxy {
             let passage = admit::pass(gateway, &request, &route, &context.seen).await;
             passage.map(|passage| Verdict::Public(Box::new(passage)))
         } else {
-            let admission = admit::admit(gateway, &request, &mut context.seen).await;
+            let span = tracing::debug_span!("request", request.id = %context.seen.request_id);
+            let admission = admit::admit(gateway, &request, &mut context.seen)
+                .instrument(span)
+                .await;
             admission.map(|admission| Verdict::Admitted(Box::new(admission)))
         };
         Ok(verdict.unwrap_or_else(Verdict::Denied))
@@ -349,12 +355,15 @@ impl Proxy {
 
     async fn note_denial(&self, denial: &Denial, context: &Context) {
         self.gateway.metrics.count_denial(denial);
+        if !self.gateway.evidence.denial(&context.seen, denial).await {
+            // One source's flood fills neither the ledger nor the log.
+            return;
+        }
         let face = denial.face();
         tracing::info!(
             request.id = %context.seen.request_id, source = %context.seen.source, status = face.status,
             reason = face.label, detail = denial.detail(), "denied"
         );
-        self.gateway.evidence.denial(&context.seen, denial).await;
     }
 
     fn count_stop(&self, denial: &Denial, had_begun: bool) {
@@ -384,7 +393,9 @@ fn observe(gateway: &Gateway, session: &Session, context: &mut Context) -> Resul
     seen.started = Instant::now();
     seen.method = request.head().method.as_str().into();
     seen.source = client_address(&request, gateway.config.trust.covers(request.peer().ip()));
-    seen.trace_id = Some(traceparent(request.headers()).0.trace_id().into());
+    let (trace, traceparent) = traceparent(request.headers());
+    seen.trace_id = Some(trace.trace_id().into());
+    seen.traceparent = Some(traceparent);
     Ok(())
 }
 

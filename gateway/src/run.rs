@@ -33,8 +33,6 @@ const LOCATE_EVERY: Duration = Duration::from_secs(10);
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 /// How long background tasks may take to end after the last request.
 const TASKS_MAX: Duration = Duration::from_secs(5);
-/// Name of the gateway's folder below `AUDIT_REPLAY_DIR`, so that several services may share the setting.
-const SPOOL_FOLDER: &str = "gateway";
 
 /// What a gateway is given by whoever runs it.
 #[derive(Clone, Debug)]
@@ -167,7 +165,7 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
     } else {
         Fsync::Never
     };
-    let (spool, recovery) = Spool::open(&config.audit_dir.join(SPOOL_FOLDER), limits, fsync)?;
+    let (spool, recovery) = Spool::open(&config.audit_dir, limits, fsync)?;
     if recovery.pending_events > 0 {
         tracing::info!(
             events = recovery.pending_events,

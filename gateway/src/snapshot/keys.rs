@@ -205,3 +205,156 @@ impl ZoneKeys {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap as Map;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::extract::{Query, State};
+    use axum::http::StatusCode;
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::get;
+    use caracal_chassis::server::{self, Limits};
+    use caracal_chassis::shutdown::Shutdown;
+    use caracal_testing::{TestKeys, wait_until};
+    use caracal_token::JwkSet;
+    use futures_util::future::join_all;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// The key endpoint of an STS, with one zone.
+    struct Endpoint {
+        published: Mutex<JwkSet>,
+        asked: AtomicUsize,
+        is_down: AtomicBool,
+    }
+
+    async fn answer(
+        State(endpoint): State<Arc<Endpoint>>,
+        Query(query): Query<Map<String, String>>,
+    ) -> Response {
+        endpoint.asked.fetch_add(1, Ordering::SeqCst);
+        if endpoint.is_down.load(Ordering::SeqCst) {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        if query.get("zone_id").is_none_or(|zone| zone != "zone-1") {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        axum::Json(endpoint.published.lock().unwrap().clone()).into_response()
+    }
+
+    struct Rig {
+        endpoint: Arc<Endpoint>,
+        keys: Arc<ZoneKeys>,
+        clock: Clock,
+        zone: ZoneId,
+        stop: Shutdown,
+    }
+
+    impl Drop for Rig {
+        fn drop(&mut self) {
+            self.stop.trigger();
+        }
+    }
+
+    impl Rig {
+        async fn with(published: &TestKeys) -> Self {
+            let endpoint = Arc::new(Endpoint {
+                published: Mutex::new(published.jwks()),
+                asked: AtomicUsize::new(0),
+                is_down: AtomicBool::new(false),
+            });
+            let router = Router::new()
+                .route("/.well-known/jwks.json", get(answer))
+                .with_state(Arc::clone(&endpoint));
+            let listener = server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let stop = Shutdown::new();
+            tokio::spawn(server::serve(listener, router, Limits::default(), stop.clone()));
+            let clock = Clock::manual(1_700_000_000);
+            let sts = StsClient::new(&url, None, SOON, None, clock.clone()).unwrap();
+            sts.locate().await;
+            let keys = Arc::new(ZoneKeys::new(Arc::new(sts), clock.clone()));
+            Self {
+                endpoint,
+                keys,
+                clock,
+                zone: "zone-1".parse().unwrap(),
+                stop,
+            }
+        }
+
+        fn asked(&self) -> usize {
+            self.endpoint.asked.load(Ordering::SeqCst)
+        }
+
+        async fn look(&self, kid: &str) -> Result<(), KeysError> {
+            self.keys.of(&self.zone, kid).await.map(drop)
+        }
+    }
+
+    #[tokio::test]
+    async fn many_requests_share_one_fetch() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        let looks = join_all((0..50).map(|_request| rig.look("kid-1"))).await;
+        assert!(looks.iter().all(Result::is_ok));
+        assert_eq!(rig.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_is_looked_for_again_after_a_pause() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        rig.look("kid-1").await.unwrap();
+        *rig.endpoint.published.lock().unwrap() = TestKeys::named("kid-2").jwks();
+        rig.clock.advance(Duration::from_secs(29));
+        assert_eq!(rig.look("kid-2").await, Err(KeysError::UnknownKey));
+        assert_eq!(rig.asked(), 1, "a stranger who invents key ids causes nothing");
+        rig.clock.advance(Duration::from_secs(1));
+        rig.look("kid-2").await.unwrap();
+        assert_eq!(
+            rig.look("kid-1").await,
+            Err(KeysError::UnknownKey),
+            "a withdrawn key is gone"
+        );
+    }
+
+    #[tokio::test]
+    async fn old_keys_serve_while_new_ones_are_fetched_and_too_old_ones_do_not() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        rig.look("kid-1").await.unwrap();
+        rig.clock.advance(Duration::from_secs(301));
+        rig.look("kid-1").await.unwrap();
+        wait_until(SOON, async || rig.asked() == 2).await;
+        rig.endpoint.is_down.store(true, Ordering::SeqCst);
+        rig.clock.advance(Duration::from_mins(10));
+        rig.look("kid-1").await.unwrap();
+        rig.clock.advance(Duration::from_mins(10));
+        assert_eq!(rig.look("kid-1").await, Err(KeysError::Unavailable));
+        rig.endpoint.is_down.store(false, Ordering::SeqCst);
+        rig.clock.advance(Duration::from_secs(1));
+        rig.look("kid-1").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn zones_that_do_not_exist_are_remembered() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        let nowhere: ZoneId = "zone-9".parse().unwrap();
+        for _request in 0..10 {
+            let looked = rig.keys.of(&nowhere, "kid-1").await;
+            assert_eq!(looked.unwrap_err(), KeysError::UnknownZone);
+        }
+        assert_eq!(rig.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_behind_a_failing_fetch_fail_with_it() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        rig.endpoint.is_down.store(true, Ordering::SeqCst);
+        let looks = join_all((0..50).map(|_request| rig.look("kid-1"))).await;
+        assert!(looks.iter().all(|look| *look == Err(KeysError::Unavailable)));
+        assert!(rig.asked() < 5, "{} calls for 50 requests", rig.asked());
+    }
+}

@@ -93,6 +93,11 @@ impl Routes {
         Self(rules)
     }
 
+    /// Whether there is no rule: every request names its resource by header.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The rule for `path` (as sent) at `host` (lower case, without port). One comparison per rule.
     pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Option<&RouteRule> {
         let host_fits = |rule: &RouteRule| rule.host.is_none() || rule.host.as_deref() == host;

@@ -38,7 +38,7 @@ pub(crate) const SUMMARY_EVERY: Duration = Duration::from_secs(10);
 
 /// Proof that the ledger knows what is about to be done.
 #[derive(Debug)]
-pub(crate) struct Recorded(());
+pub struct Recorded(());
 
 /// Writes the gateway's evidence.
 #[derive(Debug)]
@@ -133,16 +133,17 @@ impl Evidence {
         self.append_or_report(event, metadata).await;
     }
 
-    /// Records a refusal, if the source's share allows.
-    pub(crate) async fn denial(&self, seen: &Observation, denial: &Denial) {
+    /// Records a refusal, if the source's share allows; whether it did.
+    pub(crate) async fn denial(&self, seen: &Observation, denial: &Denial) -> bool {
         let Some(suppressed) = self.budget.take(seen.source) else {
-            return;
+            return false;
         };
         let face = denial.face();
         let mut metadata = about(seen);
         let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
         put("gateway_status", json!(face.status));
         put("error", json!(face.code));
+        put("reason", json!(face.description));
         put("source", json!(seen.source));
         if let Some(detail) = denial.detail() {
             put("detail", json!(detail));
@@ -158,7 +159,7 @@ impl Evidence {
             .as_ref()
             .map(|caller| caller.zone.clone())
             .or_else(unproven_zone);
-        let Some(zone) = zone else { return };
+        let Some(zone) = zone else { return false };
         let is_replay = *denial == Denial::Replayed;
         let kind = if is_replay {
             event_type::REPLAY_DETECTED
@@ -183,6 +184,7 @@ impl Evidence {
             ..event
         };
         self.append_or_report(event, metadata).await;
+        true
     }
 
     /// Records how many refusals were left out lately, source by source.
@@ -193,7 +195,7 @@ impl Evidence {
             let event = AuditEvent::new(id, zone, event_type::GATEWAY_REQUEST_DENIED, at);
             let event = AuditEvent {
                 decision: decision::DENY.into(),
-                evaluation_status: "suppressed".into(),
+                evaluation_status: status::SUPPRESSED.into(),
                 ..event
             };
             let metadata = [
@@ -261,6 +263,13 @@ fn about(seen: &Observation) -> Map<String, Value> {
     if let Some(caller) = &seen.caller {
         put("application_id", json!(caller.client.as_str()));
         put("subject_kind", json!(caller.subject_kind));
+        put("session_id", json!(caller.anchors.sid.as_str()));
+        if let Some(session) = &caller.anchors.session {
+            put("agent_session_id", json!(session.as_str()));
+        }
+        if let Some(delegation) = &caller.anchors.delegation {
+            put("delegation_edge_id", json!(delegation.as_str()));
+        }
     }
     if let Some(resource) = &seen.resource {
         put("resource", json!(resource));

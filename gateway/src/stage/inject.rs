@@ -20,7 +20,7 @@ use crate::context::{Inbound, Observation};
 use crate::denial::Denial;
 use crate::header::{
     FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, IDENTITY, REQUEST_ID, TRACEPARENT, clean_request,
-    client_address, client_scheme, contains, traceparent,
+    client_address, client_scheme, contains,
 };
 
 /// The head of the upstream request, decided and complete but for the client's own headers.
@@ -139,13 +139,13 @@ fn common_headers(
     let mut set = vec![
         (HOST, text(reachable.target().authority())?),
         (REQUEST_ID, text(seen.request_id.as_str())?),
-        (TRACEPARENT, traceparent(request.headers()).1),
         (FORWARDED_FOR, text(&client)?),
         (
             FORWARDED_PROTO,
             HeaderValue::from_static(client_scheme(request, is_trusted)),
         ),
     ];
+    set.extend(seen.traceparent.clone().map(|value| (TRACEPARENT, value)));
     set.extend(
         request
             .headers()

@@ -35,11 +35,10 @@ impl Default for BurnedTable {
 impl BurnedTable {
     /// Burns `jti` until `expires_unix_s`; false when it was burned before. One hash and one map operation.
     fn burn(&self, jti: &str, expires_unix_s: i64, now_unix_s: i64) -> bool {
-        let [.., shard] = caracal_token::digest(jti.as_bytes());
+        let digest = caracal_token::digest(jti.as_bytes());
+        let [.., shard] = digest;
         let mut key = [0; 16];
-        for (to, from) in key.iter_mut().zip(caracal_token::digest(jti.as_bytes())) {
-            *to = from;
-        }
+        key.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
         let Some(shard) = self.shards.get(usize::from(shard) % SHARDS) else {
             return false;
         };
@@ -111,7 +110,7 @@ pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> 
 
 /// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere.
 #[derive(Debug)]
-pub(crate) struct FirstUse(());
+pub struct FirstUse(());
 
 /// Burns the mandate for every gateway. One round trip for a one-shot mandate, none for a reusable one.
 ///

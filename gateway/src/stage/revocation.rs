@@ -7,7 +7,7 @@ use crate::denial::Denial;
 
 /// Proof that everything revoked up to a moment ago is known here.
 #[derive(Debug)]
-pub(crate) struct Fresh(());
+pub struct Fresh(());
 
 /// Asks how complete the knowledge of revocations is. One atomic load.
 ///
@@ -23,7 +23,7 @@ pub(crate) fn fresh(gateway: &Gateway) -> Result<Fresh, Denial> {
 
 /// Proof that a genuine mandate, not used before as far as this process knows, stands on nothing revoked.
 #[derive(Debug)]
-pub(crate) struct Standing(Caller);
+pub struct Standing(Caller);
 
 impl Standing {
     /// Whose mandate it is.

@@ -71,7 +71,7 @@ impl PublicRoute {
 /// Whether a public route serves the request. Asked before any mandate is looked for; a request that names a resource
 /// by header never is public.
 pub(crate) fn public(routes: &Routes, request: &Inbound<'_>) -> Option<PublicRoute> {
-    if request.headers().contains_key(RESOURCE) {
+    if routes.is_empty() || request.headers().contains_key(RESOURCE) {
         return None;
     }
     let path = request.raw_path().filter(|path| !is_traversal(path))?;

@@ -25,6 +25,11 @@ pub(crate) fn await_head(gateway: &Gateway, leash: &Leash) {
     leash.forwarding(None, gateway.config.timeouts.upstream);
 }
 
+/// A piece of the request went upstream: the answer's head is due only after the last one.
+pub(crate) fn sent_piece(gateway: &Gateway, leash: &Leash) {
+    leash.progress(gateway.config.timeouts.upstream);
+}
+
 /// The answer's head is here: from now on the response stays open only as long as its authority lasts. Returns why it
 /// must not even begin, if so.
 pub(crate) fn begin(gateway: &Gateway, leash: &Leash, standing: &Standing) -> Option<Trip> {
@@ -41,7 +46,7 @@ pub(crate) fn begin(gateway: &Gateway, leash: &Leash, standing: &Standing) -> Op
 
 /// Looks between two chunks: a busy response has no pause in which a signal could be heard. Memory only.
 pub(crate) fn between_chunks(gateway: &Gateway, leash: &Leash) -> Option<Trip> {
-    leash.heard_upstream(gateway.config.timeouts.stream_idle);
+    leash.progress(gateway.config.timeouts.stream_idle);
     leash.check()
 }
 

@@ -71,6 +71,8 @@ async fn a_governed_call_is_exchanged_forwarded_and_recorded() {
         assert_eq!(metadata["upstream_host"], "127.0.0.1");
         assert_eq!(metadata["auth_mode"], "caracal_jwt");
         assert_eq!(metadata["subject_kind"], "application");
+        assert_eq!(metadata["agent_session_id"], "session-target");
+        assert_eq!(metadata["delegation_edge_id"], "delegation-1");
         assert_eq!(
             metadata["subject_fingerprint"],
             caracal_token::fingerprint(&mandate)
@@ -447,4 +449,38 @@ async fn slow_request_heads_and_idle_connections_are_given_up() {
     slow.until_closed().await;
     let mut idle = Raw::connect(rig.gateway.addresses.main).await;
     idle.until_closed().await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on() {
+    let rig = Rig::start().await;
+    let mut raw = Raw::connect(rig.gateway.addresses.main).await;
+    raw.write(format!(
+        "POST /upload HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\nauthorization: Bearer {}\r\nx-caracal-resource: {RESOURCE}\r\n\r\n",
+        rig.sts.mandate()
+    ))
+    .await;
+    raw.until("HTTP/1.1 100 ").await;
+    raw.write("hello").await;
+    raw.until("HTTP/1.1 200 ").await;
+    wait_until(SOON, async || rig.upstream.requests().len() == 1).await;
+    assert_eq!(only(rig.upstream.requests()).body, "hello");
+}
+
+#[tokio::test]
+async fn an_upload_that_takes_longer_than_the_upstream_may_think_goes_through() {
+    let rig = Rig::with(&[("UPSTREAM_TIMEOUT", "400ms")]).await;
+    let mut raw = Raw::connect(rig.gateway.addresses.main).await;
+    raw.write(format!(
+        "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nauthorization: Bearer {}\r\nx-caracal-resource: {RESOURCE}\r\n\r\n",
+        rig.sts.mandate()
+    ))
+    .await;
+    for _byte in 0..10 {
+        raw.write("x").await;
+        // The pace of this upload is what the test is about.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    raw.until("HTTP/1.1 200 ").await;
+    assert_eq!(only(rig.upstream.requests()).body, "xxxxxxxxxx");
 }

@@ -1,7 +1,7 @@
 //! What governed traffic sees while something is down, and afterwards.
 
 use caracal_bus::{Bus, RedisBus};
-use caracal_testing::{FaultProxy, TestKeys, TestRedis, wait_until};
+use caracal_testing::{FaultProxy, TestRedis, wait_until};
 use std::sync::Arc;
 
 use crate::rig::{Rig, SOON, mandate_upstream};
@@ -77,7 +77,7 @@ async fn a_restarted_sts_is_found_again() {
     })
     .await;
     assert_eq!((gone.status, gone.refusal().1.as_str()), (502, "sts_unavailable"));
-    let keys = TestKeys::new();
+    let keys = rig.sts.keys();
     let again = caracal_testing::wait_for(SOON, async || {
         // The port is free once the old one has drained.
         tokio::net::TcpListener::bind(address).await.ok()
@@ -85,8 +85,7 @@ async fn a_restarted_sts_is_found_again() {
     .await;
     drop(again);
     let sts = FakeSts::start_at(address, keys, mandate_upstream(rig.upstream.url())).await;
-    // The new STS signs with a new key, which the gateway fetches when it meets it.
-    wait_until(SOON * 3, async || {
+    wait_until(SOON, async || {
         let answer = rig.send(rig.request("GET", "/", &sts.mandate())).await;
         answer.status == 200
     })

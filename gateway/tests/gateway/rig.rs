@@ -69,6 +69,16 @@ impl Drop for Gateway {
 impl Gateway {
     /// Starts one on `bus`, with `settings` beside the usual ones, and returns when it listens.
     pub(crate) async fn start(bus: Arc<dyn Bus>, sts_url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(Clock::system(), bus, sts_url, settings).await
+    }
+
+    /// The same with a clock of the test's.
+    pub(crate) async fn start_at(
+        clock: Clock,
+        bus: Arc<dyn Bus>,
+        sts_url: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let folder = std::env::temp_dir().join(format!("caracal-gateway-{}", uuid::Uuid::new_v4()));
         let spool = folder.to_str().unwrap().to_owned();
         let mut pairs: Vec<(&str, &str)> = vec![
@@ -94,10 +104,7 @@ impl Gateway {
         reader.finish().unwrap_or_else(|errors| panic!("{errors}"));
         let shutdown = Shutdown::new();
         let (listening, addresses) = oneshot::channel();
-        let deps = Deps {
-            bus,
-            clock: Clock::system(),
-        };
+        let deps = Deps { bus, clock };
         let stop = shutdown.clone();
         tokio::spawn(async move {
             let tell = |addresses| listening.send(addresses).expect("the test waits");
@@ -202,6 +209,7 @@ impl Rig {
     }
 
     /// A request for the resource with this mandate.
+    #[expect(clippy::unused_self, reason = "reads as what this client sends")]
     pub(crate) fn request(&self, method: &str, target: &str, mandate: &str) -> http::request::Builder {
         Request::builder()
             .method(method)

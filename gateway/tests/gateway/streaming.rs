@@ -1,17 +1,25 @@
 //! Open responses: events pass as they come, and end when the authority under them ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use caracal_bus::Bus;
+use caracal_chassis::Clock;
 use caracal_model::{Anchor, AnchorKind};
 use caracal_testing::{Behaviour, wait_until};
-use http_body_util::BodyExt;
+use http::StatusCode;
+use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::client::{Raw, open};
-use crate::rig::{RESOURCE, Rig, SOON, mandate_upstream, now};
+use crate::client::{Raw, open, wait_for_status};
+use crate::rig::{Gateway, RESOURCE, Rig, SOON, mandate_upstream, now};
 use crate::sts::{Grant, one_shot};
+
+/// The head and the first event of a stream that then falls silent.
+const EVENT_STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nb\r\ndata: one\n\n\r\n";
 
 /// A revoked anchor of each kind a mandate stands on.
 fn anchors() -> [Anchor; 4] {
@@ -52,13 +60,24 @@ async fn raw_upstream(answer: &'static str) -> (String, tokio::sync::oneshot::Re
     (url, hung_up)
 }
 
+/// An upstream whose connections the test answers itself, once a request came in.
+async fn held_upstream() -> (mpsc::UnboundedReceiver<TcpStream>, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (give, take) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let (mut stream, _peer) = listener.accept().await.unwrap();
+        let mut buffer = [0; 8_192];
+        let _request = stream.read(&mut buffer).await.unwrap();
+        give.send(stream).unwrap();
+    });
+    (take, url)
+}
+
 #[tokio::test]
 async fn events_pass_as_they_come() {
     let rig = Rig::start().await;
-    let (url, _hung_up) = raw_upstream(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nb\r\ndata: one\n\n\r\n",
-    )
-    .await;
+    let (url, _hung_up) = raw_upstream(EVENT_STREAM).await;
     rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
     let mut raw = Raw::connect(rig.gateway.addresses.main).await;
     raw.write(get(&rig, bound(), "")).await;
@@ -70,10 +89,7 @@ async fn events_pass_as_they_come() {
 async fn revoking_any_anchor_cuts_an_idle_stream_at_both_ends() {
     for anchor in anchors() {
         let rig = Rig::start().await;
-        let (url, hung_up) = raw_upstream(
-            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nb\r\ndata: one\n\n\r\n",
-        )
-        .await;
+        let (url, hung_up) = raw_upstream(EVENT_STREAM).await;
         rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
         let mut raw = Raw::connect(rig.gateway.addresses.main).await;
         raw.write(get(&rig, bound(), "")).await;
@@ -107,11 +123,7 @@ async fn an_http_client_reads_why_the_stream_ended_in_the_trailer() {
     let rig = Rig::start().await;
     rig.upstream.set(Behaviour::Sse(Duration::from_millis(20)));
     let request = rig.request("GET", "/events", &rig.sts.sign(bound()));
-    let response = open(
-        rig.gateway.addresses.main,
-        request.body(Default::default()).unwrap(),
-    )
-    .await;
+    let response = open(rig.gateway.addresses.main, request.body(Full::default()).unwrap()).await;
     let mut body = response.into_body();
     let first = body.frame().await.unwrap().unwrap();
     assert!(first.is_data());
@@ -128,7 +140,7 @@ async fn an_http_client_reads_why_the_stream_ended_in_the_trailer() {
 #[tokio::test]
 async fn a_revocation_reaches_a_hundred_streams() {
     let rig = Rig::start().await;
-    rig.upstream.set(Behaviour::Sse(Duration::from_secs(60)));
+    rig.upstream.set(Behaviour::Sse(Duration::from_mins(1)));
     let mut streams = Vec::new();
     for _stream in 0..100 {
         let mut raw = Raw::connect(rig.gateway.addresses.main).await;
@@ -156,37 +168,27 @@ async fn a_revocation_reaches_a_hundred_streams() {
 #[tokio::test]
 async fn the_mandates_expiry_cuts_an_idle_stream() {
     let rig = Rig::start().await;
-    let (url, _hung_up) = raw_upstream(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nb\r\ndata: one\n\n\r\n",
-    )
-    .await;
+    let clock = Clock::manual(now());
+    let bus: Arc<dyn Bus> = Arc::clone(&rig.bus) as _;
+    let gateway = Gateway::start_at(clock.clone(), bus, &rig.sts.url(), &[]).await;
+    wait_for_status(gateway.addresses.admin, "/ready", StatusCode::OK).await;
+    let (mut upstream, url) = held_upstream().await;
     rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
-    // The shortest life that passes the pre-flight check.
-    let mut raw = Raw::connect(rig.gateway.addresses.main).await;
-    raw.write(get(&rig, bound().issued(now() - 5, 42), "")).await;
-    raw.until("data: one\n\n").await;
-    let opened = Instant::now();
-    let closing = async {
-        // Longer than the other waits: 35 seconds are the least a mandate must have left.
-        let mut buffer = [0; 1_024];
-        let mut text = String::new();
-        loop {
-            match raw.stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => break text,
-                Ok(count) => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
-            }
-        }
-    };
-    let text = tokio::time::timeout(Duration::from_secs(90), closing)
-        .await
-        .expect("the stream ends");
+    let mut raw = Raw::connect(gateway.addresses.main).await;
+    raw.write(get(&rig, bound().issued(now(), 40), "")).await;
+    let mut connection = upstream.recv().await.unwrap();
+    // While the upstream thinks, all but the last second of the mandate passes.
+    clock.advance(Duration::from_secs(39));
+    connection.write_all(EVENT_STREAM.as_bytes()).await.unwrap();
+    let text = raw.until_closed().await;
     assert!(
-        text.ends_with("0\r\nX-Caracal-Revoked: expired\r\n\r\n"),
+        text.contains("x-caracal-token-expires-in: 1\r\n")
+            || text.contains("X-Caracal-Token-Expires-In: 1\r\n"),
         "{text}"
     );
     assert!(
-        opened.elapsed() > Duration::from_secs(30),
-        "not before the mandate expired"
+        text.ends_with("0\r\nX-Caracal-Revoked: expired\r\n\r\n"),
+        "{text}"
     );
 }
 

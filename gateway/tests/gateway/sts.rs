@@ -49,7 +49,7 @@ pub(crate) struct FakeSts {
 }
 
 struct Inside {
-    keys: TestKeys,
+    keys: Arc<TestKeys>,
     grant: Mutex<Grant>,
     exchanges: Mutex<Vec<Exchange>>,
     revoked: Mutex<Vec<RevokedAnchor>>,
@@ -59,10 +59,15 @@ struct Inside {
 
 impl FakeSts {
     pub(crate) async fn start(upstream: Upstream) -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), TestKeys::new(), upstream).await
+        Self::start_at(
+            "127.0.0.1:0".parse().unwrap(),
+            Arc::new(TestKeys::new()),
+            upstream,
+        )
+        .await
     }
 
-    pub(crate) async fn start_at(address: SocketAddr, keys: TestKeys, upstream: Upstream) -> Self {
+    pub(crate) async fn start_at(address: SocketAddr, keys: Arc<TestKeys>, upstream: Upstream) -> Self {
         let listener = server::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Inside {
@@ -114,6 +119,10 @@ impl FakeSts {
         self.state.snapshot_requests.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn keys(&self) -> Arc<TestKeys> {
+        Arc::clone(&self.state.keys)
+    }
+
     pub(crate) fn stop(&self) {
         self.stop.trigger();
     }
@@ -123,6 +132,10 @@ impl FakeSts {
         self.sign(one_shot())
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "mandates are built where they are signed"
+    )]
     pub(crate) fn sign(&self, mandate: Mandate) -> String {
         mandate.sign(&self.state.keys)
     }
