@@ -37,7 +37,7 @@ pub(crate) async fn put(
     let found = resources::lock(change.tx(), zone, id)
         .await?
         .ok_or(Code::ResourceNotFound)?;
-    if found.identifier == control.control_audience {
+    if found.identifier == control.audience {
         return Err(Code::ProtectedResource.into());
     }
     let bound = resource::bind(&mut change, zone, &found.identifier, application).await?;

@@ -184,13 +184,11 @@ impl Body {
 
     /// An object member, taken as it is.
     pub(crate) fn optional_object(&mut self, name: &'static str) -> Option<Map<String, Value>> {
-        match self.take(name)? {
-            Value::Object(members) => Some(members),
-            _ => {
-                self.problem(&[name], "Expected object");
-                None
-            }
+        if let Value::Object(members) = self.take(name)? {
+            return Some(members);
         }
+        self.problem(&[name], "Expected object");
+        None
     }
 
     /// Adds a problem with a member that only the caller can judge.
@@ -248,13 +246,11 @@ impl Body {
     }
 
     fn text(&mut self, name: &'static str) -> Option<String> {
-        match self.take(name)? {
-            Value::String(text) => Some(text),
-            _ => {
-                self.problem(&[name], "Expected string");
-                None
-            }
+        if let Value::String(text) = self.take(name)? {
+            return Some(text);
         }
+        self.problem(&[name], "Expected string");
+        None
     }
 
     fn sized(&mut self, name: &'static str, text: String, length: &RangeInclusive<usize>) -> Option<String> {

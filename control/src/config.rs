@@ -70,13 +70,13 @@ impl Config {
             keyring: keyring(reader),
             streams_key: reader
                 .hex_key_outside_dev("STREAMS_HMAC_KEY", HMAC_KEY_BYTES_MIN)
-                .map(hmac_key),
+                .map(|key| hmac_key(&key)),
             streams_key_previous: reader
                 .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN)
-                .map(hmac_key),
+                .map(|key| hmac_key(&key)),
             audit_key: reader
                 .hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN)
-                .map(hmac_key),
+                .map(|key| hmac_key(&key)),
             admin_token: admin_token(reader),
             control_audience: reader.text("CONTROL_AUDIENCE", Some("caracal-control")),
             resources_per_zone_max: reader.integer("API_MAX_RESOURCES_PER_ZONE", 100_000, 0..=10_000_000),
@@ -177,7 +177,7 @@ fn admin_token(reader: &mut Reader<'_>) -> Option<Secret> {
     (characters > 0).then_some(token)
 }
 
-fn hmac_key(key: Secret<Vec<u8>>) -> HmacKey {
+fn hmac_key(key: &Secret<Vec<u8>>) -> HmacKey {
     HmacKey::new(key.expose().clone())
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Control {
     /// Signs the links of the admin audit chains; without it they are hashed only.
     pub(crate) audit_key: Option<HmacKey>,
     /// Identifier of the resource that stands for this API itself.
-    pub(crate) control_audience: String,
+    pub(crate) audience: String,
     /// Most resources a zone may have; 0 = no limit.
     pub(crate) resources_per_zone_max: i64,
     /// Lets only a few hashes run at a time.

@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 /// How often the backlog is counted.
 const OUTBOX_WATCH_EVERY: Duration = Duration::from_secs(15);
 /// How often records are swept.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// Most rows one sweep changes of each kind.
 const SWEEP_BATCH: i64 = 500;
 

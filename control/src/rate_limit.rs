@@ -12,7 +12,7 @@ use moka::sync::Cache;
 /// Buckets kept; the least used ones make room, which only ever grants more.
 const BUCKETS_MAX: u64 = 100_000;
 /// A bucket unused for this long is full again, so it need not be kept.
-const FORGET_AFTER: Duration = Duration::from_secs(120);
+const FORGET_AFTER: Duration = Duration::from_mins(2);
 const MINUTE_MS: u64 = 60_000;
 
 /// One limit, counted apart for each key.

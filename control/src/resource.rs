@@ -66,7 +66,7 @@ pub(crate) async fn list(
     zone: &ZoneId,
     page: &Page,
 ) -> Result<Vec<Resource>, Refusal> {
-    let hidden = (!caller.actor.is_global()).then_some(control.control_audience.as_str());
+    let hidden = (!caller.actor.is_global()).then_some(control.audience.as_str());
     let mut tx = control.database.read_in(ZoneScope::Zone(zone)).await?;
     Ok(resource::list(&mut tx, zone, hidden, page).await?)
 }
@@ -80,8 +80,7 @@ pub(crate) async fn find(
 ) -> Result<Resource, Refusal> {
     let mut tx = control.database.read_in(ZoneScope::Zone(zone)).await?;
     let found = resource::find(&mut tx, zone, id).await?;
-    let visible =
-        found.filter(|found| caller.actor.is_global() || found.identifier != control.control_audience);
+    let visible = found.filter(|found| caller.actor.is_global() || found.identifier != control.audience);
     visible.ok_or_else(|| Code::ResourceNotFound.into())
 }
 
@@ -136,7 +135,7 @@ async fn try_create(
             .await?
         }
     };
-    let stands_for_control = identifier == control.control_audience;
+    let stands_for_control = identifier == control.audience;
     let provider = check_routing(
         &mut change,
         caller,
@@ -198,13 +197,13 @@ pub(crate) async fn patch(
     let before = resource::lock(change.tx(), zone, id)
         .await?
         .ok_or(Code::ResourceNotFound)?;
-    if before.identifier == control.control_audience && !caller.actor.is_global() {
+    if before.identifier == control.audience && !caller.actor.is_global() {
         return Err(Code::ResourceNotFound.into());
     }
     let gateway_application_id = request.gateway_application_id.clone();
     let after = merge(&before, request)?;
     let operations = operations::check(&after.operations, &after.scopes)?;
-    let stands_for_control = after.identifier == control.control_audience;
+    let stands_for_control = after.identifier == control.audience;
     let provider = check_routing(
         &mut change,
         caller,
@@ -305,7 +304,7 @@ pub(crate) async fn archive(
     let found = resource::lock(change.tx(), zone, id)
         .await?
         .ok_or(Code::ResourceNotFound)?;
-    if found.identifier == control.control_audience {
+    if found.identifier == control.audience {
         return Err(Code::ProtectedResource.into());
     }
     let root = Root::Resource {
@@ -385,7 +384,7 @@ pub(crate) async fn bind(
 }
 
 fn check_identifier(control: &Control, caller: &Caller, identifier: &str) -> Result<(), Refusal> {
-    if identifier == control.control_audience {
+    if identifier == control.audience {
         return if caller.actor.is_global() {
             Ok(())
         } else {

@@ -151,7 +151,7 @@ fn build(
         keyring: config.keyring.ok_or(RunError::NoKek)?,
         clock,
         audit_key: config.audit_key,
-        control_audience: config.control_audience,
+        audience: config.control_audience,
         resources_per_zone_max: config.resources_per_zone_max,
         hashing: Control::hashing(),
     };
@@ -182,7 +182,7 @@ fn relay(
     let keys = StreamKeys::new(config.streams_key.clone(), config.streams_key_previous.clone());
     let publisher = Publisher::new(Arc::clone(&deps.bus), keys);
     caracal_relay::run(database.clone(), publisher, settings, async move {
-        shutdown.requested().await
+        shutdown.requested().await;
     })
 }
 

@@ -170,22 +170,20 @@ impl Gate {
                 .values()
                 .find(|route| route.method == method && route.path == path)
         });
-        match route {
-            Some(route) => (route.effect, route.place, route.open_to_accounts),
-            None => {
-                let effect = if method == Method::GET {
-                    Effect::Read
-                } else {
-                    Effect::Write
-                };
-                let under_zone = about.path.starts_with("/v1/zones/");
-                (
-                    effect,
-                    if under_zone { Place::Zone } else { Place::Platform },
-                    false,
-                )
-            }
+        if let Some(route) = route {
+            return (route.effect, route.place, route.open_to_accounts);
         }
+        let effect = if method == Method::GET {
+            Effect::Read
+        } else {
+            Effect::Write
+        };
+        let under_zone = about.path.starts_with("/v1/zones/");
+        (
+            effect,
+            if under_zone { Place::Zone } else { Place::Platform },
+            false,
+        )
     }
 }
 

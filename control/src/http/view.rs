@@ -25,7 +25,7 @@ impl<'a> From<&'a Attribution> for AttributionView<'a> {
 }
 
 /// The place of a row in its list.
-pub(super) fn position(at: OffsetDateTime, id: impl ToString) -> Position {
+pub(super) fn position(at: OffsetDateTime, id: &(impl ToString + ?Sized)) -> Position {
     Position {
         at,
         id: id.to_string(),

@@ -91,7 +91,7 @@ impl Harness {
         let shutdown = Shutdown::new();
         let (base, task) = serve(&database, &bus, settings, &shutdown).await;
         let client = Client::new(ClientLimits {
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             ..ClientLimits::default()
         });
         Self {
