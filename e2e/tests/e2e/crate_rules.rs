@@ -112,8 +112,11 @@ fn crate_rules_the_chassis_knows_no_domain_word() {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap().to_lowercase();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
         for word in words {
-            assert!(!text.contains(word), "{} uses the domain word '{word}'", path.display());
+            assert!(!code.contains(word), "{} uses the domain word '{word}'", path.display());
         }
     }
 }

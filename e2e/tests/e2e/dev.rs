@@ -28,8 +28,9 @@ impl Dev {
         let mut command = match user {
             None => Command::new(binary()),
             Some(user) => {
-                let mut command = Command::new("runuser");
-                command.args(["-u", user, "--"]).arg(folder.join("caracal"));
+                // It becomes the program, so signals reach the program.
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", user, "--regid", "nogroup", "--clear-groups"]).arg(folder.join("caracal"));
                 command
             }
         };
@@ -64,7 +65,6 @@ impl Dev {
     /// Ends it as Ctrl-C does, and waits until it has ended.
     pub(crate) async fn interrupt(mut self) {
         let id = self.child.id().unwrap().to_string();
-        // runuser passes the signal on to the program.
         assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
         let ended = tokio::time::timeout(Duration::from_secs(40), self.child.wait()).await;
         assert!(ended.is_ok(), "Ctrl-C did not end caracal dev");

@@ -95,7 +95,7 @@ async fn a_resource_mandate_is_not_accepted_at_the_gateway() {
     .await;
     let claims = caracal_token::UnverifiedToken::parse(&seen).unwrap().unverified_claims().clone();
     assert_eq!(claims.r#use, Use::Resource, "the upstream gets a resource mandate");
-    refused(&world, "wrong use", world.call().mandate(&seen), "/", &world.zone, 401, "invalid_token").await;
+    refused(&world, "wrong use", world.call().mandate(&seen), "/", UNPROVEN, 401, "invalid_token").await;
 }
 
 async fn mandate_provider(world: &World) -> String {
@@ -147,6 +147,7 @@ async fn an_upstream_in_a_blocked_range_is_never_dialled() {
         let body = json!({"upstream_url": address});
         world.stack.admin().patch(&world.path(&format!("/resources/{}", world.resource)), &body).await.expect(200);
         caracal_testing::wait_until(SOON, async || world.call().mandate(&world.one_shot(&agent).await).send("/").await.status == 502).await;
+        drop(world.upstream.take_requests());
         let call = world.call().mandate(&world.one_shot(&agent).await);
         refused(&world, address, call, "/", &world.zone, 502, "internal_error").await;
     }

@@ -81,11 +81,17 @@ impl World {
 
     /// Exchanges until the STS has heard of the configuration.
     pub(crate) async fn until_minted(&self, fields: &[(&str, &str)]) -> String {
-        wait_for(SOON, async || {
+        let mut last = String::new();
+        let until = tokio::time::Instant::now() + SOON;
+        while tokio::time::Instant::now() < until {
             let answer = self.tokens.exchange(fields).await;
-            (answer.status == 200).then(|| answer.text_of("access_token"))
-        })
-        .await
+            if answer.status == 200 {
+                return answer.text_of("access_token");
+            }
+            last = answer.text();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no mandate for {fields:?}: {last}")
     }
 
     /// A reusable mandate for the resource.
