@@ -1,8 +1,10 @@
 //! How does this replica hear of changes? Every stream it depends on, read with a cursor of its own.
 //!
 //! The cursor captures where the streams end, the revocations are read from the durable log, and everything after the
-//! captured positions is applied as it comes. A change is applied before the cursor moves past it, so freshness says that
-//! memory is complete, not that a message was seen.
+//! captured positions is applied as it comes. A revocation is in force, and what was remembered of a session or delegation
+//! is forgotten, before the cursor moves past the entry: freshness says that memory holds nothing older. A zone's
+//! configuration is marked as outdated and read again beside the requests; how long the old one may serve has a bound of
+//! its own.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,9 +2,10 @@
 
 use caracal_chassis::metrics::Registry;
 use caracal_token::Use;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramTimer, IntCounter, IntCounterVec, IntGauge};
 use serde_json::{Value, json};
 
+use crate::exchange::client::Via;
 use crate::exchange::refusal::Refusal;
 use crate::state::Sts;
 
@@ -13,7 +14,8 @@ use crate::state::Sts;
 pub(crate) struct Metrics {
     exchanges: IntCounterVec,
     mandates: IntCounterVec,
-    seconds: HistogramVec,
+    seconds_direct: Histogram,
+    seconds_gateway: Histogram,
     pub(crate) policy_seconds: Histogram,
     pub(crate) policy_errors: IntCounter,
     pub(crate) subject_token_known: IntCounter,
@@ -47,6 +49,8 @@ impl Metrics {
         let name = |short: &str| format!("caracal_sts_{short}");
         let counter = |short: &str, help: &str| registry.counter(&name(short), help);
         let gauge = |short: &str, help: &str| registry.gauge(&name(short), help);
+        let help = "Time from the parsed request to the answer.";
+        let seconds = registry.histogram_vec(&name("exchange_seconds"), help, &["via"]);
         Self {
             exchanges: registry.counter_vec(
                 &name("exchanges_total"),
@@ -54,11 +58,8 @@ impl Metrics {
                 &["outcome"],
             ),
             mandates: registry.counter_vec(&name("mandates_total"), "Mandates issued by class.", &["use"]),
-            seconds: registry.histogram_vec(
-                &name("exchange_seconds"),
-                "Time from the parsed request to the answer.",
-                &["via"],
-            ),
+            seconds_direct: seconds.with_label_values(&["client"]),
+            seconds_gateway: seconds.with_label_values(&["gateway"]),
             policy_seconds: registry.histogram(&name("policy_seconds"), "Time of one policy decision."),
             policy_errors: counter(
                 "opa_eval_errors_total",
@@ -123,8 +124,11 @@ impl Metrics {
     }
 
     /// Measures one exchange until the answer is dropped.
-    pub(crate) fn exchange_timer(&self, via: &'static str) -> prometheus::HistogramTimer {
-        self.seconds.with_label_values(&[via]).start_timer()
+    pub(crate) fn exchange_timer(&self, via: Via) -> HistogramTimer {
+        match via {
+            Via::Client => self.seconds_direct.start_timer(),
+            Via::Gateway => self.seconds_gateway.start_timer(),
+        }
     }
 
     /// Looks up the values that are not counted.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use caracal_bus::spool::{self, OpenError, Spool};
-use caracal_bus::{Bus, Publisher, Revocations, StreamKeys};
+use caracal_bus::{Bus, CLOCK_SKEW_MAX, Publisher, Revocations, StreamKeys};
 use caracal_chassis::Clock;
 use caracal_chassis::health::{Health, MetricsAccess, Readiness};
 use caracal_chassis::metrics::Registry;
@@ -235,7 +235,7 @@ fn http_limits() -> Limits {
 
 fn readiness(sts: &Arc<Sts>, bus: Arc<dyn Bus>, shutdown: Shutdown) -> Readiness {
     let database = sts.database.clone();
-    let (spool, fresh) = (Arc::clone(sts), Arc::clone(sts));
+    let (spool, clock, fresh) = (Arc::clone(sts), Arc::clone(sts), Arc::clone(sts));
     Readiness::new()
         .until(shutdown)
         .add("postgres_unreachable", move || {
@@ -250,9 +250,27 @@ fn readiness(sts: &Arc<Sts>, bus: Arc<dyn Bus>, shutdown: Shutdown) -> Readiness
             let stats = spool.spool.stats();
             std::future::ready(stats.bytes < stats.total_bytes)
         })
+        .add("clock_skew", move || std::future::ready(!is_clock_behind(&clock)))
         .add("stream_consumers_not_ready", move || {
             std::future::ready(fresh.is_fresh())
         })
+}
+
+/// Whether the database's clock, by which the streams prove how complete they are, is far ahead of ours: nothing counts as
+/// fresh then. (Far behind cannot be told from an outage.)
+fn is_clock_behind(sts: &Sts) -> bool {
+    let Some(as_of) = sts.revocations.freshness().as_of() else {
+        return false;
+    };
+    let is_behind = as_of
+        .duration_since(sts.clock.now())
+        .is_ok_and(|ahead| ahead > CLOCK_SKEW_MAX);
+    if is_behind {
+        tracing::warn!(
+            "the clock of this machine is more than a minute behind the database's; exchanges are refused"
+        );
+    }
+    is_behind
 }
 
 /// Gauges are looked up when somebody reads them.

@@ -60,7 +60,7 @@ struct Named {
     record: Option<AuthorityRecordId>,
     session: Option<SessionId>,
     delegation: Option<DelegationId>,
-    /// The record of a presented reusable mandate, which the session must have been started under.
+    /// The root record of a presented reusable mandate, which the session must have been started under.
     bound_record: Option<AuthorityRecordId>,
     /// Whether the record must be looked up: a presented mandate has proved its own.
     looks_up_record: bool,
@@ -137,7 +137,7 @@ fn name(request: &ExchangeRequest, presented: Option<&Presented>) -> Result<Name
     };
     let bound_record = claims
         .filter(|claims| claims.r#use == Use::Session)
-        .map(|claims| claims.sid.clone());
+        .map(|claims| claims.root_sid.clone());
     let looks_up_record = presented.is_none() && record.is_some();
     Ok(Named {
         record,

@@ -258,7 +258,7 @@ impl Refusal {
 
     /// The kind of event the evidence of this refusal is.
     pub(crate) fn event_type(&self) -> &'static str {
-        if self.precedes_authentication() {
+        if self.evaluation_status() == Some(status::CLIENT_AUTH_FAILED) {
             event_type::CLIENT_AUTHENTICATION
         } else {
             event_type::TOKEN_EXCHANGE
@@ -268,7 +268,8 @@ impl Refusal {
     /// Whether anybody could cause this refusal, without having proved anything. Evidence of such refusals is limited
     /// for each source.
     pub(crate) fn precedes_authentication(&self) -> bool {
-        self.evaluation_status() == Some(status::CLIENT_AUTH_FAILED)
+        matches!(self, Self::RevocationStale | Self::ZoneUnavailable)
+            || self.evaluation_status() == Some(status::CLIENT_AUTH_FAILED)
     }
 
     /// The metric label: one of a fixed set.

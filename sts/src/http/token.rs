@@ -40,6 +40,11 @@ pub(super) async fn exchange(
         Ok(answer) => issued(&answer),
         Err(refusal) => {
             sts.metrics.refused(&refusal);
+            tracing::info!(
+                request.id = origin.request_id,
+                refusal = refusal.label(),
+                "refused a token exchange"
+            );
             refused(&refusal, &origin.request_id)
         }
     }
@@ -76,10 +81,7 @@ async fn token(sts: &Sts, origin: &Origin, request: Request) -> Result<TokenResp
         }
         (Err(refusal), Err(_)) | (Ok(_), Err(refusal)) => return Err(refusal),
     };
-    let _timer = sts.metrics.exchange_timer(match via {
-        Via::Client => "client",
-        Via::Gateway => "gateway",
-    });
+    let _timer = sts.metrics.exchange_timer(via);
     guarded(sts, origin, &request, via).await
 }
 

@@ -15,7 +15,7 @@ use caracal_model::ZoneId;
 use caracal_storage::{Database, StorageError, zone_model};
 use caracal_token::envelope::Keyring;
 use futures_util::StreamExt as _;
-use tokio::sync::{Mutex, Notify, OnceCell};
+use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
 use super::model::ZoneModel;
 
@@ -30,6 +30,13 @@ const RELOADS_AT_ONCE: usize = 4;
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// A zone is asked for its version before a refusal at most this often.
 const CATCH_UP_PAUSE_US: i64 = 100_000;
+/// How long a refusal waits for that: a database that does not answer must not hold up refusals.
+const CATCH_UP_WAIT: Duration = Duration::from_millis(500);
+/// How many zones are loaded for the first time at once: anybody can name zones, and the other connections are for
+/// those that exist.
+const FIRST_LOADS_AT_ONCE: usize = 8;
+/// Pause after reloads, so that a burst of changes to one zone is read together.
+const COALESCE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why there is no model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +85,7 @@ pub(crate) struct ZoneCache {
     unknown: moka::sync::Cache<ZoneId, ()>,
     /// Announcements so far: a first load that overlaps one is done again.
     announcements: AtomicU64,
+    first_loads: Semaphore,
     outdated: std::sync::Mutex<HashSet<ZoneId>>,
     wake: Notify,
     reloads: AtomicU64,
@@ -102,6 +110,7 @@ impl ZoneCache {
                 .time_to_live(UNKNOWN_TTL)
                 .build(),
             announcements: AtomicU64::new(0),
+            first_loads: Semaphore::new(FIRST_LOADS_AT_ONCE),
             outdated: std::sync::Mutex::default(),
             wake: Notify::new(),
             reloads: AtomicU64::new(0),
@@ -138,6 +147,12 @@ impl ZoneCache {
     /// here? If so, waits for the newer model. `false` when nothing newer is known to exist. Callers of the same moment
     /// share one statement; there is at most one for a zone in a tenth of a second.
     pub(crate) async fn catch_up(&self, zone: &ZoneId, seen: Option<i64>) -> bool {
+        tokio::time::timeout(CATCH_UP_WAIT, self.has_caught_up(zone, seen))
+            .await
+            .unwrap_or(false)
+    }
+
+    async fn has_caught_up(&self, zone: &ZoneId, seen: Option<i64>) -> bool {
         let Some(slot) = self.zones.get(zone) else {
             return false;
         };
@@ -230,7 +245,7 @@ impl ZoneCache {
             // What failed and what was announced meanwhile woke this task already; a failing database is not hurried.
             tokio::select! {
                 () = shutdown.requested() => return,
-                () = tokio::time::sleep(if failed { RETRY_PAUSE } else { Duration::ZERO }) => {}
+                () = tokio::time::sleep(if failed { RETRY_PAUSE } else { COALESCE_PAUSE }) => {}
             }
         }
     }
@@ -298,6 +313,7 @@ impl ZoneCache {
     }
 
     async fn load_first_model(&self, zone: &ZoneId) -> Result<ArcSwap<ZoneModel>, ZoneError> {
+        let _place = self.first_loads.acquire().await.or(Err(ZoneError::Unavailable))?;
         match self.load(zone, None).await {
             Ok(Some(model)) => Ok(ArcSwap::from_pointee(model)),
             Ok(None) => Err(ZoneError::Unknown),
