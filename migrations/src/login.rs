@@ -71,30 +71,25 @@ pub async fn attach_logins<P: AsRef<str>>(
         let name = role.login();
         let member_of = role.name();
         // Both names are constants of this file, so they are safe inside statements.
-        persist(
-            &mut connection,
-            &format!(
-                "DO $$ BEGIN
-                     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{name}') THEN
-                         CREATE ROLE {name} LOGIN NOSUPERUSER NOBYPASSRLS INHERIT IN ROLE {member_of};
-                     ELSIF NOT pg_has_role('{name}', '{member_of}', 'MEMBER') THEN
-                         GRANT {member_of} TO {name};
-                     END IF;
-                 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
-                 END $$"
-            ),
-        )
-        .await?;
+        let attach = format!(
+            "DO $$ BEGIN
+                 IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{name}') THEN
+                     CREATE ROLE {name} LOGIN NOSUPERUSER NOBYPASSRLS INHERIT IN ROLE {member_of};
+                 ELSIF NOT pg_has_role('{name}', '{member_of}', 'MEMBER') THEN
+                     GRANT {member_of} TO {name};
+                 END IF;
+             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+             END $$"
+        );
+        persist(&mut connection, &attach, None).await?;
         if let Some(password) = password {
-            let quoted: String = sqlx::query_scalar("SELECT quote_literal($1)")
-                .bind(password.as_ref())
-                .fetch_one(&mut *connection)
-                .await?;
-            persist(
-                &mut connection,
-                &format!("ALTER ROLE {name} LOGIN PASSWORD {quoted}"),
-            )
-            .await?;
+            // The password travels as a parameter: statements may be logged, here and on the server.
+            let set = format!(
+                "DO $$ BEGIN
+                     EXECUTE format('ALTER ROLE {name} LOGIN PASSWORD %L', current_setting('caracal.login_password'));
+                 END $$"
+            );
+            persist(&mut connection, &set, Some(password.as_ref())).await?;
         }
     }
     Ok(())
@@ -102,15 +97,26 @@ pub async fn attach_logins<P: AsRef<str>>(
 
 /// Runs `statement`, again if another session changed the same row of the shared catalogue meanwhile.
 ///
-/// PostgreSQL answers that case with an internal error (XX000, "tuple concurrently updated") instead of waiting.
-async fn persist(connection: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {
+/// PostgreSQL answers that case with an internal error (XX000, "tuple concurrently updated") instead of waiting. The
+/// password is readable as the setting `caracal.login_password` while the statement runs.
+async fn persist(
+    connection: &mut PgConnection,
+    statement: &str,
+    password: Option<&str>,
+) -> Result<(), sqlx::Error> {
     let mut attempt = 1;
     loop {
         let mut transaction = connection.begin().await?;
-        let outcome = sqlx::raw_sql(AssertSqlSafe(statement))
+        if let Some(password) = password {
+            sqlx::query("SELECT set_config('caracal.login_password', $1, true)")
+                .bind(password)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        match sqlx::raw_sql(AssertSqlSafe(statement))
             .execute(&mut *transaction)
-            .await;
-        match outcome {
+            .await
+        {
             Ok(_) => return transaction.commit().await,
             Err(error) if attempt < ATTEMPTS && was_concurrent(&error) => {
                 transaction.rollback().await?;
