@@ -67,3 +67,50 @@ async fn simultaneous_changes_of_one_tree_never_stop_each_other() {
     epochs.dedup();
     assert_eq!(epochs.len(), 33, "each new delegation has an epoch of its own");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_while_others_build_on_it_never_stops_them() {
+    let world = World::start().await;
+    let a = world.session("app-a", &json!({})).await;
+    let c = world.session("app-c", &json!({})).await;
+    for round in 0..12 {
+        let victim = world.session("app-b", &json!({})).await;
+        let edge = world.edge(("app-a", &a), ("app-b", &victim), &json!({})).await;
+        let child = json!({"parent_id": victim});
+        let onward = json!({"ttl_seconds": 60, "constraints": {"max_hops": 1}});
+        let (revoke, end) = (
+            format!("/zones/zone-1/delegations/{edge}/revoke"),
+            format!("/zones/zone-1/agents/{victim}"),
+        );
+        let (issuer, owner) = (world.app("app-a"), world.app("app-b"));
+        let nothing = json!({});
+        let answers = tokio::join!(
+            world.try_session("app-b", &child),
+            world.delegate(("app-b", &victim), ("app-c", &c), &onward),
+            world.delegate(("app-a", &a), ("app-b", &victim), &nothing),
+            issuer.patch(&revoke, &nothing),
+            world.try_session("app-b", &child),
+            owner.delete(&end),
+            world.delegate(("app-c", &c), ("app-b", &victim), &nothing),
+        );
+        let statuses = [
+            answers.0.status,
+            answers.1.status,
+            answers.2.status,
+            answers.3.status,
+            answers.4.status,
+            answers.5.status,
+            answers.6.status,
+        ];
+        assert!(
+            statuses.iter().all(|status| *status < 500),
+            "round {round}: {statuses:?}"
+        );
+        assert_eq!(answers.5.status, 204);
+    }
+    let orphans = "SELECT e.id FROM delegation_edges e JOIN sessions s ON s.id IN (e.source_session_id, e.target_session_id)
+        WHERE e.status = 'active' AND s.status <> 'active'";
+    assert_eq!(world.column(orphans).await, Vec::<String>::new());
+    let orphans = "SELECT c.id FROM sessions c JOIN sessions p ON p.id = c.parent_id WHERE c.status = 'active' AND p.status <> 'active'";
+    assert_eq!(world.column(orphans).await, Vec::<String>::new());
+}

@@ -117,10 +117,12 @@ const LINK_COLUMNS: &str = "id, zone_id, event_type, request_id, decision, polic
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock_head(tx: &mut WriteTx, zone: &ZoneId) -> Result<ChainHead, StorageError> {
-    sqlx::query("INSERT INTO audit_chain_heads (zone_id, seq) VALUES ($1, 0) ON CONFLICT (zone_id) DO NOTHING")
-        .bind(zone.as_str())
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "INSERT INTO audit_chain_heads (zone_id, seq) VALUES ($1, 0) ON CONFLICT (zone_id) DO NOTHING",
+    )
+    .bind(zone.as_str())
+    .execute(&mut *tx)
+    .await?;
     let (seq, content_sha256) =
         sqlx::query_as("SELECT seq, content_sha256 FROM audit_chain_heads WHERE zone_id = $1 FOR UPDATE")
             .bind(zone.as_str())
@@ -218,12 +220,14 @@ pub async fn append(tx: &mut WriteTx, zone: &ZoneId, links: &[NewLink]) -> Resul
     .bind(links.iter().map(|link| link.signed_data.as_str()).collect::<Vec<_>>())
     .execute(&mut *tx)
     .await?;
-    sqlx::query("UPDATE audit_chain_heads SET seq = $2, content_sha256 = $3, updated_at = now() WHERE zone_id = $1")
-        .bind(zone.as_str())
-        .bind(last.chain_seq)
-        .bind(last.content_sha256.as_str())
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "UPDATE audit_chain_heads SET seq = $2, content_sha256 = $3, updated_at = now() WHERE zone_id = $1",
+    )
+    .bind(zone.as_str())
+    .bind(last.chain_seq)
+    .bind(last.content_sha256.as_str())
+    .execute(&mut *tx)
+    .await?;
     Ok(())
 }
 
@@ -300,11 +304,11 @@ pub async fn count(tx: &mut ReadTx, zone: &str) -> Result<i64, StorageError> {
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn zones(tx: &mut ReadTx) -> Result<Vec<String>, StorageError> {
-    Ok(
-        sqlx::query_scalar("SELECT zone_id FROM audit_chain_heads UNION SELECT zone_id FROM audit_events ORDER BY zone_id")
-            .fetch_all(&mut *tx)
-            .await?,
+    Ok(sqlx::query_scalar(
+        "SELECT zone_id FROM audit_chain_heads UNION SELECT zone_id FROM audit_events ORDER BY zone_id",
     )
+    .fetch_all(&mut *tx)
+    .await?)
 }
 
 /// What [`search`] looks for within one zone.

@@ -92,7 +92,11 @@ pub async fn lock_zone(tx: &mut WriteTx, zone: &ZoneId) -> Result<(), StorageErr
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
-pub async fn inbound<'t>(tx: impl AnyTx<'t>, zone: &ZoneId, session: &str) -> Result<Vec<Edge>, StorageError> {
+pub async fn inbound<'t>(
+    tx: impl AnyTx<'t>,
+    zone: &ZoneId,
+    session: &str,
+) -> Result<Vec<Edge>, StorageError> {
     let statement = format!(
         "SELECT {COLUMNS} FROM delegation_edges WHERE zone_id = $1 AND target_session_id = $2 ORDER BY created_at, id"
     );

@@ -344,10 +344,12 @@ pub async fn lapsed(tx: &mut ReadTx, limit: i64) -> Result<Vec<(String, String)>
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn mark_expired(tx: &mut WriteTx, zone: &ZoneId, id: &SessionId) -> Result<(), StorageError> {
-    sqlx::query("UPDATE sessions SET status = 'expired' WHERE zone_id = $1 AND id = $2 AND status = 'terminated'")
-        .bind(zone.as_str())
-        .bind(id.as_str())
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "UPDATE sessions SET status = 'expired' WHERE zone_id = $1 AND id = $2 AND status = 'terminated'",
+    )
+    .bind(zone.as_str())
+    .bind(id.as_str())
+    .execute(&mut *tx)
+    .await?;
     Ok(())
 }
