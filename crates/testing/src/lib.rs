@@ -27,7 +27,7 @@ pub use database::TestDatabase;
 pub use fault_proxy::FaultProxy;
 pub use keys::TestKeys;
 pub use mandate::Mandate;
-pub use port::free_port;
+pub use port::{free_port, free_ports};
 pub use process::{Process, ProcessSpec};
 pub use redis::TestRedis;
 pub use stack::{Answer, Api, Service, Stack, StackOptions, TokenClient};

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::database::TestDatabase;
 use crate::fault_proxy::FaultProxy;
+use crate::port::ReservedPort;
 use crate::process::{Process, ProcessSpec};
 use crate::redis::TestRedis;
 
@@ -48,7 +49,9 @@ pub struct Stack {
     pub secrets: Secrets,
     gateway_urls: Vec<String>,
     client: Client,
+    // Both are held, not used.
     _folders: TempDir,
+    _ports: Vec<ReservedPort>,
 }
 
 /// Proxies before what the services depend on.
@@ -116,6 +119,7 @@ impl Stack {
                 ..ClientLimits::default()
             }),
             _folders: folders,
+            _ports: std::mem::take(&mut wiring.ports),
         };
         for process in stack.processes() {
             process.ready().await;

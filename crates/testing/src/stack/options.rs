@@ -43,7 +43,8 @@ pub struct StackOptions {
     pub faults: bool,
     /// `CARACAL_MODE`. Stable, so that tests run under the strict rules.
     pub mode: &'static str,
-    settings: Vec<(Option<Service>, String, String)>,
+    /// Settings beside those a stack needs, for one service or all; see [`StackOptions::set`].
+    pub settings: Vec<(Option<Service>, String, String)>,
 }
 
 impl Default for StackOptions {

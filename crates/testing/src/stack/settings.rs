@@ -8,7 +8,7 @@ use super::Settings;
 use super::options::{Service, StackOptions};
 use super::secrets::Secrets;
 use crate::database::TestDatabase;
-use crate::port::free_port;
+use crate::port::ReservedPort;
 use crate::redis::TestRedis;
 
 /// Who listens where, and where the stores are.
@@ -26,6 +26,8 @@ pub(super) struct Wiring {
     control_port: u16,
     coordinator_port: u16,
     audit_port: u16,
+    /// All of them; they stay reserved for as long as this lives.
+    pub(super) ports: Vec<ReservedPort>,
 }
 
 impl Wiring {
@@ -35,19 +37,25 @@ impl Wiring {
         redis: Option<&TestRedis>,
         folders: &Path,
     ) -> Self {
+        let mut ports = Vec::new();
+        let mut port = || {
+            let reserved = ReservedPort::new();
+            let number = reserved.number();
+            ports.push(reserved);
+            number
+        };
         Self {
             options: options.clone(),
             folders: folders.to_owned(),
             database_url: database.url(),
             redis_url: redis.map(|redis| redis.url().to_owned()),
             sts_port_for_gateways: None,
-            sts_ports: (0..options.sts_replicas).map(|_| free_port()).collect(),
-            gateway_ports: (0..options.gateways)
-                .map(|_| (free_port(), free_port()))
-                .collect(),
-            control_port: free_port(),
-            coordinator_port: free_port(),
-            audit_port: free_port(),
+            sts_ports: (0..options.sts_replicas).map(|_| port()).collect(),
+            gateway_ports: (0..options.gateways).map(|_| (port(), port())).collect(),
+            control_port: port(),
+            coordinator_port: port(),
+            audit_port: port(),
+            ports,
         }
     }
 

@@ -41,8 +41,16 @@ impl TokenClient {
     pub async fn try_exchange(&self, fields: &[(&str, &str)]) -> Option<Answer> {
         let content_type = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type)]);
-        let answer = self.client.request(Method::POST, &self.url, headers, self.form(fields)).await.ok()?;
-        Some(Answer { status: answer.status.as_u16(), headers: answer.headers, body: answer.body })
+        let answer = self
+            .client
+            .request(Method::POST, &self.url, headers, self.form(fields))
+            .await
+            .ok()?;
+        Some(Answer {
+            status: answer.status.as_u16(),
+            headers: answer.headers,
+            body: answer.body,
+        })
     }
 
     fn form(&self, fields: &[(&str, &str)]) -> String {
