@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use caracal_bus::{Bus, EntryId};
-use caracal_testing::wait_for;
+use caracal_testing::{wait_for, wait_until};
 use caracal_wire::event::{AgentsLifecycle, DelegationsInvalidate, SessionsRevoke};
 use caracal_wire::stream;
 use serde_json::json;
@@ -378,4 +378,45 @@ async fn sessions_are_listed_with_whom_they_stand_for() {
     api.get(&format!("{list}?status=odd"))
         .await
         .refused(400, "invalid_query");
+}
+
+#[tokio::test]
+async fn the_sweep_ends_what_was_issued_too_late_and_marks_what_is_overdue() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let (a, b) = (
+        api.application(&zone, "a").await,
+        api.application(&zone, "b").await,
+    );
+    api.delete(&format!("/v1/zones/{zone}/applications/{a}"))
+        .await
+        .expect(204);
+    for (record, application, ends) in [
+        ("late", &a, "1 hour"),
+        ("overdue", &b, "-1 hour"),
+        ("live", &b, "1 hour"),
+    ] {
+        sqlx::query(
+            "INSERT INTO authority_records (id, zone_id, session_type, subject_id, expires_at, authenticated_at)
+             VALUES ($1, $2, 'application', $3, now() + $4::interval, now())",
+        )
+        .bind(record)
+        .bind(&zone)
+        .bind(application)
+        .bind(ends)
+        .execute(&api.pool)
+        .await
+        .unwrap();
+    }
+    let (database, pool) = api.stop().await;
+    let api = Harness::on(database, pool, &[]).await;
+    wait_until(Duration::from_secs(20), async || {
+        alive(&api, &zone).await == ["live"]
+    })
+    .await;
+    assert_eq!(
+        logged(&api, &zone).await,
+        ["late"],
+        "what ends by itself is not revoked"
+    );
 }
