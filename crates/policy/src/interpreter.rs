@@ -15,9 +15,9 @@ use crate::tables::{Root, Tables};
 /// Longest evaluation of one root at activation, where nobody waits for a decision.
 const ACTIVATION_LIMIT: Duration = Duration::from_secs(2);
 
-/// Longest evaluation of one root for a request. It takes well below a millisecond; what takes 250 is
-/// a mistake, an attack, or a processor far beyond its load.
-const REQUEST_LIMIT: Duration = Duration::from_millis(250);
+/// Longest evaluation for a request, shared evenly by its roots. It takes well below a millisecond; what
+/// takes 600 is a mistake, an attack, or a processor far beyond its load.
+const REQUEST_LIMIT: Duration = Duration::from_millis(600);
 
 /// Steps between two looks at the time.
 const STEPS_PER_CHECK: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
@@ -90,9 +90,10 @@ impl Interpreter {
     /// Turns to serving requests: [`Self::tables`] will evaluate these roots.
     pub(crate) fn serving(mut self, roots: Vec<Root>) -> Self {
         let engines = self.engines.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let share = u32::try_from(roots.len()).unwrap_or(u32::MAX).max(1);
         engines
             .prototype
-            .set_execution_timer_config(limited_to(REQUEST_LIMIT));
+            .set_execution_timer_config(limited_to(REQUEST_LIMIT / share));
         self.roots = roots;
         self
     }

@@ -13,7 +13,7 @@
 //! Documents that read `input` are evaluated by an interpreter for each decision, with a time
 //! limit; all others cost a few hash look-ups.
 //!
-//! Nothing here does I/O or reads a clock.
+//! Nothing here does I/O or reads a clock, the stopwatch of the interpreter aside.
 
 mod analysis;
 mod bundle;
@@ -21,6 +21,7 @@ mod contract;
 mod decision;
 pub mod document;
 mod documents;
+mod facts;
 mod input;
 mod interpreter;
 mod simulation;

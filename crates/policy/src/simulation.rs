@@ -5,8 +5,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::bundle::Bundle;
-use crate::contract::{ClaimFacts, Facts, PolicyError, decide_facts};
+use crate::contract::{PolicyError, decide_facts};
 use crate::decision::Decision;
+use crate::facts::{ClaimFacts, Facts};
 use crate::input::SCHEMA_VERSION;
 
 /// Decides on an input document in JSON, as [`crate::decide`] would on the same facts.
