@@ -5,14 +5,14 @@
 //!
 //! | what | read | replaced |
 //! |---|---|---|
-//! | configuration of a zone ([`zone`]) | when it is first asked for | when its version moves |
-//! | sessions and delegations ([`session_graph`]) | when first presented, one statement | when they are announced to have changed |
+//! | configuration of a zone (`zone`) | when it is first asked for | when its version moves |
+//! | sessions and delegations (`session_graph`) | when first presented, one statement | when they are announced to have changed |
 //! | revocations | at start | by every announcement, and again after a loss |
 //!
-//! Announcements come by the event streams ([`feed`]). When the streams have not proved within the freshness bound that
+//! Announcements come by the event streams (`feed`). When the streams have not proved within the freshness bound that
 //! nothing is missing, every exchange is refused with 503.
 //!
-//! The life of a request: [`http`] reads it, [`exchange`] is the order of all checks, `exchange::refusal` is every
+//! The life of a request: `http` reads it, `exchange` is the order of all checks, `exchange::refusal` is every
 //! way to say no. This service never forwards traffic, and never acts without evidence.
 
 mod config;
@@ -24,6 +24,8 @@ mod http;
 mod key;
 mod limit;
 mod metrics;
+#[cfg(test)]
+mod rig;
 mod run;
 mod session_graph;
 mod state;

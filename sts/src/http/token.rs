@@ -181,3 +181,49 @@ fn issued(answer: &TokenResponse) -> Response {
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use caracal_wire::sts::TOKEN_EXCHANGE_GRANT;
+
+    use super::*;
+    use crate::rig::{Rig, seed};
+
+    fn wrong(application: &str) -> [(&str, &str); 4] {
+        [
+            ("grant_type", TOKEN_EXCHANGE_GRANT),
+            ("zone_id", "z1"),
+            ("application_id", application),
+            ("client_secret", "wrong"),
+        ]
+    }
+
+    #[tokio::test]
+    async fn one_wrong_secret_too_many_locks_the_source_out() {
+        let rig = Rig::new().await;
+        let suspect = Suspect::new("app-1", IpAddr::V4(Ipv4Addr::LOCALHOST));
+        for _ in 0..59 {
+            assert!(
+                !rig.sts
+                    .lockout
+                    .count_failure(suspect, rig.sts.clock.unix_micros())
+            );
+        }
+        assert_eq!(rig.send(&wrong("app-1"), &[]).await.0, StatusCode::UNAUTHORIZED);
+        let (status, body) = rig.send(&wrong("app-1"), &[]).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        assert!(String::from_utf8_lossy(&body).contains("authentication rate limit exceeded"));
+        let mut right = wrong("app-1");
+        right[3].1 = seed::SECRET;
+        assert_eq!(
+            rig.send(&right, &[]).await.0,
+            StatusCode::TOO_MANY_REQUESTS,
+            "the right secret does not help this source"
+        );
+        assert_eq!(
+            rig.send(&wrong("app-2"), &[]).await.0,
+            StatusCode::UNAUTHORIZED,
+            "others are not concerned"
+        );
+    }
+}

@@ -3,6 +3,8 @@
 //! A model is loaded when its zone is first asked for, once for all who wait. While a newer one is being loaded the old
 //! one serves; when that takes longer than allowed, the zone is refused. Zones that do not exist are remembered briefly.
 
+mod reload;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -10,11 +12,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use caracal_chassis::Clock;
-use caracal_chassis::shutdown::Shutdown;
 use caracal_model::ZoneId;
 use caracal_storage::{Database, StorageError, zone_model};
 use caracal_token::envelope::Keyring;
-use futures_util::StreamExt as _;
 use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
 use super::model::ZoneModel;
@@ -24,10 +24,6 @@ const ZONES_MAX: u64 = 20_000;
 /// How long and how many zones are remembered not to exist.
 const UNKNOWN_TTL: Duration = Duration::from_secs(2);
 const UNKNOWN_MAX: u64 = 20_000;
-/// How many zones are loaded again at a time.
-const RELOADS_AT_ONCE: usize = 4;
-/// Pause before a failed load is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// A zone is asked for its version before a refusal at most this often.
 const CATCH_UP_PAUSE_US: i64 = 100_000;
 /// How long a refusal waits for that: a database that does not answer must not hold up refusals.
@@ -35,8 +31,6 @@ const CATCH_UP_WAIT: Duration = Duration::from_millis(500);
 /// How many zones are loaded for the first time at once: anybody can name zones, and the other connections are for
 /// those that exist.
 const FIRST_LOADS_AT_ONCE: usize = 8;
-/// Pause after reloads, so that a burst of changes to one zone is read together.
-const COALESCE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why there is no model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -219,53 +213,6 @@ impl ZoneCache {
         }
     }
 
-    /// Loads outdated zones until the shutdown is requested; the owner of every reload but the first.
-    pub(crate) async fn run_reloads(self: Arc<Self>, shutdown: Shutdown) {
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.requested() => return,
-                () = self.wake.notified() => {}
-            }
-            let zones = std::mem::take(&mut *self.outdated_zones());
-            let reloads = futures_util::stream::iter(zones).map(|zone| {
-                let this = Arc::clone(&self);
-                async move {
-                    let failed = matches!(this.reload(&zone).await, Err(ZoneError::Unavailable));
-                    if failed && let Some(slot) = this.zones.get(&zone) {
-                        this.mark_outdated(&zone, &slot);
-                    }
-                    failed
-                }
-            });
-            let failed = reloads
-                .buffer_unordered(RELOADS_AT_ONCE)
-                .any(std::future::ready)
-                .await;
-            // What failed and what was announced meanwhile woke this task already; a failing database is not hurried.
-            tokio::select! {
-                () = shutdown.requested() => return,
-                () = tokio::time::sleep(if failed { RETRY_PAUSE } else { COALESCE_PAUSE }) => {}
-            }
-        }
-    }
-
-    /// Asks the database every `period` which zones have moved, for a change that nobody announced.
-    pub(crate) async fn run_polls(self: Arc<Self>, period: Duration, shutdown: Shutdown) {
-        loop {
-            tokio::select! {
-                () = shutdown.requested() => return,
-                () = tokio::time::sleep(period) => {}
-            }
-            if let Err(error) = self.poll().await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the versions of zones cannot be read"
-                );
-            }
-        }
-    }
-
     /// Zones in memory, for metrics.
     pub(crate) fn len(&self) -> u64 {
         self.zones.entry_count()
@@ -368,16 +315,6 @@ impl ZoneCache {
                 .compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
         self.outdated_zones().insert(zone.clone());
         self.wake.notify_one();
-    }
-
-    async fn poll(&self) -> Result<(), StorageError> {
-        let zones: Vec<ZoneId> = self.zones.iter().map(|(zone, _)| (*zone).clone()).collect();
-        let versions: std::collections::HashMap<ZoneId, i64> =
-            self.versions(&zones).await?.into_iter().collect();
-        for zone in zones {
-            self.note_change(&zone, Some(versions.get(&zone).copied().unwrap_or(i64::MAX)));
-        }
-        Ok(())
     }
 
     async fn versions(&self, zones: &[ZoneId]) -> Result<Vec<(ZoneId, i64)>, StorageError> {

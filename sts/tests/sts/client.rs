@@ -1,7 +1,5 @@
 //! Only an application that proves who it is gets anything, and nobody learns more than that.
 
-use http::StatusCode;
-
 use crate::seed::SECRET;
 use crate::stack::{GRANT, Stack};
 
@@ -84,37 +82,4 @@ async fn failures_are_in_the_ledger_of_the_zone_within_a_budget() {
         .events(|event| event["event_type"] == "client_authentication")
         .await;
     assert_eq!(written.len(), 3, "the rest is counted, not written");
-}
-
-#[tokio::test]
-async fn too_many_wrong_secrets_lock_the_source_out() {
-    let stack = Stack::start().await;
-    let wrong = [
-        GRANT,
-        ("zone_id", "z1"),
-        ("application_id", "app-1"),
-        ("client_secret", "wrong"),
-    ];
-    for _ in 0..60 {
-        assert_eq!(stack.post(&wrong).await.status, StatusCode::UNAUTHORIZED);
-    }
-    let answer = stack.post(&wrong).await;
-    assert_eq!(
-        answer.refusal(),
-        (429, "provider_rate_limited", "authentication rate limit exceeded")
-    );
-    assert_eq!(answer.headers["retry-after"], "60");
-    let answer = stack
-        .mint(&[("resource", "resource://crm"), ("scope", "agent:lifecycle")])
-        .await;
-    assert_eq!(
-        answer.status,
-        StatusCode::TOO_MANY_REQUESTS,
-        "the right secret does not help this source"
-    );
-    assert_eq!(
-        refusal(&stack, "z1", "app-unknown", SECRET).await.0,
-        401,
-        "other applications are not concerned"
-    );
 }

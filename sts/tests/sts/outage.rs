@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use caracal_testing::{FaultProxy, Role, TestDatabase, wait_until};
+use caracal_testing::{FaultProxy, Role, TestDatabase, TestRedis, wait_until};
 use http::StatusCode;
 
 use crate::stack::{SOON, Stack};
@@ -102,4 +102,85 @@ async fn the_service_stops_when_asked() {
     let mut stack = Stack::start().await;
     let stopped = tokio::time::timeout(Duration::from_secs(30), stack.stop()).await;
     stopped.unwrap().unwrap();
+}
+
+/// A service that reaches Redis through a proxy.
+async fn behind_redis_proxy(settings: &[(&str, &str)]) -> (Stack, FaultProxy) {
+    let (database, redis) = (TestDatabase::new().await, TestRedis::new().await);
+    let proxy = FaultProxy::before(redis.url()).await;
+    let url = database.url_as(Role::Sts);
+    let through = proxy.url_through(redis.url());
+    (
+        Stack::start_between(database, &url, redis, &through, settings).await,
+        proxy,
+    )
+}
+
+#[tokio::test]
+async fn without_the_event_bus_knowledge_grows_old_and_recovers() {
+    let (stack, proxy) = behind_redis_proxy(&[("REVOCATION_FRESHNESS", "3s")]).await;
+    stack.one_shot("resource://crm", "crm:read").await;
+    proxy.refuse();
+    wait_until(SOON, async || {
+        stack.mint(&FIELDS).await.status == StatusCode::SERVICE_UNAVAILABLE
+    })
+    .await;
+    assert_eq!(stack.get("/ready").await.body["reason"], "redis_unreachable");
+    let recorded = stack.mint(&FIELDS).await;
+    assert_eq!(
+        recorded.refusal(),
+        (503, "sts_unavailable", "revocation state unavailable")
+    );
+    proxy.resume();
+    wait_until(SOON, async || stack.mint(&FIELDS).await.status == StatusCode::OK).await;
+    assert_eq!(
+        stack.events_of(&recorded).await[0]["decision"],
+        "deny",
+        "evidence waited in the spool"
+    );
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_rather_than_serves_unrecorded() {
+    let settings = [
+        ("AUDIT_SPOOL_BYTES", "1MiB"),
+        ("REVOCATION_FRESHNESS", "600s"),
+        ("STS_MINT_RATE_LIMIT_PER_MIN", "100000"),
+    ];
+    let (stack, proxy) = behind_redis_proxy(&settings).await;
+    stack.one_shot("resource://crm", "crm:read").await;
+    proxy.refuse();
+    let mut refused = None;
+    for _ in 0..5_000 {
+        let answer = stack.mint(&FIELDS).await;
+        if answer.status != StatusCode::OK {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    assert_eq!(
+        refused.refusal(),
+        (503, "sts_unavailable", "audit evidence unavailable")
+    );
+    proxy.resume();
+    wait_until(SOON, async || stack.mint(&FIELDS).await.status == StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn a_bus_that_lost_its_memory_makes_the_service_read_everything_again() {
+    let stack = Stack::start().await;
+    stack.one_shot("resource://crm", "crm:read").await;
+    // Revoked while the announcement is lost together with everything else on the bus.
+    stack
+        .sql(
+            "INSERT INTO revocation_log (zone_id, kind, anchor_id, reason, expires_at)
+             VALUES ('z1', 'session', 's-target', 'test', now() + interval '1 hour')",
+        )
+        .await;
+    stack.redis.empty().await;
+    wait_until(SOON, async || {
+        stack.mint(&FIELDS).await.status == StatusCode::FORBIDDEN
+    })
+    .await;
 }

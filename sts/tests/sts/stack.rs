@@ -41,7 +41,7 @@ pub(crate) struct Stack {
     pub(crate) shutdown: Shutdown,
     served: Option<JoinHandle<Result<(), RunError>>>,
     _spool: TempDir,
-    _redis: TestRedis,
+    pub(crate) redis: TestRedis,
     _database: TestDatabase,
 }
 
@@ -69,16 +69,29 @@ impl Stack {
 
     /// The same, reaching its database by `url`.
     pub(crate) async fn start_on(database: TestDatabase, url: &str, settings: &[(&str, &str)]) -> Self {
+        let redis = TestRedis::new().await;
+        let redis_url = redis.url().to_owned();
+        Self::start_between(database, url, redis, &redis_url, settings).await
+    }
+
+    /// The same, reaching its event bus by a URL of its own as well.
+    pub(crate) async fn start_between(
+        database: TestDatabase,
+        url: &str,
+        redis: TestRedis,
+        redis_url: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let pool = database.pool().await;
         seed::seed(&pool).await;
-        let redis = TestRedis::new().await;
         let spool = tempfile::tempdir().unwrap();
         let bus: Arc<dyn Bus> = Arc::new(RedisBus::connect(redis.url()).unwrap());
-        let config = config(url, redis.url(), &spool, settings);
+        let config = config(url, redis_url, &spool, settings);
+        let own_bus = Arc::new(RedisBus::connect(redis_url).unwrap());
         let shutdown = Shutdown::new();
         let (bound, listening) = oneshot::channel();
         let deps = Deps {
-            bus: Arc::clone(&bus),
+            bus: own_bus,
             clock: Clock::system(),
         };
         let running = caracal_sts::run(
@@ -105,7 +118,7 @@ impl Stack {
             shutdown,
             served: Some(served),
             _spool: spool,
-            _redis: redis,
+            redis,
             _database: database,
         };
         stack.until_ready().await;
