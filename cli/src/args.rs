@@ -40,10 +40,10 @@ pub(crate) enum Command {
         after_help = "Examples: caracal audit --config /etc/caracal/audit.toml\n          caracal audit verify --zone 0199a1b2-..."
     )]
     Audit(AuditArguments),
-    /// Bring the database schema up to date (DATABASE_URL; safe to repeat and to run concurrently)
+    /// Bring the database schema up to date (`DATABASE_URL`; safe to repeat and to run concurrently)
     #[command(after_help = "Example: DATABASE_URL=postgres://postgres@db/caracal caracal migrate")]
     Migrate(MigrateArguments),
-    /// Migrate, then make the event streams' consumer groups (DATABASE_URL, REDIS_URL; safe to repeat)
+    /// Migrate, then make the event streams' consumer groups (`DATABASE_URL`, `REDIS_URL`; safe to repeat)
     #[command(after_help = "Example: DATABASE_URL=... REDIS_URL=redis://redis:6379 caracal init")]
     Init(MigrateArguments),
     /// Run every role in one process with a private PostgreSQL and a demo zone
@@ -85,7 +85,7 @@ pub(crate) struct AuditArguments {
 /// What can be done with the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
-    /// Recompute the hash chain of a zone and compare (DATABASE_URL, AUDIT_HMAC_KEY)
+    /// Recompute the hash chain of a zone and compare (`DATABASE_URL`, `AUDIT_HMAC_KEY`)
     #[command(
         after_help = "Example: DATABASE_URL=... AUDIT_HMAC_KEY=... caracal audit verify --zone 0199a1b2-..."
     )]

@@ -12,12 +12,13 @@ pub(crate) const IN_PROCESS: &str = "memory:";
 ///
 /// # Errors
 /// When the URL is the in-process one, which only `caracal dev` can provide, or Redis cannot be reached.
-pub(crate) async fn connect(url: &str) -> Result<Arc<dyn Bus>> {
+pub(crate) fn connect(url: &str) -> Result<Arc<dyn Bus>> {
     if url.starts_with(IN_PROCESS) {
         bail!(
             "REDIS_URL: `{IN_PROCESS}` works only inside `caracal dev`; give the URL of a Redis 7, for example redis://127.0.0.1:6379"
         );
     }
-    let bus = RedisBus::connect(url).context("REDIS_URL: cannot connect to Redis; is it running, and is the URL right?")?;
+    let bus = RedisBus::connect(url)
+        .context("REDIS_URL: cannot connect to Redis; is it running, and is the URL right?")?;
     Ok(Arc::new(bus))
 }

@@ -132,4 +132,4 @@ fn progress(step: &str) {
 }
 
 /// How long one part may take to come up.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);

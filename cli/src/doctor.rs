@@ -43,7 +43,7 @@ async fn check_database(url: &str) -> Result<()> {
 }
 
 async fn check_redis(url: &str) -> Result<()> {
-    bus::connect(url).await?.ping().await?;
+    bus::connect(url)?.ping().await?;
     Ok(())
 }
 

@@ -44,7 +44,7 @@ pub(crate) async fn migrate(config_file: Option<&Path>) -> Result<()> {
 pub(crate) async fn init(config_file: Option<&Path>) -> Result<()> {
     let settings = read(config_file, true)?;
     migrate_database(&settings.database_url, &settings.passwords).await?;
-    let bus = bus::connect(settings.redis_url.as_deref().unwrap_or_default()).await?;
+    let bus = bus::connect(settings.redis_url.as_deref().unwrap_or_default())?;
     provision_groups(bus.as_ref()).await
 }
 

@@ -83,7 +83,7 @@ pub(crate) async fn run<R: Role>(config_file: Option<&Path>) -> Result<()> {
     for warning in &logs.warnings {
         tracing::warn!("{warning}");
     }
-    let bus = bus::connect(R::redis_url(&config)).await?;
+    let bus = bus::connect(R::redis_url(&config))?;
     let shutdown = Shutdown::on_signals()?;
     R::run(config, bus, Clock::system(), shutdown).await
 }

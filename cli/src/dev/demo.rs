@@ -54,20 +54,17 @@ async fn ensure_application(admin: &Admin, home: &Home, zone: &str, base: &str) 
         .find(&format!("{base}/applications"), "name", "demo-agent")
         .await?;
     let remembered: Option<DemoCredential> = home.read(CREDENTIAL_FILE)?;
-    let created = match existing {
-        Some(application) => {
-            let id = text(&application, "id")?;
-            if let Some(credential) = remembered.filter(|known| known.application_id == id) {
-                return Ok(credential);
-            }
-            admin
-                .post(&format!("{base}/applications/{id}/rotate-secret"), &json!({}))
-                .await?
+    let created = if let Some(application) = existing {
+        let id = text(&application, "id")?;
+        if let Some(credential) = remembered.filter(|known| known.application_id == id) {
+            return Ok(credential);
         }
-        None => {
-            let body = json!({"name": "demo-agent", "registration_method": "managed"});
-            admin.post(&format!("{base}/applications"), &body).await?
-        }
+        admin
+            .post(&format!("{base}/applications/{id}/rotate-secret"), &json!({}))
+            .await?
+    } else {
+        let body = json!({"name": "demo-agent", "registration_method": "managed"});
+        admin.post(&format!("{base}/applications"), &body).await?
     };
     let credential = DemoCredential {
         zone_id: zone.to_owned(),
@@ -81,18 +78,17 @@ async fn ensure_application(admin: &Admin, home: &Home, zone: &str, base: &str) 
 async fn ensure_provider(admin: &Admin, base: &str) -> Result<String> {
     let path = format!("{base}/providers");
     let identifier = "provider://demo-upstream";
-    let provider = match admin.find(&path, "identifier", identifier).await? {
-        Some(provider) => provider,
-        None => {
-            let config = json!({
-                "auth_location": "header",
-                "header_name": CREDENTIAL_HEADER,
-                "api_key": "demo-upstream-key",
-                "allowed_token_hosts": ["127.0.0.1"],
-            });
-            let body = json!({"name": "Demo upstream", "identifier": identifier, "kind": "api_key", "config_json": config});
-            admin.post(&path, &body).await?
-        }
+    let provider = if let Some(provider) = admin.find(&path, "identifier", identifier).await? {
+        provider
+    } else {
+        let config = json!({
+            "auth_location": "header",
+            "header_name": CREDENTIAL_HEADER,
+            "api_key": "demo-upstream-key",
+            "allowed_token_hosts": ["127.0.0.1"],
+        });
+        let body = json!({"name": "Demo upstream", "identifier": identifier, "kind": "api_key", "config_json": config});
+        admin.post(&path, &body).await?
     };
     text(&provider, "id")
 }

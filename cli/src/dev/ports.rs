@@ -33,7 +33,7 @@ impl Ports {
                 upstream: 8090,
             });
         };
-        if base < 1024 || base > u16::MAX - 7 {
+        if !(1024..=u16::MAX - 7).contains(&base) {
             bail!("--port-base must be between 1024 and {}", u16::MAX - 7);
         }
         Ok(Self {

@@ -126,14 +126,12 @@ impl Home {
     /// # Errors
     /// When they cannot be read or written.
     pub(crate) fn keys(&self) -> Result<Keys> {
-        match self.read("keys.json")? {
-            Some(keys) => Ok(keys),
-            None => {
-                let keys = Keys::generate()?;
-                self.write("keys.json", &keys)?;
-                Ok(keys)
-            }
+        if let Some(keys) = self.read("keys.json")? {
+            return Ok(keys);
         }
+        let keys = Keys::generate()?;
+        self.write("keys.json", &keys)?;
+        Ok(keys)
     }
 
     /// Reads a remembered value.

@@ -78,15 +78,14 @@ impl Stores {
     /// When a store cannot be started or reached.
     pub(crate) async fn start(home: &Home, settings: &Settings) -> Result<Self> {
         let (bus, redis_url): (Arc<dyn Bus>, String) = match &settings.redis_url {
-            Some(url) => (bus::connect(url).await?, url.clone()),
+            Some(url) => (bus::connect(url)?, url.clone()),
             None => (Arc::new(MemoryBus::open(&home.join("bus"))?), String::new()),
         };
-        let database = match &settings.database_url {
-            Some(url) => Databases::Given(url.clone()),
-            None => {
-                progress("starting a private PostgreSQL");
-                Databases::Private(PrivatePostgres::start(home.path()).await?)
-            }
+        let database = if let Some(url) = &settings.database_url {
+            Databases::Given(url.clone())
+        } else {
+            progress("starting a private PostgreSQL");
+            Databases::Private(PrivatePostgres::start(home.path()).await?)
         };
         let stores = Self {
             database,

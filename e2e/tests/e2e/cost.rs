@@ -30,9 +30,13 @@ impl Reading {
         let burned: Vec<String> = connection.keys("seen:jti:*").await.unwrap();
         Self {
             exchanges: labelled(&sts["mandates"], "use", "resource"),
-            statements: sts["database_statements"].as_i64().unwrap_or_else(|| panic!("no statements in {sts}")),
+            statements: sts["database_statements"]
+                .as_i64()
+                .unwrap_or_else(|| panic!("no statements in {sts}")),
             burned: i64::try_from(burned.len()).unwrap(),
-            round_trips: gateway["bus_round_trips"].as_i64().unwrap_or_else(|| panic!("no round trips in {gateway}")),
+            round_trips: gateway["bus_round_trips"]
+                .as_i64()
+                .unwrap_or_else(|| panic!("no round trips in {gateway}")),
         }
     }
 
@@ -48,19 +52,38 @@ impl Reading {
 
 fn labelled(family: &Value, label: &str, wanted: &str) -> i64 {
     let rows = family.as_array().cloned().unwrap_or_default();
-    rows.iter().find(|row| row["labels"][label] == wanted).and_then(|row| row["value"].as_i64()).unwrap_or_default()
+    rows.iter()
+        .find(|row| row["labels"][label] == wanted)
+        .and_then(|row| row["value"].as_i64())
+        .unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_governed_call_costs_no_sql_one_redis_round_trip_and_one_exchange() {
     let world = World::start(StackOptions::default()).await;
     let agent = world.agent().await;
-    assert_eq!(world.call().mandate(&world.one_shot(&agent).await).send("/warm").await.status, 200);
+    assert_eq!(
+        world
+            .call()
+            .mandate(&world.one_shot(&agent).await)
+            .send("/warm")
+            .await
+            .status,
+        200
+    );
 
     let before = Reading::take(&world).await;
     let began = tokio::time::Instant::now();
     for _ in 0..CALLS {
-        assert_eq!(world.call().mandate(&world.one_shot(&agent).await).send("/").await.status, 200);
+        assert_eq!(
+            world
+                .call()
+                .mandate(&world.one_shot(&agent).await)
+                .send("/")
+                .await
+                .status,
+            200
+        );
     }
     let busy = Reading::take(&world).await.since(before);
     let took = began.elapsed();
@@ -73,7 +96,13 @@ async fn a_governed_call_costs_no_sql_one_redis_round_trip_and_one_exchange() {
     assert_eq!(busy.burned, CALLS, "one mandate burned for each call");
     // One statement for each call, on either leg, would show as CALLS more than the background's.
     let background = CALLS / 2;
-    assert!((busy.statements - idle.statements).abs() < background, "no SQL for mint and exchange: {busy:?}, idle {idle:?}");
+    assert!(
+        (busy.statements - idle.statements).abs() < background,
+        "no SQL for mint and exchange: {busy:?}, idle {idle:?}"
+    );
     let round_trips = busy.round_trips - idle.round_trips;
-    assert!((round_trips - CALLS).abs() < background, "one round trip to Redis for each call: {busy:?}, idle {idle:?}");
+    assert!(
+        (round_trips - CALLS).abs() < background,
+        "one round trip to Redis for each call: {busy:?}, idle {idle:?}"
+    );
 }

@@ -53,7 +53,16 @@ async fn nothing_is_forwarded_unrecorded_or_twice_whatever_is_killed() {
     world.stack.audit.restart().await;
     world.stack.coordinator.restart().await;
     world.stack.control.restart().await;
-    wait_until(SOON, async || world.call().mandate(&world.one_shot(&agent).await).send("/").await.status == 200).await;
+    wait_until(SOON, async || {
+        world
+            .call()
+            .mandate(&world.one_shot(&agent).await)
+            .send("/")
+            .await
+            .status
+            == 200
+    })
+    .await;
     stop.store(true, Ordering::SeqCst);
     let mut seen = Seen::default();
     for worker in workers {
@@ -61,13 +70,26 @@ async fn nothing_is_forwarded_unrecorded_or_twice_whatever_is_killed() {
         seen.mints += one.mints;
         seen.passed.extend(one.passed);
     }
-    assert!(seen.passed.len() > 20, "there was load: {} calls passed, {} mandates", seen.passed.len(), seen.mints);
+    assert!(
+        seen.passed.len() > 20,
+        "there was load: {} calls passed, {} mandates",
+        seen.passed.len(),
+        seen.mints
+    );
 
     for (mandate, _) in seen.passed.iter().rev().take(20) {
-        assert_eq!(world.call().mandate(mandate).send("/again").await.status, 401, "a burned mandate stays burned");
+        assert_eq!(
+            world.call().mandate(mandate).send("/again").await.status,
+            401,
+            "a burned mandate stays burned"
+        );
     }
-    let forwarded: Vec<String> =
-        world.upstream.take_requests().iter().map(|request| request.header("x-request-id").unwrap_or_default().to_owned()).collect();
+    let forwarded: Vec<String> = world
+        .upstream
+        .take_requests()
+        .iter()
+        .map(|request| request.header("x-request-id").unwrap_or_default().to_owned())
+        .collect();
     let expected: Vec<(String, &str)> = forwarded
         .iter()
         .flat_map(|id| [(id.clone(), "forwarding"), (id.clone(), "complete")])
@@ -76,11 +98,19 @@ async fn nothing_is_forwarded_unrecorded_or_twice_whatever_is_killed() {
     let until = tokio::time::Instant::now() + 3 * SOON;
     loop {
         let ledger = ledger(&world).await;
-        let missing: Vec<_> = expected.iter().filter(|(id, status)| !ledger.contains(&(id.clone(), (*status).to_owned()))).collect();
+        let missing: Vec<_> = expected
+            .iter()
+            .filter(|(id, status)| !ledger.contains(&(id.clone(), (*status).to_owned())))
+            .collect();
         if missing.is_empty() {
             break;
         }
-        assert!(tokio::time::Instant::now() < until, "{} of {} events never reached the ledger: {missing:?}", missing.len(), expected.len());
+        assert!(
+            tokio::time::Instant::now() < until,
+            "{} of {} events never reached the ledger: {missing:?}",
+            missing.len(),
+            expected.len()
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     world.assert_chain_verifies().await;
@@ -114,19 +144,38 @@ impl Worker {
     }
 
     async fn mint(&self) -> Option<String> {
-        let fields = [("resource", RESOURCE), ("scope", READ), ("agent_session_id", &self.session), ("delegation_edge_id", &self.delegation)];
+        let fields = [
+            ("resource", RESOURCE),
+            ("scope", READ),
+            ("agent_session_id", &self.session),
+            ("delegation_edge_id", &self.delegation),
+        ];
         let answer = self.tokens.try_exchange(&fields).await?;
         (answer.status == 200).then(|| answer.text_of("access_token"))
     }
 
     async fn call(&self, mandate: &str, id: &str) -> Option<u16> {
-        let header = |name: &'static str, value: &str| (HeaderName::from_static(name), HeaderValue::try_from(value).unwrap());
+        let header = |name: &'static str, value: &str| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::try_from(value).unwrap(),
+            )
+        };
         let headers = HeaderMap::from_iter([
             header("authorization", &format!("Bearer {mandate}")),
             header("x-caracal-resource", RESOURCE),
             header("x-request-id", id),
         ]);
-        let answer = self.http.request(Method::GET, &format!("{}/load", self.gateway), headers, Vec::new()).await.ok()?;
+        let answer = self
+            .http
+            .request(
+                Method::GET,
+                &format!("{}/load", self.gateway),
+                headers,
+                Vec::new(),
+            )
+            .await
+            .ok()?;
         Some(answer.status.as_u16())
     }
 }
@@ -136,13 +185,16 @@ async fn ledger(world: &World) -> BTreeSet<(String, String)> {
     let mut all = BTreeSet::new();
     let mut cursor = String::new();
     loop {
-        let path = format!("/api/audit/search?zone_id={}&limit=200&cursor={cursor}", world.zone);
+        let path = format!(
+            "/api/audit/search?zone_id={}&limit=200&cursor={cursor}",
+            world.zone
+        );
         let page: Value = world.stack.auditor().get(&path).await.expect(200);
         for found in page["events"].as_array().into_iter().flatten() {
             let text = |member: &str| found["Event"][member].as_str().unwrap_or_default().to_owned();
             all.insert((text("request_id"), text("evaluation_status")));
         }
-        cursor = page["next_cursor"].as_str().unwrap_or_default().to_owned();
+        page["next_cursor"].as_str().unwrap_or_default().clone_into(&mut cursor);
         if cursor.is_empty() {
             return all;
         }

@@ -16,18 +16,56 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bus", &["wire", "model"]),
     ("relay", &["storage", "bus", "wire", "model"]),
     ("gateway", &["chassis", "bus", "wire", "token", "model"]),
-    ("sts", &["chassis", "storage", "relay", "bus", "policy", "wire", "token", "model"]),
-    ("control", &["chassis", "storage", "relay", "bus", "policy", "wire", "token", "model"]),
-    ("coordinator", &["chassis", "storage", "relay", "bus", "wire", "token", "model"]),
+    (
+        "sts",
+        &[
+            "chassis", "storage", "relay", "bus", "policy", "wire", "token", "model",
+        ],
+    ),
+    (
+        "control",
+        &[
+            "chassis", "storage", "relay", "bus", "policy", "wire", "token", "model",
+        ],
+    ),
+    (
+        "coordinator",
+        &["chassis", "storage", "relay", "bus", "wire", "token", "model"],
+    ),
     ("audit", &["chassis", "storage", "bus", "wire", "token", "model"]),
     (
         "caracal",
         &[
-            "gateway", "sts", "control", "coordinator", "audit", "chassis", "storage", "relay", "bus", "migrations",
-            "wire", "token", "model", "policy",
+            "gateway",
+            "sts",
+            "control",
+            "coordinator",
+            "audit",
+            "chassis",
+            "storage",
+            "relay",
+            "bus",
+            "migrations",
+            "wire",
+            "token",
+            "model",
+            "policy",
         ],
     ),
-    ("testing", &["model", "token", "wire", "migrations", "bus", "storage", "chassis", "policy", "relay"]),
+    (
+        "testing",
+        &[
+            "model",
+            "token",
+            "wire",
+            "migrations",
+            "bus",
+            "storage",
+            "chassis",
+            "policy",
+            "relay",
+        ],
+    ),
     ("e2e", &[]),
     ("bench", &["testing", "token", "policy", "wire", "model"]),
 ];
@@ -42,7 +80,16 @@ const ONLY: &[(&str, &[&str])] = &[
 ];
 
 /// Libraries that a pure crate never names: no I/O, no clock.
-const IMPURE: &[&str] = &["tokio", "hyper", "hyper-util", "axum", "sqlx", "redis", "tracing-subscriber", "nix"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "hyper",
+    "hyper-util",
+    "axum",
+    "sqlx",
+    "redis",
+    "tracing-subscriber",
+    "nix",
+];
 
 fn short(name: &str) -> &str {
     name.strip_prefix("caracal-").unwrap_or(name)
@@ -70,11 +117,14 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 fn crate_rules_every_arrow_between_our_crates_is_an_allowed_one() {
     let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
     for (name, depends_on) in dependencies() {
-        let allowed = allowed
-            .get(name.as_str())
-            .unwrap_or_else(|| panic!("the crate {name} has no row in ARROWS: add it here and to ARCHITECTURE.md"));
+        let allowed = allowed.get(name.as_str()).unwrap_or_else(|| {
+            panic!("the crate {name} has no row in ARROWS: add it here and to ARCHITECTURE.md")
+        });
         for target in depends_on.iter().filter(|target| target.starts_with("caracal-")) {
-            assert!(allowed.contains(&short(target)), "{name} may not depend on {target}");
+            assert!(
+                allowed.contains(&short(target)),
+                "{name} may not depend on {target}"
+            );
         }
     }
 }
@@ -96,7 +146,10 @@ fn crate_rules_pure_crates_do_no_io_and_read_no_clock() {
     let all = dependencies();
     for name in ["model", "token", "policy", "wire"] {
         for library in IMPURE {
-            assert!(!all[name].contains(*library), "{name} is pure and may not depend on {library}");
+            assert!(
+                !all[name].contains(*library),
+                "{name} is pure and may not depend on {library}"
+            );
         }
     }
 }
@@ -108,15 +161,26 @@ fn crate_rules_the_chassis_knows_no_domain_word() {
     let mut pending = vec![sources];
     while let Some(path) = pending.pop() {
         if path.is_dir() {
-            pending.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            pending.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap().to_lowercase();
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code: Vec<&str> = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect();
         let code = code.join("\n");
         for word in words {
-            assert!(!code.contains(word), "{} uses the domain word '{word}'", path.display());
+            assert!(
+                !code.contains(word),
+                "{} uses the domain word '{word}'",
+                path.display()
+            );
         }
     }
 }
@@ -125,6 +189,9 @@ fn crate_rules_the_chassis_knows_no_domain_word() {
 fn crate_rules_the_map_names_every_crate() {
     let map = include_str!("../../../ARCHITECTURE.md");
     for (name, _) in dependencies() {
-        assert!(map.contains(&format!("`{name}`")), "ARCHITECTURE.md does not mention `{name}`");
+        assert!(
+            map.contains(&format!("`{name}`")),
+            "ARCHITECTURE.md does not mention `{name}`"
+        );
     }
 }

@@ -30,7 +30,9 @@ impl Dev {
             Some(user) => {
                 // It becomes the program, so signals reach the program.
                 let mut command = Command::new("setpriv");
-                command.args(["--reuid", user, "--regid", "nogroup", "--clear-groups"]).arg(folder.join("caracal"));
+                command
+                    .args(["--reuid", user, "--regid", "nogroup", "--clear-groups"])
+                    .arg(folder.join("caracal"));
                 command
             }
         };
@@ -49,7 +51,10 @@ impl Dev {
         let mut child = command.spawn().unwrap();
         wait_until(START, async || {
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("caracal dev ended ({status}): {}", std::fs::read_to_string(folder.join("log")).unwrap_or_default());
+                panic!(
+                    "caracal dev ended ({status}): {}",
+                    std::fs::read_to_string(folder.join("log")).unwrap_or_default()
+                );
             }
             ready.exists()
         })
@@ -59,19 +64,31 @@ impl Dev {
     }
 
     fn get(&self, name: &str) -> &str {
-        self.environment.get(name).unwrap_or_else(|| panic!("dev.env has no {name}"))
+        self.environment
+            .get(name)
+            .unwrap_or_else(|| panic!("dev.env has no {name}"))
     }
 
     /// Ends it as Ctrl-C does, and waits until it has ended.
     pub(crate) async fn interrupt(mut self) {
         let id = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &id])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
         let ended = tokio::time::timeout(Duration::from_secs(40), self.child.wait()).await;
         assert!(ended.is_ok(), "Ctrl-C did not end caracal dev");
     }
 
     fn client() -> Client {
-        Client::new(ClientLimits { timeout: Duration::from_secs(60), ..ClientLimits::default() })
+        Client::new(ClientLimits {
+            timeout: Duration::from_mins(1),
+            ..ClientLimits::default()
+        })
     }
 
     /// The two commands of the README: mint, call. Gives the call's answer.
@@ -83,18 +100,41 @@ impl Dev {
             self.get("CARACAL_APPLICATION_ID"),
             self.get("CARACAL_APP_CLIENT_SECRET"),
         );
-        let minted = tokens.exchange(&[("resource", self.get("CARACAL_E2E_RESOURCE")), ("scope", self.get("CARACAL_E2E_SCOPE"))]).await;
+        let minted = tokens
+            .exchange(&[
+                ("resource", self.get("CARACAL_E2E_RESOURCE")),
+                ("scope", self.get("CARACAL_E2E_SCOPE")),
+            ])
+            .await;
         minted.expect(200);
-        let gateway = Api::new(Self::client(), self.get("CARACAL_GATEWAY_URL"), Some(&minted.text_of("access_token")));
-        gateway.with_header("x-caracal-resource", self.get("CARACAL_E2E_RESOURCE")).with_header("x-request-id", request_id).get("/hello").await
+        let gateway = Api::new(
+            Self::client(),
+            self.get("CARACAL_GATEWAY_URL"),
+            Some(&minted.text_of("access_token")),
+        );
+        gateway
+            .with_header("x-caracal-resource", self.get("CARACAL_E2E_RESOURCE"))
+            .with_header("x-request-id", request_id)
+            .get("/hello")
+            .await
     }
 
     async fn assert_serves(&self, request_id: &str) {
         let seen = self.first_call(request_id).await.expect(200);
         assert_eq!(seen["headers"]["x-demo-key"], "demo-upstream-key");
-        assert!(seen["headers"].get("authorization").is_none(), "the mandate stays at the gateway: {seen}");
-        let admin = Api::new(Self::client(), self.get("CARACAL_API_URL"), Some(self.get("CARACAL_ADMIN_TOKEN")));
-        let path = format!("/v1/zones/{}/audit/by-request/{request_id}", self.get("CARACAL_ZONE_ID"));
+        assert!(
+            seen["headers"].get("authorization").is_none(),
+            "the mandate stays at the gateway: {seen}"
+        );
+        let admin = Api::new(
+            Self::client(),
+            self.get("CARACAL_API_URL"),
+            Some(self.get("CARACAL_ADMIN_TOKEN")),
+        );
+        let path = format!(
+            "/v1/zones/{}/audit/by-request/{request_id}",
+            self.get("CARACAL_ZONE_ID")
+        );
         wait_for(SOON, async || {
             let events = admin.get(&path).await.json();
             (events.as_array().map(Vec::len) == Some(3)).then_some(())
@@ -104,7 +144,9 @@ impl Dev {
 }
 
 fn binary() -> PathBuf {
-    std::env::var_os("CARACAL_BIN").map(PathBuf::from).expect("CARACAL_BIN names the executable; ./x test sets it")
+    std::env::var_os("CARACAL_BIN")
+        .map(PathBuf::from)
+        .expect("CARACAL_BIN names the executable; ./x test sets it")
 }
 
 /// Eight consecutive ports that were free a moment ago.
@@ -133,13 +175,29 @@ async fn it_starts_without_redis_serves_a_protected_call_and_finds_its_data_agai
     let dev = Dev::start(folder.path(), None).await;
     assert_eq!(dev.get("CARACAL_REDIS_URL"), "");
     dev.assert_serves("first-start").await;
-    let (zone, secret) = (dev.get("CARACAL_ZONE_ID").to_owned(), dev.get("CARACAL_APP_CLIENT_SECRET").to_owned());
+    let (zone, secret) = (
+        dev.get("CARACAL_ZONE_ID").to_owned(),
+        dev.get("CARACAL_APP_CLIENT_SECRET").to_owned(),
+    );
     dev.interrupt().await;
     let again = Dev::start(folder.path(), None).await;
-    assert_eq!((again.get("CARACAL_ZONE_ID"), again.get("CARACAL_APP_CLIENT_SECRET")), (zone.as_str(), secret.as_str()));
+    assert_eq!(
+        (
+            again.get("CARACAL_ZONE_ID"),
+            again.get("CARACAL_APP_CLIENT_SECRET")
+        ),
+        (zone.as_str(), secret.as_str())
+    );
     again.assert_serves("second-start").await;
-    let admin = Api::new(Dev::client(), again.get("CARACAL_API_URL"), Some(again.get("CARACAL_ADMIN_TOKEN")));
-    admin.get(&format!("/v1/zones/{zone}/audit/by-request/first-start")).await.expect(200);
+    let admin = Api::new(
+        Dev::client(),
+        again.get("CARACAL_API_URL"),
+        Some(again.get("CARACAL_ADMIN_TOKEN")),
+    );
+    admin
+        .get(&format!("/v1/zones/{zone}/audit/by-request/first-start"))
+        .await
+        .expect(200);
     again.interrupt().await;
 }
 
@@ -152,7 +210,15 @@ async fn an_ordinary_user_can_run_it_too() {
     let folder = TempDir::new().unwrap();
     std::fs::copy(binary(), folder.path().join("caracal")).unwrap();
     for command in [["chmod", "-R", "755"], ["chown", "-R", "nobody"]] {
-        assert!(Command::new(command[0]).args(&command[1..]).arg(folder.path()).status().await.unwrap().success());
+        assert!(
+            Command::new(command[0])
+                .args(&command[1..])
+                .arg(folder.path())
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
     }
     let dev = Dev::start(folder.path(), Some("nobody")).await;
     dev.assert_serves("as-nobody").await;

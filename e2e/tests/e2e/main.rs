@@ -1,4 +1,12 @@
 //! Black-box tests of the whole product: real processes, real stores, real sockets. One file per promise.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that meets something unexpected stops, and says where"
+)]
 
 mod cost;
 mod crash;

@@ -15,7 +15,11 @@ async fn attempt(world: &World, agent: &Agent) -> Answer {
     if minted.status != 200 {
         return minted;
     }
-    world.call().mandate(&minted.text_of("access_token")).send("/").await
+    world
+        .call()
+        .mandate(&minted.text_of("access_token"))
+        .send("/")
+        .await
 }
 
 async fn until_recovered(world: &World, agent: &Agent) {
@@ -24,7 +28,11 @@ async fn until_recovered(world: &World, agent: &Agent) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_store_and_the_sts_may_go_away_and_come_back() {
-    let world = World::start(StackOptions { faults: true, ..StackOptions::default() }).await;
+    let world = World::start(StackOptions {
+        faults: true,
+        ..StackOptions::default()
+    })
+    .await;
     let agent = world.agent().await;
     assert_eq!(attempt(&world, &agent).await.status, 200);
     let faults = world.stack.faults.as_ref().unwrap();
@@ -35,9 +43,20 @@ async fn each_store_and_the_sts_may_go_away_and_come_back() {
     redis.refuse();
     redis.cut();
     let refused = world.call().mandate(&mandate).send("/").await;
-    assert_eq!((refused.status, refused.text_of("error").as_str()), (503, "sts_unavailable"), "without Redis: {}", refused.text());
-    assert!(refused.headers.contains_key("retry-after"), "503 says when to try again");
-    assert!(world.upstream.take_requests().len() == 1, "only the call from before reached the upstream");
+    assert_eq!(
+        (refused.status, refused.text_of("error").as_str()),
+        (503, "sts_unavailable"),
+        "without Redis: {}",
+        refused.text()
+    );
+    assert!(
+        refused.headers.contains_key("retry-after"),
+        "503 says when to try again"
+    );
+    assert!(
+        world.upstream.take_requests().len() == 1,
+        "only the call from before reached the upstream"
+    );
     redis.resume();
     until_recovered(&world, &agent).await;
 
@@ -45,7 +64,11 @@ async fn each_store_and_the_sts_may_go_away_and_come_back() {
     faults.postgres.refuse();
     faults.postgres.cut();
     let first = attempt(&world, &agent).await;
-    assert!(first.status == 200 || first.status == 503, "from memory, or refused as stale: {}", first.text());
+    assert!(
+        first.status == 200 || first.status == 503,
+        "from memory, or refused as stale: {}",
+        first.text()
+    );
     let stale = wait_for(SOON, async || {
         let answer = attempt(&world, &agent).await;
         (answer.status == 503).then_some(answer)
@@ -60,9 +83,17 @@ async fn each_store_and_the_sts_may_go_away_and_come_back() {
     faults.sts.refuse();
     faults.sts.cut();
     let refused = world.call().mandate(&mandate).send("/").await;
-    assert!((502..=504).contains(&refused.status), "without the STS: {}", refused.text());
+    assert!(
+        (502..=504).contains(&refused.status),
+        "without the STS: {}",
+        refused.text()
+    );
     assert_eq!(refused.text_of("error"), "sts_unavailable");
-    let mandates = [world.one_shot(&agent).await, world.one_shot(&agent).await, world.one_shot(&agent).await];
+    let mandates = [
+        world.one_shot(&agent).await,
+        world.one_shot(&agent).await,
+        world.one_shot(&agent).await,
+    ];
     let mut last = 0;
     for mandate in &mandates {
         last = world.call().mandate(mandate).send("/").await.status;

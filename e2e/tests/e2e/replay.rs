@@ -6,19 +6,43 @@ use crate::world::{World, unique};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_one_of_a_hundred_uses_at_two_gateways_passes() {
-    let world = World::start(StackOptions { gateways: 2, ..StackOptions::default() }).await;
+    let world = World::start(StackOptions {
+        gateways: 2,
+        ..StackOptions::default()
+    })
+    .await;
     let agent = world.agent().await;
 
     let first = world.one_shot(&agent).await;
     assert_eq!(world.call().mandate(&first).send("/once").await.status, 200);
     let request_id = unique("replayed");
-    let again = world.call().mandate(&first).request_id(&request_id).send("/once").await;
-    assert_eq!((again.status, again.text_of("error").as_str()), (401, "invalid_token"), "{}", again.text());
+    let again = world
+        .call()
+        .mandate(&first)
+        .request_id(&request_id)
+        .send("/once")
+        .await;
+    assert_eq!(
+        (again.status, again.text_of("error").as_str()),
+        (401, "invalid_token"),
+        "{}",
+        again.text()
+    );
     assert_eq!(again.text_of("error_description"), "token replay detected");
     let elsewhere = world.call_through(1).mandate(&first).send("/once").await;
-    assert_eq!(elsewhere.status, 401, "the other gateway knows too: {}", elsewhere.text());
+    assert_eq!(
+        elsewhere.status,
+        401,
+        "the other gateway knows too: {}",
+        elsewhere.text()
+    );
     let events = world.evidence(&request_id, 1).await;
-    assert!(events.iter().any(|event| event["event_type"] == "replay_detected" && event["decision"] == "deny"), "{events:#?}");
+    assert!(
+        events
+            .iter()
+            .any(|event| event["event_type"] == "replay_detected" && event["decision"] == "deny"),
+        "{events:#?}"
+    );
     assert_eq!(world.upstream.take_requests().len(), 1);
 
     for _round in 0..3 {
@@ -27,7 +51,16 @@ async fn exactly_one_of_a_hundred_uses_at_two_gateways_passes() {
         let answers = futures_util::future::join_all(uses).await;
         let passed = answers.iter().filter(|answer| answer.status == 200).count();
         let refused = answers.iter().filter(|answer| answer.status == 401).count();
-        assert_eq!((passed, refused), (1, 99), "{:?}", answers.iter().map(|answer| answer.status).collect::<Vec<_>>());
-        assert_eq!(world.upstream.take_requests().len(), 1, "the upstream hears of the one use only");
+        assert_eq!(
+            (passed, refused),
+            (1, 99),
+            "{:?}",
+            answers.iter().map(|answer| answer.status).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            world.upstream.take_requests().len(),
+            1,
+            "the upstream hears of the one use only"
+        );
     }
 }

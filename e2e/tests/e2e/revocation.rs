@@ -40,33 +40,93 @@ async fn a_revoked_session_delegation_or_record_stops_its_mandates() {
     let agent = world.agent().await;
     let mut mandates = minted(&world, &agent, 40).await;
     let coordinator = world.stack.coordinator_as(&agent.lifecycle);
-    assert_eq!(coordinator.delete(&format!("/zones/{zone}/agents/{}", agent.session)).await.status, 204);
+    assert_eq!(
+        coordinator
+            .delete(&format!("/zones/{zone}/agents/{}", agent.session))
+            .await
+            .status,
+        204
+    );
     let refused = until_refused(&world, &mut mandates).await;
-    assert_eq!((refused.status, refused.text_of("error_description").as_str()), (401, "session revoked"), "{}", refused.text());
-    let mint = [("resource", RESOURCE), ("scope", "crm:read"), ("agent_session_id", &agent.session), ("delegation_edge_id", &agent.delegation)];
-    assert_eq!(world.tokens.exchange(&mint).await.status, 403, "nothing new is minted for an ended session");
+    assert_eq!(
+        (refused.status, refused.text_of("error_description").as_str()),
+        (401, "session revoked"),
+        "{}",
+        refused.text()
+    );
+    let mint = [
+        ("resource", RESOURCE),
+        ("scope", "crm:read"),
+        ("agent_session_id", &agent.session),
+        ("delegation_edge_id", &agent.delegation),
+    ];
+    assert_eq!(
+        world.tokens.exchange(&mint).await.status,
+        403,
+        "nothing new is minted for an ended session"
+    );
 
     let agent = world.agent().await;
     let mut mandates = minted(&world, &agent, 40).await;
     let coordinator = world.stack.coordinator_as(&agent.lifecycle);
-    let revoked = coordinator.patch(&format!("/zones/{zone}/delegations/{}/revoke", agent.delegation), &json!({})).await.expect(200);
+    let revoked = coordinator
+        .patch(
+            &format!("/zones/{zone}/delegations/{}/revoke", agent.delegation),
+            &json!({}),
+        )
+        .await
+        .expect(200);
     assert_eq!(revoked["revoked_edges"], 1);
     let refused = until_refused(&world, &mut mandates).await;
-    assert_eq!((refused.status, refused.text_of("error").as_str()), (401, "invalid_token"), "{}", refused.text());
-    let again = coordinator.post(&format!("/zones/{zone}/agents"), &json!({"application_id": world.application, "labels": ["reader"]})).await;
-    assert_eq!(again.status, 201, "the application itself goes on: {}", again.text());
+    assert_eq!(
+        (refused.status, refused.text_of("error").as_str()),
+        (401, "invalid_token"),
+        "{}",
+        refused.text()
+    );
+    let again = coordinator
+        .post(
+            &format!("/zones/{zone}/agents"),
+            &json!({"application_id": world.application, "labels": ["reader"]}),
+        )
+        .await;
+    assert_eq!(
+        again.status,
+        201,
+        "the application itself goes on: {}",
+        again.text()
+    );
 
     let agent = world.agent().await;
     let mut mandates = minted(&world, &agent, 40).await;
-    let record = caracal_token::UnverifiedToken::parse(&agent.lifecycle).unwrap().unverified_claims().sid.to_string();
+    let record = caracal_token::UnverifiedToken::parse(&agent.lifecycle)
+        .unwrap()
+        .unverified_claims()
+        .sid
+        .to_string();
     let path = world.path(&format!("/authority-records/{record}/revoke"));
     let revoked = world.stack.admin().post(&path, &json!({"reason": "test"})).await;
     assert!(revoked.status < 300, "{}", revoked.text());
     let refused = until_refused(&world, &mut mandates).await;
-    assert_eq!((refused.status, refused.text_of("error").as_str()), (401, "invalid_token"), "{}", refused.text());
+    assert_eq!(
+        (refused.status, refused.text_of("error").as_str()),
+        (401, "invalid_token"),
+        "{}",
+        refused.text()
+    );
     let coordinator = world.stack.coordinator_as(&agent.lifecycle);
-    let identity = coordinator.post(&format!("/zones/{zone}/agents"), &json!({"application_id": world.application})).await;
-    assert_eq!((identity.status, identity.text_of("error").as_str()), (401, "identity_revoked"), "{}", identity.text());
+    let identity = coordinator
+        .post(
+            &format!("/zones/{zone}/agents"),
+            &json!({"application_id": world.application}),
+        )
+        .await;
+    assert_eq!(
+        (identity.status, identity.text_of("error").as_str()),
+        (401, "identity_revoked"),
+        "{}",
+        identity.text()
+    );
     world.assert_chain_verifies().await;
 }
 
@@ -77,17 +137,35 @@ async fn a_revoked_session_cuts_its_open_event_stream_and_no_other() {
     let (ended, kept) = (world.agent().await, world.agent().await);
     let mut doomed = open(&world, &world.one_shot(&ended).await).await;
     let mut living = open(&world, &world.one_shot(&kept).await).await;
-    assert!(doomed.frame().await.is_some() && living.frame().await.is_some(), "both streams flow");
+    assert!(
+        doomed.frame().await.is_some() && living.frame().await.is_some(),
+        "both streams flow"
+    );
 
     let coordinator = world.stack.coordinator_as(&ended.lifecycle);
-    assert_eq!(coordinator.delete(&format!("/zones/{}/agents/{}", world.zone, ended.session)).await.status, 204);
+    assert_eq!(
+        coordinator
+            .delete(&format!("/zones/{}/agents/{}", world.zone, ended.session))
+            .await
+            .status,
+        204
+    );
     let answered = std::time::Instant::now();
-    let cut = tokio::time::timeout(SOON, async { while matches!(doomed.frame().await, Some(Ok(_))) {} }).await;
+    let cut = tokio::time::timeout(SOON, async {
+        while matches!(doomed.frame().await, Some(Ok(_))) {}
+    })
+    .await;
     assert!(cut.is_ok(), "the stream of the ended session is still open");
-    println!("stream cut {:?} after the session's end was answered", answered.elapsed());
+    println!(
+        "stream cut {:?} after the session's end was answered",
+        answered.elapsed()
+    );
 
     for _ in 0..5 {
-        assert!(matches!(living.frame().await, Some(Ok(_))), "the other session's stream goes on");
+        assert!(
+            matches!(living.frame().await, Some(Ok(_))),
+            "the other session's stream goes on"
+        );
     }
     wait_until(SOON, async || world.upstream.open_streams() == 1).await;
 }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use caracal_testing::{Answer, Api, Behaviour, Stack, StackOptions, TokenClient, Upstream, wait_for, wait_until};
+use caracal_testing::{
+    Answer, Api, Behaviour, Stack, StackOptions, TokenClient, Upstream, wait_for, wait_until,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
@@ -44,26 +46,55 @@ impl World {
         let stack = Stack::start(options).await;
         let upstream = Upstream::start(Behaviour::Echo).await;
         let admin = stack.admin();
-        let zone = admin.post("/v1/zones", &json!({"name": "World"})).await.expect(201);
+        let zone = admin
+            .post("/v1/zones", &json!({"name": "World"}))
+            .await
+            .expect(201);
         let zone = text(&zone, "id");
         let base = format!("/v1/zones/{zone}");
         let application = admin
-            .post(&format!("{base}/applications"), &json!({"name": "agent", "registration_method": "managed"}))
+            .post(
+                &format!("{base}/applications"),
+                &json!({"name": "agent", "registration_method": "managed"}),
+            )
             .await
             .expect(201);
         let (application, secret) = (text(&application, "id"), text(&application, "client_secret"));
-        let config = json!({"auth_location": "header", "header_name": "X-Upstream-Key", "api_key": CREDENTIAL});
+        let config =
+            json!({"auth_location": "header", "header_name": "X-Upstream-Key", "api_key": CREDENTIAL});
         let provider = json!({"name": "CRM", "kind": "api_key", "config_json": config});
-        let provider = text(&admin.post(&format!("{base}/providers"), &provider).await.expect(201), "id");
+        let provider = text(
+            &admin
+                .post(&format!("{base}/providers"), &provider)
+                .await
+                .expect(201),
+            "id",
+        );
         let resource = json!({
             "name": "CRM", "identifier": RESOURCE, "upstream_url": upstream.url(), "scopes": [READ, ADMIN],
             "credential_provider_id": provider, "operation_enforcement": "transport_uniform",
         });
-        let resource = text(&admin.post(&format!("{base}/resources"), &resource).await.expect(201), "id");
+        let resource = text(
+            &admin
+                .post(&format!("{base}/resources"), &resource)
+                .await
+                .expect(201),
+            "id",
+        );
         let policy_set = activate(&admin, &base, &document(&application)).await;
         let tokens = stack.token_client(&zone, &application, &secret);
-        let world = Self { stack, upstream, zone, application, resource, policy_set, tokens };
-        world.until_minted(&[("resource", RESOURCE), ("scope", "agent:lifecycle")]).await;
+        let world = Self {
+            stack,
+            upstream,
+            zone,
+            application,
+            resource,
+            policy_set,
+            tokens,
+        };
+        world
+            .until_minted(&[("resource", RESOURCE), ("scope", "agent:lifecycle")])
+            .await;
         world
     }
 
@@ -75,7 +106,11 @@ impl World {
     /// Lets the application use reusable mandates for the resource.
     pub(crate) async fn bind(&self) {
         let path = self.path(&format!("/resources/{}/gateway-binding", self.resource));
-        let answer = self.stack.admin().put(&path, &json!({"application_id": self.application})).await;
+        let answer = self
+            .stack
+            .admin()
+            .put(&path, &json!({"application_id": self.application}))
+            .await;
         assert!(answer.status < 300, "{}", answer.text());
     }
 
@@ -96,7 +131,8 @@ impl World {
 
     /// A reusable mandate for the resource.
     pub(crate) async fn reusable(&self) -> String {
-        self.until_minted(&[("resource", RESOURCE), ("scope", READ)]).await
+        self.until_minted(&[("resource", RESOURCE), ("scope", READ)])
+            .await
     }
 
     /// Two sessions with the role's label and a delegation of the read scope between them.
@@ -106,22 +142,39 @@ impl World {
         let source = self.session(&coordinator).await;
         let session = self.session(&coordinator).await;
         let delegation = self.delegation(&coordinator, &source, &session, READ).await;
-        Agent { lifecycle, source, session, delegation }
+        Agent {
+            lifecycle,
+            source,
+            session,
+            delegation,
+        }
     }
 
     async fn session(&self, coordinator: &Api) -> String {
         let body = json!({"application_id": self.application, "labels": ["reader"], "ttl_seconds": 600});
-        let answer = coordinator.post(&format!("/zones/{}/agents", self.zone), &body).await.expect(201);
+        let answer = coordinator
+            .post(&format!("/zones/{}/agents", self.zone), &body)
+            .await
+            .expect(201);
         text(&answer, "agent_session_id")
     }
 
     /// Delegates `scope` of the resource.
-    pub(crate) async fn delegation(&self, coordinator: &Api, source: &str, target: &str, scope: &str) -> String {
+    pub(crate) async fn delegation(
+        &self,
+        coordinator: &Api,
+        source: &str,
+        target: &str,
+        scope: &str,
+    ) -> String {
         let body = json!({
             "source_session_id": source, "target_session_id": target, "issuer_application_id": self.application,
             "receiver_application_id": self.application, "scopes": [scope], "constraints": {"resources": [RESOURCE]}, "ttl_seconds": 600,
         });
-        let answer = coordinator.post(&format!("/zones/{}/delegations", self.zone), &body).await.expect(201);
+        let answer = coordinator
+            .post(&format!("/zones/{}/delegations", self.zone), &body)
+            .await
+            .expect(201);
         text(&answer, "delegation_edge_id")
     }
 
@@ -165,7 +218,12 @@ impl World {
 
     /// Checks the zone's hash chain from its first link to its head.
     pub(crate) async fn assert_chain_verifies(&self) -> Value {
-        let report = self.stack.auditor().get(&format!("/api/audit/verify?zone_id={}", self.zone)).await.expect(200);
+        let report = self
+            .stack
+            .auditor()
+            .get(&format!("/api/audit/verify?zone_id={}", self.zone))
+            .await
+            .expect(200);
         assert_eq!(report["ok"], true, "the chain is wrong: {report}");
         report
     }
@@ -195,7 +253,13 @@ pub(crate) struct Call<'w> {
 
 impl<'w> Call<'w> {
     fn new(world: &'w World, base: &str) -> Self {
-        let call = Self { world, base: base.to_owned(), method: Method::GET, headers: HeaderMap::new(), body: Vec::new() };
+        let call = Self {
+            world,
+            base: base.to_owned(),
+            method: Method::GET,
+            headers: HeaderMap::new(),
+            body: Vec::new(),
+        };
         call.header("x-caracal-resource", RESOURCE)
     }
 
@@ -208,7 +272,10 @@ impl<'w> Call<'w> {
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+        self.headers.insert(
+            HeaderName::try_from(name).unwrap(),
+            HeaderValue::try_from(value).unwrap(),
+        );
         self
     }
 
@@ -225,19 +292,47 @@ impl<'w> Call<'w> {
     /// As `send`; a connection that breaks is no answer.
     pub(crate) async fn try_send(self, path: &str) -> Option<Answer> {
         let url = format!("{}{path}", self.base);
-        let answer = self.world.stack.http().request(self.method, &url, self.headers, self.body).await.ok()?;
-        Some(Answer { status: answer.status.as_u16(), headers: answer.headers, body: answer.body })
+        let answer = self
+            .world
+            .stack
+            .http()
+            .request(self.method, &url, self.headers, self.body)
+            .await
+            .ok()?;
+        Some(Answer {
+            status: answer.status.as_u16(),
+            headers: answer.headers,
+            body: answer.body,
+        })
     }
 }
 
 /// Creates and activates a policy set of one document; gives the set's id.
 pub(crate) async fn activate(admin: &Api, base: &str, document: &str) -> String {
-    let policy = admin.post(&format!("{base}/policies"), &json!({"name": "grants", "content": document})).await.expect(201);
-    let set = text(&admin.post(&format!("{base}/policy-sets"), &json!({"name": "main"})).await.expect(201), "id");
+    let policy = admin
+        .post(
+            &format!("{base}/policies"),
+            &json!({"name": "grants", "content": document}),
+        )
+        .await
+        .expect(201);
+    let set = text(
+        &admin
+            .post(&format!("{base}/policy-sets"), &json!({"name": "main"}))
+            .await
+            .expect(201),
+        "id",
+    );
     let manifest = json!({"manifest": [{"policy_version_id": policy["version_id"]}]});
-    let version = admin.post(&format!("{base}/policy-sets/{set}/versions"), &manifest).await.expect(201);
+    let version = admin
+        .post(&format!("{base}/policy-sets/{set}/versions"), &manifest)
+        .await
+        .expect(201);
     let activation = json!({"version_id": version["version_id"]});
-    admin.post(&format!("{base}/policy-sets/{set}/activate"), &activation).await.expect(202);
+    admin
+        .post(&format!("{base}/policy-sets/{set}/activate"), &activation)
+        .await
+        .expect(202);
     set
 }
 
@@ -245,12 +340,17 @@ pub(crate) async fn activate(admin: &Api, base: &str, document: &str) -> String 
 pub(crate) fn document(application: &str) -> String {
     let grants = json!({RESOURCE: {"application": "agent", "roles": {"reader": [READ]}, "ambient": [READ]}});
     let apps = json!({"agent": application});
-    format!("# caracal:data-document\npackage caracal.authz\nimport rego.v1\n\napp_ids := {apps}\ngrants := {grants}\n")
+    format!(
+        "# caracal:data-document\npackage caracal.authz\nimport rego.v1\n\napp_ids := {apps}\ngrants := {grants}\n"
+    )
 }
 
 /// A text member of a JSON object.
 pub(crate) fn text(value: &Value, member: &str) -> String {
-    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}")).to_owned()
+    value[member]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {member} in {value}"))
+        .to_owned()
 }
 
 /// A request id nobody else uses.
