@@ -117,7 +117,7 @@ async fn the_queries_of_the_relay_and_of_every_start_use_an_index() {
     let control = fixture.connect(Role::Api).await;
     let mut tx = control.write(ZoneScope::All).await.unwrap();
     assert_eq!(
-        outbox::prune(&mut tx, Duration::from_mins(19_500), 10)
+        outbox::prune(&mut tx, Duration::from_hours(325), 10)
             .await
             .unwrap(),
         20
