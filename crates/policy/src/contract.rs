@@ -50,8 +50,8 @@ pub enum PolicyError {
 
 /// Decides one request.
 ///
-/// A few hash look-ups when no document reads `input`, about a microsecond; else an interpreted
-/// evaluation of those documents, 100 microseconds and up.
+/// A few hash look-ups when no document reads `input`; else an interpreted evaluation of those
+/// documents, in the order of 100 microseconds.
 ///
 /// # Errors
 /// [`PolicyError`], only possible when a document reads `input`.
