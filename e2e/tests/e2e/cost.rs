@@ -1,4 +1,5 @@
-//! What a governed call costs in steady state: no SQL, one round trip to Redis, one exchange.
+//! What a governed call costs in steady state: no SQL, one entry in Redis, one exchange. The round trips of one call are counted where nothing
+//! else sends any: in the tests of the gateway and of the STS.
 
 use caracal_testing::{Stack, StackOptions};
 use redis::AsyncCommands;
@@ -17,15 +18,12 @@ struct Reading {
     statements: i64,
     /// Burned mandates, counted in Redis and not by us.
     burned: i64,
-    /// Round trips of the gateway to Redis, the readers of the event streams included.
-    round_trips: i64,
 }
 
 impl Reading {
     async fn take(world: &World) -> Self {
         let stack: &Stack = &world.stack;
         let sts = &stack.metrics(&stack.sts[0]).await["sts"];
-        let gateway = stack.metrics(&stack.gateways[0]).await;
         let mut connection = stack.redis.as_ref().unwrap().connection().await;
         let burned: Vec<String> = connection.keys("seen:jti:*").await.unwrap();
         Self {
@@ -34,9 +32,6 @@ impl Reading {
                 .as_i64()
                 .unwrap_or_else(|| panic!("no statements in {sts}")),
             burned: i64::try_from(burned.len()).unwrap(),
-            round_trips: gateway["bus_round_trips"]
-                .as_i64()
-                .unwrap_or_else(|| panic!("no round trips in {gateway}")),
         }
     }
 
@@ -45,7 +40,6 @@ impl Reading {
             exchanges: self.exchanges - before.exchanges,
             statements: self.statements - before.statements,
             burned: self.burned - before.burned,
-            round_trips: self.round_trips - before.round_trips,
         }
     }
 }
@@ -59,7 +53,7 @@ fn labelled(family: &Value, label: &str, wanted: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_governed_call_costs_no_sql_one_redis_round_trip_and_one_exchange() {
+async fn a_governed_call_costs_no_sql_one_entry_in_redis_and_one_exchange() {
     let world = World::start(StackOptions::default()).await;
     let agent = world.agent().await;
     assert_eq!(
@@ -99,10 +93,5 @@ async fn a_governed_call_costs_no_sql_one_redis_round_trip_and_one_exchange() {
     assert!(
         (busy.statements - idle.statements).abs() < background,
         "no SQL for mint and exchange: {busy:?}, idle {idle:?}"
-    );
-    let round_trips = busy.round_trips - idle.round_trips;
-    assert!(
-        (round_trips - CALLS).abs() < background,
-        "one round trip to Redis for each call: {busy:?}, idle {idle:?}"
     );
 }

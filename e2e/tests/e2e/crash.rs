@@ -194,7 +194,10 @@ async fn ledger(world: &World) -> BTreeSet<(String, String)> {
             let text = |member: &str| found["Event"][member].as_str().unwrap_or_default().to_owned();
             all.insert((text("request_id"), text("evaluation_status")));
         }
-        page["next_cursor"].as_str().unwrap_or_default().clone_into(&mut cursor);
+        page["next_cursor"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut cursor);
         if cursor.is_empty() {
             return all;
         }

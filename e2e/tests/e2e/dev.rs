@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caracal_chassis::http_client::{Client, ClientLimits};
-use caracal_testing::{Answer, Api, TokenClient, free_port, wait_for, wait_until};
+use caracal_testing::{Answer, Api, TokenClient, free_ports, wait_for, wait_until};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -149,15 +149,9 @@ fn binary() -> PathBuf {
         .expect("CARACAL_BIN names the executable; ./x test sets it")
 }
 
-/// Eight consecutive ports that were free a moment ago.
+/// The first of eight consecutive ports that nobody of this test run uses.
 fn port_base() -> u16 {
-    loop {
-        let base = free_port();
-        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if base < 65_000 && (base..base + 8).all(free) {
-            return base;
-        }
-    }
+    free_ports(8)
 }
 
 /// `export NAME=value` lines with plain or single-quoted values.

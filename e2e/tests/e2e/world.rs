@@ -211,6 +211,15 @@ impl World {
         .await
     }
 
+    /// Waits until the ledger of `zone` holds a denial of the request.
+    pub(crate) async fn denial_in(&self, zone: &str, request_id: &str) {
+        wait_until(SOON, async || {
+            let events = self.evidence_in(zone, request_id, 1).await;
+            events.iter().any(|event| event["decision"] == "deny")
+        })
+        .await;
+    }
+
     /// The same in the world's zone.
     pub(crate) async fn evidence(&self, request_id: &str, count: usize) -> Vec<Value> {
         self.evidence_in(&self.zone, request_id, count).await
