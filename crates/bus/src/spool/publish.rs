@@ -6,10 +6,12 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use caracal_wire::audit;
 use caracal_wire::stream::{AUDIT_EVENTS, Fields};
+use futures_util::FutureExt;
 use serde::Deserialize;
 
 use super::reader;
@@ -47,22 +49,19 @@ pub async fn run_publisher(
     };
     let mut shutdown = pin!(shutdown);
     let mut backoff = Backoff::new();
-    loop {
-        let step = tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            step = publisher.step() => step,
-        };
-        match step {
-            Ok(()) => backoff.succeeded(WHAT),
-            Err(error) => {
-                let pause = backoff.failed(WHAT, &error);
-                tokio::select! {
-                    biased;
-                    () = &mut shutdown => break,
-                    () = tokio::time::sleep(pause) => {}
-                }
+    while shutdown.as_mut().now_or_never().is_none() {
+        let pause = match publisher.publish_batch().await {
+            Ok(Published::Batch) => {
+                backoff.succeeded(WHAT);
+                continue;
             }
+            Ok(Published::Nothing) => None,
+            Err(error) => Some(backoff.failed(WHAT, &error)),
+        };
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return,
+            () = publisher.wait(pause) => {}
         }
     }
 }
@@ -90,6 +89,11 @@ struct EvidencePublisher {
     stream_keys: StreamKeys,
 }
 
+enum Published {
+    Batch,
+    Nothing,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum PublishError {
     #[error("the evidence spool cannot be read")]
@@ -99,16 +103,24 @@ enum PublishError {
 }
 
 impl EvidencePublisher {
-    /// Publishes one batch, or waits until there is one.
-    async fn step(&self) -> Result<(), PublishError> {
+    /// Not cancelled by a shutdown: it takes as long as the bus may take to answer, and a batch that the bus has is
+    /// then not sent again at the next start.
+    async fn publish_batch(&self) -> Result<Published, PublishError> {
         let Some(batch) = self.on_disk(reader::next_batch).await? else {
-            self.shared.written.notified().await;
-            return Ok(());
+            return Ok(Published::Nothing);
         };
         let entries: Vec<Fields> = batch.events.iter().map(|event| self.entry(event)).collect();
         self.bus.publish(AUDIT_EVENTS, &entries).await?;
         self.on_disk(move |shared| reader::settle(shared, &batch)).await?;
-        Ok(())
+        Ok(Published::Batch)
+    }
+
+    /// Until the next try, or without one, until an event was written.
+    async fn wait(&self, pause: Option<Duration>) {
+        match pause {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => self.shared.written.notified().await,
+        }
     }
 
     async fn on_disk<T: Send + 'static>(

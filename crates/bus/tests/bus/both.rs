@@ -10,7 +10,7 @@ use caracal_testing::TestRedis;
 use caracal_wire::stream::Fields;
 
 /// Long enough for a busy machine; nothing waits this long unless it fails.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 /// Not waiting.
 pub(crate) const NOW: Duration = Duration::ZERO;
 
@@ -42,9 +42,11 @@ pub(crate) use on_both;
 
 pub(crate) async fn redis(lengths: StreamLengths) -> (TestRedis, Arc<dyn Bus>) {
     let redis = TestRedis::new().await;
+    // A busy machine is not what these tests are about.
     let settings = RedisSettings {
+        connect_timeout: SOON,
+        response_timeout: SOON,
         lengths,
-        ..RedisSettings::default()
     };
     let bus = RedisBus::connect_with(redis.url(), settings).unwrap();
     (redis, Arc::new(bus))
