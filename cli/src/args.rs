@@ -9,7 +9,6 @@ use clap::{Args, Parser, Subcommand};
 #[command(
     name = "caracal",
     version,
-    about,
     max_term_width = 110,
     after_help = "First steps: `caracal dev` starts a whole local stack and prints a first protected call."
 )]

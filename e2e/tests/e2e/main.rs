@@ -12,6 +12,7 @@ mod cost;
 mod crash;
 mod crate_rules;
 mod dev;
+mod generated;
 mod lying_dns;
 mod outage;
 mod protected_call;
