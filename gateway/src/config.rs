@@ -1,6 +1,9 @@
 //! What did the operator ask of the gateway? Names, defaults and ranges are in `docs/contract/gateway.md`, "Settings".
 
-use std::net::{IpAddr, SocketAddr};
+mod routes;
+mod trust;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +14,9 @@ use caracal_chassis::health::MetricsAccess;
 use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
-use crate::snapshot::routes::{Destination, PathRule, RouteRule, Routes};
+use crate::snapshot::routes::Routes;
+use routes::read_routes;
+pub(crate) use trust::ProxyTrust;
 
 /// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
 const HMAC_KEY_BYTES_MIN: usize = 32;
@@ -84,20 +89,6 @@ pub(crate) struct Timeouts {
 pub(crate) struct TlsFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
-}
-
-/// Whose word about the client counts.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ProxyTrust {
-    trusts: bool,
-    networks: Vec<Network>,
-}
-
-/// A range of addresses: its first address and the length of its prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Network {
-    first: IpAddr,
-    prefix: u8,
 }
 
 impl Config {
@@ -179,62 +170,6 @@ impl Timeouts {
     }
 }
 
-impl ProxyTrust {
-    fn read(reader: &mut Reader<'_>) -> Self {
-        let trusts = reader.boolean("TRUST_PROXY", false);
-        let mut networks = Vec::new();
-        for text in reader.list("TRUSTED_PROXIES") {
-            match Network::parse(&text) {
-                Some(network) => networks.push(network),
-                None => reader.check(
-                    false,
-                    "TRUSTED_PROXIES",
-                    format!("{text:?} is not an address range"),
-                    "write e.g. 10.0.0.0/8, or a single address",
-                ),
-            }
-        }
-        reader.check(
-            trusts || networks.is_empty(),
-            "TRUSTED_PROXIES",
-            "is set while TRUST_PROXY is off",
-            "set TRUST_PROXY=true, or remove the list",
-        );
-        Self { trusts, networks }
-    }
-
-    /// Whether `peer` may say on whose behalf it calls: any peer when there is no list.
-    pub(crate) fn covers(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.trusts
-            && (self.networks.is_empty() || self.networks.iter().any(|network| network.contains(peer)))
-    }
-}
-
-impl Network {
-    fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let first: IpAddr = address.parse().ok()?;
-        let bits = if first.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
-        (prefix <= bits).then_some(Self { first, prefix })
-    }
-
-    fn contains(&self, address: IpAddr) -> bool {
-        match (self.first, address) {
-            (IpAddr::V4(first), IpAddr::V4(address)) => {
-                let differing = u32::from(first) ^ u32::from(address);
-                u32::from(self.prefix) <= differing.leading_zeros()
-            }
-            (IpAddr::V6(first), IpAddr::V6(address)) => {
-                let differing = u128::from(first) ^ u128::from(address);
-                u32::from(self.prefix) <= differing.leading_zeros()
-            }
-            _ => false,
-        }
-    }
-}
-
 fn hmac_key(secret: Option<Secret<Vec<u8>>>) -> Option<HmacKey> {
     secret.map(|secret| HmacKey::new(secret.expose().clone()))
 }
@@ -301,99 +236,12 @@ fn read_dns_server(reader: &mut Reader<'_>) -> Option<SocketAddr> {
     server
 }
 
-fn read_routes(reader: &mut Reader<'_>) -> Routes {
-    let mut rules = Vec::new();
-    for table in reader.tables("ROUTE") {
-        rules.extend(reader.table(&table, read_route));
-    }
-    for pair in reader.list("CARACAL_GATEWAY_ROUTES") {
-        let parts = pair
-            .split_once('=')
-            .filter(|(prefix, resource)| prefix.starts_with('/') && !resource.is_empty());
-        reader.check(
-            parts.is_some(),
-            "CARACAL_GATEWAY_ROUTES",
-            format!("{pair:?} is not a route"),
-            "write prefix=resource, e.g. /crm=resource://crm",
-        );
-        rules.extend(parts.map(|(prefix, resource)| RouteRule {
-            host: None,
-            path: PathRule::Prefix(prefix.to_owned()),
-            strip_prefix: false,
-            destination: Destination::Resource {
-                resource: resource.to_owned(),
-                zone: None,
-            },
-        }));
-    }
-    Routes::new(rules)
-}
-
-fn read_route(reader: &mut Reader<'_>) -> Option<RouteRule> {
-    let host = reader
-        .optional_text("HOST")
-        .map(|host| host.trim_end_matches('.').to_ascii_lowercase());
-    let exact = reader.optional_text("PATH");
-    let prefix = reader.optional_text("PATH_PREFIX");
-    let strip_prefix = reader.boolean("STRIP_PREFIX", false);
-    let resource = reader.optional_text("RESOURCE");
-    let zone = reader.optional_text("ZONE");
-    let public = reader.boolean("PUBLIC", false);
-    let upstream = reader.optional_url("UPSTREAM", &["http", "https"]);
-    let path = match (exact, prefix) {
-        (Some(exact), None) => Some(PathRule::Exact(exact)),
-        (None, Some(prefix)) => Some(PathRule::Prefix(prefix)),
-        (None, None) if host.is_some() => Some(PathRule::Prefix("/".to_owned())),
-        _ => None,
-    };
-    let starts_well = path.as_ref().is_some_and(|path| match path {
-        PathRule::Exact(path) | PathRule::Prefix(path) => path.starts_with('/'),
-    });
-    reader.check(
-        starts_well,
-        "PATH",
-        "does not say which requests the route is for",
-        "write path or path_prefix, beginning with a slash; with host it may be left out",
-    );
-    let zone = match zone.map(|zone| zone.parse()).transpose() {
-        Ok(zone) => zone,
-        Err(error) => {
-            reader.check(
-                false,
-                "ZONE",
-                format!("is no zone: {error}"),
-                "write the id of a zone",
-            );
-            None
-        }
-    };
-    let destination = match (public, resource, upstream) {
-        (false, Some(resource), None) => Some(Destination::Resource { resource, zone }),
-        (true, None, Some(upstream)) => Url::parse(&upstream)
-            .ok()
-            .map(|upstream| Destination::Public { upstream }),
-        _ => None,
-    };
-    reader.check(
-        destination.is_some(),
-        "RESOURCE",
-        "and the rest of the route do not fit together",
-        "write resource for a protected route; public = true and upstream for one that asks for no mandate",
-    );
-    Some(RouteRule {
-        host,
-        path: path?,
-        strip_prefix,
-        destination: destination?,
-    })
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use caracal_chassis::config::Source;
 
-    fn read(more: &[(&str, &str)]) -> Result<Config, String> {
+    pub(super) fn read(more: &[(&str, &str)]) -> Result<Config, String> {
         let key = "0123456789abcdef".repeat(4);
         let mut settings = vec![
             ("STS_URL", "http://sts:8080"),
@@ -518,68 +366,5 @@ mod tests {
         let expected = hex::encode(derive_key(&hex::decode(&audit).unwrap()));
         assert_eq!(derived_key(&[("GATEWAY_STS_HMAC_KEY", "")]), expected);
         assert_eq!(derived_key(&[]), audit, "a configured key wins");
-    }
-
-    #[test]
-    fn only_listed_proxies_are_believed() {
-        let trust = |list: &str| {
-            read(&[("TRUST_PROXY", "true"), ("TRUSTED_PROXIES", list)])
-                .unwrap()
-                .trust
-        };
-        let listed = trust("10.0.0.0/8, 192.168.1.7, fd00::/8");
-        for (peer, believed) in [
-            ("10.1.2.3", true),
-            ("::ffff:10.1.2.3", true),
-            ("11.0.0.1", false),
-            ("192.168.1.7", true),
-            ("192.168.1.8", false),
-            ("fd12::1", true),
-            ("fe00::1", false),
-        ] {
-            assert_eq!(listed.covers(peer.parse().unwrap()), believed, "{peer}");
-        }
-        assert!(
-            read(&[("TRUST_PROXY", "true")])
-                .unwrap()
-                .trust
-                .covers("8.8.8.8".parse().unwrap())
-        );
-        assert!(!read(&[]).unwrap().trust.covers("127.0.0.1".parse().unwrap()));
-    }
-
-    #[test]
-    fn routes_are_read_from_tables_and_from_the_short_form() {
-        let tables = r#"[{"host":"Files.Example","resource":"resource://files","zone":"z1"},
-            {"path":"/login","public":true,"upstream":"http://login:80"}]"#;
-        let routes = read(&[
-            ("ROUTE", tables),
-            ("CARACAL_GATEWAY_ROUTES", "/crm=resource://crm,/hr=resource://hr"),
-        ])
-        .unwrap()
-        .routes;
-        let found =
-            |host: &str, path: &str| routes.find(Some(host), path).map(|rule| rule.destination.clone());
-        let crm = Destination::Resource {
-            resource: "resource://crm".into(),
-            zone: None,
-        };
-        assert_eq!(found("a", "/crm/x"), Some(crm));
-        assert!(matches!(
-            found("files.example", "/x"),
-            Some(Destination::Resource { zone: Some(_), .. })
-        ));
-        assert!(matches!(found("a", "/login"), Some(Destination::Public { .. })));
-        assert_eq!(found("a", "/other"), None);
-        for table in [
-            r#"[{"resource":"resource://x"}]"#,
-            r#"[{"path":"/x"}]"#,
-            r#"[{"path":"/x","path_prefix":"/y","resource":"r"}]"#,
-            r#"[{"path":"/x","public":true,"resource":"r"}]"#,
-            r#"[{"path":"/x","resource":"r","upstream":"http://x"}]"#,
-            r#"[{"path":"/x","resource":"r","unknown":1}]"#,
-        ] {
-            assert!(read(&[("ROUTE", table)]).is_err(), "{table}");
-        }
     }
 }

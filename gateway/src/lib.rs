@@ -53,7 +53,7 @@ use stage::audit::Evidence;
 use stage::replay::BurnedTable;
 use sts_client::StsClient;
 
-/// Everything a request needs, made once by [`run`].
+/// Everything a request needs, made once by [`run()`].
 #[derive(Debug)]
 struct Gateway {
     config: Config,

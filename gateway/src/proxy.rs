@@ -1,5 +1,7 @@
 //! The hooks of Pingora, in the order in which it calls them. Each hands over to a stage; answers of the gateway's own
-//! are written here and nowhere else.
+//! are written by `answer`.
+
+mod answer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use caracal_chassis::health::Readiness;
 use caracal_chassis::server::RequestId;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
@@ -82,7 +83,7 @@ impl ProxyHttp for Proxy {
             return Ok(false);
         };
         session.set_close_on_response_before_downstream_finish(false);
-        respond(session, denial, &context.seen.request_id).await?;
+        answer::refuse(session, denial, &context.seen.request_id).await?;
         Ok(true)
     }
 
@@ -252,7 +253,10 @@ impl ProxyHttp for Proxy {
             None if denial == Denial::ClientGone => {}
             None => {
                 session.set_keepalive(None);
-                if respond(session, &denial, &context.seen.request_id).await.is_ok() {
+                if answer::refuse(session, &denial, &context.seen.request_id)
+                    .await
+                    .is_ok()
+                {
                     // The client is told in any case; reading on is a courtesy to one that still sends.
                     let _drained = session.drain_request_body().await;
                 }
@@ -328,9 +332,8 @@ impl Proxy {
             Ok(()) => (200, json!({"ok": true})),
             Err(reason) => (503, json!({"ok": false, "ready": false, "reason": reason})),
         };
-        let head = own_head(status, &context.seen.request_id)?;
         session.set_close_on_response_before_downstream_finish(false);
-        write(session, head, body.to_string()).await?;
+        answer::document(session, status, &body, &context.seen.request_id).await?;
         Ok(true)
     }
 
@@ -429,38 +432,4 @@ fn head_bytes(session: &Session) -> usize {
 
 fn undecided<T>() -> Result<T> {
     Error::e_explain(ErrorType::InternalError, "the request was not admitted")
-}
-
-/// Writes a refusal (docs/contract/gateway.md, "Refusals").
-async fn respond(session: &mut Session, denial: &Denial, request_id: &RequestId) -> Result<()> {
-    let face = denial.face();
-    let mut body = json!({"error": face.code, "requestId": request_id.as_str()});
-    if let Some(members) = body
-        .as_object_mut()
-        .filter(|_members| !face.description.is_empty())
-    {
-        members.insert("error_description".to_owned(), json!(face.description));
-    }
-    let mut head = own_head(face.status, request_id)?;
-    if let Some(challenge) = denial.challenge() {
-        head.insert_header(WWW_AUTHENTICATE, challenge)?;
-    }
-    if let Some(seconds) = denial.retry_after_s() {
-        head.insert_header(RETRY_AFTER, seconds)?;
-    }
-    write(session, head, body.to_string()).await
-}
-
-fn own_head(status: u16, request_id: &RequestId) -> Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(8))?;
-    head.insert_header(CONTENT_TYPE, "application/json")?;
-    head.insert_header(CACHE_CONTROL, "no-store")?;
-    head.insert_header(REQUEST_ID, request_id.as_str())?;
-    Ok(head)
-}
-
-async fn write(session: &mut Session, mut head: ResponseHeader, body: String) -> Result<()> {
-    head.insert_header(CONTENT_LENGTH, body.len())?;
-    session.write_response_header(Box::new(head), false).await?;
-    session.write_response_body(Some(Bytes::from(body)), true).await
 }

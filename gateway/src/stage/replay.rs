@@ -126,6 +126,7 @@ pub(crate) async fn claim(
         return Ok(FirstUse(()));
     }
     let claims = caller.claims();
+    gateway.metrics.replay_claims.inc();
     let key = format!("seen:jti:{}", claims.jti);
     let expires_ms = claims.exp.saturating_add(LEEWAY_S).saturating_mul(1_000);
     match gateway
