@@ -9,6 +9,7 @@ mod config;
 mod http;
 mod ingest;
 mod metrics;
+mod partitions;
 pub mod verify;
 
 use std::net::SocketAddr;
@@ -94,6 +95,10 @@ pub async fn run(
     tasks.spawn(
         "audit ingest",
         ingest(&config, &deps, &database, metrics, shutdown.clone()),
+    );
+    tasks.spawn(
+        "ledger partitions",
+        partitions::run(database.clone(), shutdown.clone()),
     );
     let router = http::router(State::new(
         &config,

@@ -55,6 +55,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example: caracal keys > caracal.env")]
     Keys,
     /// Look at mandates
+    #[command(after_help = "Example: caracal token inspect - < mandate.txt")]
     Token {
         /// What to do with the mandate.
         #[command(subcommand)]
@@ -109,7 +110,7 @@ pub(crate) struct DevArguments {
     /// Where keys, the private database and dev.env are kept
     #[arg(long, value_name = "DIR", default_value = "./.caracal")]
     pub(crate) data_dir: PathBuf,
-    /// The first of eight consecutive ports, so that several instances can run
+    /// The first of seven consecutive ports, so that several instances can run
     #[arg(long, value_name = "PORT")]
     pub(crate) port_base: Option<u16>,
     /// A file to write once everything is ready (it holds the path of dev.env)

@@ -1,6 +1,7 @@
 //! `caracal migrate` and `caracal init`: what has to be there before any role starts.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
 use caracal_bus::{Bus, GroupStart};
@@ -8,7 +9,8 @@ use caracal_chassis::config::{Reader, Source};
 use caracal_chassis::telemetry;
 use caracal_migrations::Role;
 use caracal_wire::stream::PROVISIONED_GROUPS;
-use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgPool};
 
 use crate::bus;
 
@@ -79,7 +81,11 @@ fn read(config_file: Option<&Path>, with_redis: bool) -> Result<Settings> {
 /// # Errors
 /// An unreachable database, a migration that fails, a user that may not make roles.
 pub(crate) async fn migrate_database(database_url: &str, passwords: &[(Role, Option<String>)]) -> Result<()> {
-    let pool = PgPool::connect(database_url)
+    // A migration may take its time; its whole text in the log would help nobody.
+    let options = PgConnectOptions::from_str(database_url)
+        .context("DATABASE_URL is not the URL of a PostgreSQL")?
+        .disable_statement_logging();
+    let pool = PgPool::connect_with(options)
         .await
         .context("DATABASE_URL: cannot connect to PostgreSQL; is it running, and is the URL right?")?;
     let report = caracal_migrations::run(&pool).await?;

@@ -4,8 +4,8 @@
 //! a governed request, never signs a mandate, and never calls another service: policies are compiled here with the code
 //! that will decide.
 //!
-//! A request passes [`http`] (limits, token, authorization) and reaches one handler, which reads its input, calls one use
-//! case, and maps the result. A use case that changes something works in a [`change::Change`], whose commit needs the
+//! A request passes `http` (limits, token, authorization) and reaches one handler, which reads its input, calls one use
+//! case, and maps the result. A use case that changes something works in a `change::Change`, whose commit needs the
 //! audit record: there is no change without its record and no record without its change. What a change means for
 //! others is announced by the outbox of the same transaction, which the relay publishes.
 

@@ -83,9 +83,11 @@ impl Home {
     /// When it cannot be made.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         use std::os::unix::fs::PermissionsExt;
-        std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-        // Others may pass through (the database's user has to, when the caller is root) but not list; secrets in it are 0600.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))?;
+        if !path.exists() {
+            std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+            // Others may pass through (the database's user has to, when the caller is root) but not list; secrets in it are 0600.
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))?;
+        }
         let path = path
             .canonicalize()
             .with_context(|| format!("cannot resolve {}", path.display()))?;

@@ -351,3 +351,17 @@ pub async fn search(tx: &mut ReadTx, search: &Search<'_>) -> Result<Vec<Link>, S
         .fetch_all(&mut *tx)
         .await?)
 }
+
+/// Makes the ledger's monthly partitions, this month's and `months_ahead` more, where they are missing. Answers how many were made.
+///
+/// # Errors
+/// [`StorageError::Refused`] for a role that may not; [`StorageError::Database`] when rows already stand in the default partition's way.
+pub async fn ensure_partitions(tx: &mut WriteTx, months_ahead: i32) -> Result<i64, StorageError> {
+    Ok(sqlx::query_scalar(
+        "SELECT count(*) FILTER (WHERE audit_partition_ensure(((now() AT TIME ZONE 'UTC')::date + make_interval(months => ahead))::date)) \
+         FROM generate_series(0, $1) AS ahead",
+    )
+    .bind(months_ahead)
+    .fetch_one(&mut *tx)
+    .await?)
+}

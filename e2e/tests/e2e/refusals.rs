@@ -138,11 +138,11 @@ async fn every_bad_mandate_path_and_body_is_refused_and_recorded() {
         "invalid_token",
     )
     .await;
-    let foreign = of_zone(Mandate::gateway("another-zone", &world.application, now()));
+    let unknown = of_zone(Mandate::gateway("another-zone", &world.application, now()));
     refused(
         &world,
-        "foreign zone",
-        call().mandate(&stranger.sign(foreign.claims()).unwrap()),
+        "unknown zone",
+        call().mandate(&stranger.sign(unknown.claims()).unwrap()),
         "/",
         UNPROVEN,
         401,
@@ -217,7 +217,7 @@ async fn every_bad_mandate_path_and_body_is_refused_and_recorded() {
     );
 }
 
-/// The mandate with one byte of its claims changed.
+/// The mandate with the first character of its signature changed.
 fn tampered(mandate: &str) -> String {
     let mut parts: Vec<String> = mandate.split('.').map(ToOwned::to_owned).collect();
     let flipped = if parts[2].starts_with('A') { "B" } else { "A" };
@@ -456,4 +456,50 @@ async fn a_wrong_client_secret_is_refused_and_recorded() {
     assert_eq!(answer.status.as_u16(), 401);
     assert_eq!(answer.headers["cache-control"], "no-store");
     world.denial_in(&world.zone, &request_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_genuine_mandate_of_another_zone_opens_nothing_here() {
+    let mut world = World::start(StackOptions::default()).await;
+    let home = world.zone.clone();
+    // The same resource identifier, application name and policy, in a zone of its own.
+    world.configure_another_zone().await;
+    let foreign_agent = world.agent().await;
+    let foreign = world.one_shot(&foreign_agent).await;
+    let claims = caracal_token::UnverifiedToken::parse(&foreign)
+        .unwrap()
+        .unverified_claims()
+        .clone();
+    assert_ne!(claims.zone_id.as_str(), home, "the mandate is of the other zone");
+    // Relabelled for the first zone, its signature is none of that zone's keys.
+    let mut parts: Vec<&str> = foreign.split('.').collect();
+    let relabelled = relabel(parts[1], claims.zone_id.as_str(), &home);
+    parts[1] = &relabelled;
+    refused(
+        &world,
+        "foreign zone",
+        world.call().mandate(&parts.join(".")),
+        "/",
+        UNPROVEN,
+        401,
+        "invalid_token",
+    )
+    .await;
+    // As it is, it reaches its own zone's resource only.
+    let answer = world.call().mandate(&foreign).send("/").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = world.upstream.take_requests();
+    assert_eq!(
+        seen[0].header("x-upstream-key"),
+        Some(crate::world::OTHER_CREDENTIAL),
+        "the other zone's credential, not the first one's"
+    );
+}
+
+/// Claims with another zone id in them.
+fn relabel(claims: &str, from: &str, to: &str) -> String {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let json = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    URL_SAFE_NO_PAD.encode(json.replace(from, to))
 }

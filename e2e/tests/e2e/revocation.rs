@@ -15,13 +15,21 @@ use crate::world::{RESOURCE, SOON, World};
 /// Calls with fresh copies of one authority until the gateway refuses it; gives that answer. The STS may hear of the revocation a
 /// moment earlier and refuse the exchange instead; either way nothing passes any more.
 async fn until_refused(world: &World, mandates: &mut Vec<String>) -> caracal_testing::Answer {
-    caracal_testing::wait_for(SOON, async || {
+    let (request_id, answer) = caracal_testing::wait_for(SOON, async || {
         let mandate = mandates.pop().expect("enough mandates minted before");
-        let answer = world.call().mandate(&mandate).send("/").await;
+        let request_id = crate::world::unique("revoked");
+        let answer = world
+            .call()
+            .mandate(&mandate)
+            .request_id(&request_id)
+            .send("/")
+            .await;
         assert!([200, 401, 403].contains(&answer.status), "{}", answer.text());
-        (answer.status == 401).then_some(answer)
+        (answer.status == 401).then_some((request_id, answer))
     })
-    .await
+    .await;
+    world.denial_in(&world.zone, &request_id).await;
+    answer
 }
 
 async fn minted(world: &World, agent: &crate::world::Agent, count: usize) -> Vec<String> {

@@ -17,6 +17,8 @@ pub(crate) const READ: &str = "crm:read";
 pub(crate) const ADMIN: &str = "crm:admin";
 /// The credential that only the gateway may show the upstream.
 pub(crate) const CREDENTIAL: &str = "the-real-upstream-key";
+/// The same for a second zone.
+pub(crate) const OTHER_CREDENTIAL: &str = "the-other-zone's-key";
 /// How long anything that follows a change may take.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -45,57 +47,50 @@ impl World {
     pub(crate) async fn start(options: StackOptions) -> Self {
         let stack = Stack::start(options).await;
         let upstream = Upstream::start(Behaviour::Echo).await;
-        let admin = stack.admin();
-        let zone = admin
-            .post("/v1/zones", &json!({"name": "World"}))
-            .await
-            .expect(201);
-        let zone = text(&zone, "id");
-        let base = format!("/v1/zones/{zone}");
-        let application = admin
-            .post(
-                &format!("{base}/applications"),
-                &json!({"name": "agent", "registration_method": "managed"}),
-            )
-            .await
-            .expect(201);
-        let (application, secret) = (text(&application, "id"), text(&application, "client_secret"));
-        let config =
-            json!({"auth_location": "header", "header_name": "X-Upstream-Key", "api_key": CREDENTIAL});
-        let provider = json!({"name": "CRM", "kind": "api_key", "config_json": config});
-        let provider = text(
-            &admin
-                .post(&format!("{base}/providers"), &provider)
-                .await
-                .expect(201),
-            "id",
-        );
-        let resource = json!({
-            "name": "CRM", "identifier": RESOURCE, "upstream_url": upstream.url(), "scopes": [READ, ADMIN],
-            "credential_provider_id": provider, "operation_enforcement": "transport_uniform",
-        });
-        let resource = text(
-            &admin
-                .post(&format!("{base}/resources"), &resource)
-                .await
-                .expect(201),
-            "id",
-        );
-        let policy_set = activate(&admin, &base, &document(&application)).await;
-        let tokens = stack.token_client(&zone, &application, &secret);
-        let world = Self {
+        let tokens = stack.token_client("", "", "");
+        let mut world = Self {
             stack,
             upstream,
-            zone,
-            application,
-            resource,
-            policy_set,
+            zone: String::new(),
+            application: String::new(),
+            resource: String::new(),
+            policy_set: String::new(),
             tokens,
         };
+        world.configure(CREDENTIAL).await;
         world
-            .until_minted(&[("resource", RESOURCE), ("scope", "agent:lifecycle")])
+    }
+
+    /// Makes a second zone that looks like the first and goes on in it.
+    pub(crate) async fn configure_another_zone(&mut self) {
+        self.configure(OTHER_CREDENTIAL).await;
+    }
+
+    async fn configure(&mut self, credential: &str) {
+        let admin = self.stack.admin();
+        let create = async |path: String, body: Value| admin.post(&path, &body).await.expect(201);
+        self.zone = text(
+            &create("/v1/zones".to_owned(), json!({"name": "World"})).await,
+            "id",
+        );
+        let base = format!("/v1/zones/{}", self.zone);
+        let application = json!({"name": "agent", "registration_method": "managed"});
+        let application = create(format!("{base}/applications"), application).await;
+        self.application = text(&application, "id");
+        let config =
+            json!({"auth_location": "header", "header_name": "X-Upstream-Key", "api_key": credential});
+        let provider = json!({"name": "CRM", "kind": "api_key", "config_json": config});
+        let provider = text(&create(format!("{base}/providers"), provider).await, "id");
+        let resource = json!({
+            "name": "CRM", "identifier": RESOURCE, "upstream_url": self.upstream.url(), "scopes": [READ, ADMIN],
+            "credential_provider_id": provider, "operation_enforcement": "transport_uniform",
+        });
+        self.resource = text(&create(format!("{base}/resources"), resource).await, "id");
+        self.policy_set = activate(&admin, &base, &document(&self.application)).await;
+        let secret = text(&application, "client_secret");
+        self.tokens = self.stack.token_client(&self.zone, &self.application, &secret);
+        self.until_minted(&[("resource", RESOURCE), ("scope", "agent:lifecycle")])
             .await;
-        world
     }
 
     /// The zone's part of the admin API.

@@ -172,7 +172,7 @@ pub async fn retry(
     Ok(())
 }
 
-/// Sets rows aside that will never go out by themselves. They stay visible, count in [`backlog`], hold the watermark
+/// Sets rows aside that will never go out by themselves. They stay visible, count in `backlog`, hold the watermark
 /// back and can be put back with [`requeue`].
 ///
 /// # Errors

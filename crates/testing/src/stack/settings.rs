@@ -116,8 +116,6 @@ impl Wiring {
             ("AUDIT_HMAC_KEY", secrets.audit_key.clone()),
             ("GATEWAY_STS_HMAC_KEY", secrets.gateway_key.clone()),
             ("AUDIT_REPLAY_DIR", spool.display().to_string()),
-            // The upstreams of tests listen on loopback, which is refused otherwise.
-            ("CARACAL_PRIVATE_EGRESS_HOSTS", "127.0.0.1,localhost".to_owned()),
         ])
     }
 
@@ -163,7 +161,6 @@ impl Wiring {
             ("AGENT_COORDINATOR_SCOPE", "agent:lifecycle".to_owned()),
             ("CARACAL_COORDINATOR_TOKEN", secrets.coordinator_token.clone()),
             ("IDEMPOTENCY_HMAC_KEY", secrets.idempotency_key.clone()),
-            ("COORDINATOR_RATE_LIMIT_PER_MIN", "0".to_owned()),
         ])
     }
 
@@ -171,7 +168,6 @@ impl Wiring {
         settings([
             ("DATABASE_URL", self.database_url_as(database, Role::Audit)),
             ("AUDIT_ADMIN_TOKEN", secrets.audit_token.clone()),
-            ("AUDIT_EXPORT_TMP_DIR", self.folders.display().to_string()),
         ])
     }
 
