@@ -90,6 +90,7 @@ pub(crate) async fn admit(
         .time(Stage::Resolve, forward::reach(gateway, &credential))
         .await?;
     let injection = inject::plan(gateway, request, &route, &standing, &credential, &reachable, seen)?;
+    revocation::recheck(gateway, &standing)?;
     let intent = gateway.evidence.intent(seen, &standing, &credential, &reachable);
     let recorded = times.time(Stage::Record, intent).await?;
     Ok(Admission {

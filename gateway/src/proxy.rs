@@ -25,7 +25,7 @@ use crate::connection::{ClientConnection, Leash};
 use crate::context::{Context, Inbound, Verdict};
 use crate::denial::Denial;
 use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
-use crate::stage::{forward, route, stream};
+use crate::stage::{forward, revocation, route, stream};
 
 /// How long a request body that is not wanted any more is read, so that the client gets the refusal instead of a
 /// broken connection.
@@ -128,6 +128,12 @@ impl ProxyHttp for Proxy {
         upstream_request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        if let Verdict::Admitted(admission) = &context.verdict
+            && let Err(denial) = revocation::recheck(&self.gateway, admission.standing())
+        {
+            // Connected, and not a byte sent.
+            return context.stop(denial);
+        }
         match &context.verdict {
             Verdict::Admitted(admission) => admission.injection().apply(upstream_request),
             Verdict::Public(passage) => passage.injection().apply(upstream_request),

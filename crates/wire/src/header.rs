@@ -1,6 +1,8 @@
 //! Which headers are ours, which end at one hop, which may never carry a credential?
 //!
-//! `docs/contract/wire-formats.md`, "Headers". All names here are lower case; the predicates ignore case.
+//! `docs/contract/wire-formats.md`, "Headers". All names here are lower case; the predicates ignore case. What a client
+//! may not set it may not set with `_` for `-` either: upstreams that read headers in the manner of CGI (RFC 3875 section
+//! 4.1.18) take both for one name.
 
 /// The caller's request id, echoed in every answer.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -84,20 +86,27 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.iter().any(|held| held.eq_ignore_ascii_case(name))
 }
 
+/// Whether an upstream may take both for the same header: they differ in case, or in `_` for `-`, at most. One pass.
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
+}
+
 /// Whether a provider's credential may never be put into this header.
 pub fn is_reserved_credential_header(name: &str) -> bool {
-    RESERVED.iter().any(|held| held.eq_ignore_ascii_case(name))
+    RESERVED.iter().any(|held| is_same_name(held, name))
         || RESERVED_PREFIXES.iter().any(|prefix| has_prefix(name, prefix))
 }
 
 /// Whether the gateway removes this header from a client's request: ours, those only a proxy may set, and the mandate itself.
-/// Hop-by-hop headers are a matter of [`is_hop_by_hop`].
+/// A name with `_` is removed too when it may pass for any reserved one. Hop-by-hop headers are a matter of
+/// [`is_hop_by_hop`].
 pub fn is_removed_from_request(name: &str) -> bool {
     has_prefix(name, "x-caracal-")
         || has_prefix(name, "x-forwarded-")
         || ["forwarded", "x-real-ip", "authorization"]
             .iter()
-            .any(|held| held.eq_ignore_ascii_case(name))
+            .any(|held| is_same_name(held, name))
+        || (name.contains('_') && is_reserved_credential_header(name))
 }
 
 /// Whether the gateway removes this header from an upstream's answer. Hop-by-hop headers are a matter of [`is_hop_by_hop`].
@@ -114,7 +123,15 @@ pub fn is_header_name(name: &str) -> bool {
 
 fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        .is_some_and(|start| is_same_name(start, prefix))
+}
+
+/// The byte in lower case, an underscore as a hyphen.
+const fn folded(byte: u8) -> u8 {
+    match byte {
+        b'_' => b'-',
+        byte => byte.to_ascii_lowercase(),
+    }
 }
 
 #[cfg(test)]
@@ -144,6 +161,40 @@ mod tests {
         ] {
             assert!(is_reserved_credential_header(name), "{name}");
         }
+    }
+
+    #[test]
+    fn an_underscore_hides_no_name() {
+        for name in [
+            "X_Caracal_Identity",
+            "x-caracal_identity",
+            "x_forwarded_for",
+            "X_Forwarded-Host",
+            "x_real_ip",
+            "x_request_id",
+            "content_length",
+            "transfer_encoding",
+            "proxy_authorization",
+        ] {
+            assert!(is_removed_from_request(name), "{name}");
+            assert!(is_reserved_credential_header(name), "{name}");
+        }
+        for name in [
+            "x_api_key",
+            "x_caracal",
+            "content-length",
+            "x-request-id",
+            "traceparent",
+        ] {
+            assert!(!is_removed_from_request(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_the_same_whatever_their_case_and_hyphens() {
+        assert!(is_same_name("X-Api-Key", "x_api-key"));
+        assert!(!is_same_name("x-api-key", "x-api-keys"));
+        assert!(!is_same_name("x-api-key", "xapikey"));
     }
 
     #[test]

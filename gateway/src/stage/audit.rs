@@ -1,7 +1,7 @@
 //! Stage 8: what stays of the request? The intent before it goes upstream, the outcome after, or the refusal.
 //!
 //! Events are appended to a local spool, never sent from here. Without the intent on record nothing is forwarded;
-//! refusals are recorded as far as one source's share goes, and what was left out is counted.
+//! refusals are recorded as far as one source's share and everybody's go, and what was left out is counted.
 
 mod budget;
 
@@ -91,7 +91,10 @@ impl Evidence {
         let mut metadata = about(seen);
         about_upstream(&mut metadata, admission.credential(), admission.reachable());
         let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
-        let is_cut = matches!(failure, Some(Denial::Revoked(_) | Denial::ExpiredMeanwhile));
+        let is_cut = matches!(
+            failure,
+            Some(Denial::Revoked(_) | Denial::RevocationStale | Denial::ExpiredMeanwhile)
+        );
         put(
             "revocation_interrupted",
             json!(matches!(failure, Some(Denial::Revoked(_)))),
@@ -126,7 +129,7 @@ impl Evidence {
         self.append_or_report(event, metadata).await;
     }
 
-    /// Records a refusal, if the source's share allows; whether it did.
+    /// Records a refusal, if the source's share and everybody's allow; whether it did.
     pub(crate) async fn denial(&self, seen: &Observation, denial: &Denial) -> bool {
         let Some(suppressed) = self.budget.take(seen.source) else {
             return false;
@@ -307,7 +310,7 @@ fn result_class(status: Option<u16>) -> &'static str {
 
 fn error_kind(failure: &Denial, upstream_status: Option<u16>) -> &'static str {
     match failure {
-        Denial::Revoked(_) | Denial::ExpiredMeanwhile => "authority_ended",
+        Denial::Revoked(_) | Denial::RevocationStale | Denial::ExpiredMeanwhile => "authority_ended",
         Denial::BodyTooLarge => "request_too_large",
         Denial::ClientGone => "client_cancelled",
         _ if upstream_status.is_some() => "response_copy_failed",

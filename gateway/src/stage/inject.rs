@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use caracal_wire::header::is_reserved_credential_header;
+use caracal_wire::header::{is_reserved_credential_header, is_same_name};
 use caracal_wire::sts::{AuthLocation, AuthMode, Upstream};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use pingora_error::Result;
@@ -28,7 +28,7 @@ pub(crate) struct Injection {
     target: String,
     /// The presented mandate, which must not pass.
     mandate: Option<Box<str>>,
-    /// Removed whatever the client put there.
+    /// Removed whatever the client put there, under any name an upstream may take for this one.
     removed: Option<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
 }
@@ -119,12 +119,25 @@ impl Injection {
     pub(crate) fn apply(&self, head: &mut RequestHeader) -> Result<()> {
         clean_request(head, self.mandate.as_deref())?;
         if let Some(name) = &self.removed {
-            head.remove_header(name);
+            remove_all(head, name);
         }
         for (name, value) in &self.set {
             head.insert_header(name.clone(), value.clone())?;
         }
         head.set_raw_path(self.target.as_bytes())
+    }
+}
+
+/// Removes every header that an upstream may take for `name`.
+fn remove_all(head: &mut RequestHeader, name: &HeaderName) {
+    let same: Vec<HeaderName> = head
+        .headers
+        .keys()
+        .filter(|held| is_same_name(held.as_str(), name.as_str()))
+        .cloned()
+        .collect();
+    for name in same {
+        head.remove_header(&name);
     }
 }
 
@@ -330,6 +343,33 @@ mod tests {
         assert_eq!(target, "/x?a=%20&api_key=k%2F1+2");
     }
 
+    #[test]
+    fn the_clients_own_credential_is_removed_however_it_is_spelled() {
+        for (credential, spelled) in [
+            ("x-api-key", "X-Api-Key"),
+            ("x-api-key", "x_api_key"),
+            ("x-api-key", "X_Api-Key"),
+            ("x_api_key", "x-api-key"),
+        ] {
+            let injection = Injection {
+                target: "/".to_owned(),
+                mandate: None,
+                removed: Some(HeaderName::from_static(credential)),
+                set: vec![(
+                    HeaderName::from_static(credential),
+                    HeaderValue::from_static("real"),
+                )],
+            };
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            head.append_header(spelled, "forged").unwrap();
+            head.append_header("x-other", "kept").unwrap();
+            injection.apply(&mut head).unwrap();
+            let values: Vec<_> = head.headers.values().collect();
+            assert_eq!(head.headers[credential], "real", "{spelled}");
+            assert_eq!(values.len(), 2, "{spelled}: {values:?}");
+        }
+    }
+
     fn head_for(upstream: &Upstream) -> Result<Option<(String, String)>, Denial> {
         let place = match upstream.auth_mode {
             AuthMode::ProviderOauth | AuthMode::ProviderApikey => {
@@ -379,6 +419,7 @@ mod tests {
             "X-Caracal-Identity",
             "X-Forwarded-For",
             "Proxy-Authorization",
+            "x_forwarded_for",
             "a b",
         ] {
             let upstream = Upstream {

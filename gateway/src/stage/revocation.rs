@@ -32,6 +32,16 @@ impl Standing {
     }
 }
 
+/// Asks both questions again: between the first answer and the upstream lie an exchange, a lookup, an append and a
+/// connect, each of which may take seconds. Memory only.
+///
+/// # Errors
+/// [`Denial::RevocationStale`], [`Denial::Revoked`].
+pub(crate) fn recheck(gateway: &Gateway, standing: &Standing) -> Result<(), Denial> {
+    let Fresh(()) = fresh(gateway)?;
+    unrevoked(gateway, standing.caller())
+}
+
 /// Looks the four anchors up. At most four reads in memory.
 ///
 /// # Errors
@@ -39,8 +49,13 @@ impl Standing {
 pub(crate) fn check(gateway: &Gateway, unseen: Unseen) -> Result<Standing, Denial> {
     let caller = unseen.into_caller();
     let Fresh(()) = caller.fresh();
+    unrevoked(gateway, &caller)?;
+    Ok(Standing(caller))
+}
+
+fn unrevoked(gateway: &Gateway, caller: &Caller) -> Result<(), Denial> {
     match gateway.revocations.set().is_revoked(caller.anchors()) {
         Some(anchor) => Err(Denial::Revoked(anchor)),
-        None => Ok(Standing(caller)),
+        None => Ok(()),
     }
 }

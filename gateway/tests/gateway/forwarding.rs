@@ -173,6 +173,9 @@ async fn request_headers_are_cleaned() {
         ("forwarded", "for=1.2.3.4"),
         ("x-real-ip", "1.2.3.4"),
         ("x-forwarded-port", "1"),
+        ("x_forwarded_for", "1.2.3.4"),
+        ("x_caracal_identity", "forged"),
+        ("x_real_ip", "1.2.3.4"),
         ("x-api-key", mandate.as_str()),
         ("x-copy", &format!("prefix {mandate} suffix")),
     ];

@@ -12,6 +12,7 @@ mod client;
 mod credentials;
 mod egress;
 mod forwarding;
+mod late_revocation;
 mod outages;
 mod refusals;
 mod replay;

@@ -85,12 +85,20 @@ async fn a_public_route_asks_for_no_mandate_and_gets_none() {
     );
     let rig = Rig::with(&[("ROUTE", &routes)]).await;
     let answer = rig
-        .send(plain("/public/a%2Fb?q", "a.test", None).header("cookie", "a=1"))
+        .send(
+            plain("/public/a%2Fb?q", "a.test", None)
+                .header("cookie", "a=1")
+                .header("x_forwarded_for", "1.2.3.4")
+                .header("x_caracal_identity", "forged"),
+        )
         .await;
     assert_eq!(answer.status, 200);
     let request = site.take_requests().pop().unwrap();
     assert_eq!(request.target, "/site/a%2Fb?q");
     assert_eq!(request.header("cookie"), Some("a=1"));
+    for name in ["x_forwarded_for", "x_caracal_identity"] {
+        assert_eq!(request.header(name), None, "{name} must not pass");
+    }
     assert!(rig.sts.exchanges().is_empty());
 
     let mandate = rig.sts.sign(one_shot());

@@ -175,7 +175,8 @@ async fn the_mandates_expiry_cuts_an_idle_stream() {
     let (mut upstream, url) = held_upstream().await;
     rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
     let mut raw = Raw::connect(gateway.addresses.main).await;
-    raw.write(get(&rig, bound().issued(clock.unix_seconds(), 40), "")).await;
+    raw.write(get(&rig, bound().issued(clock.unix_seconds(), 40), ""))
+        .await;
     let mut connection = upstream.recv().await.unwrap();
     // While the upstream thinks, all but the last second of the mandate passes.
     clock.advance(Duration::from_secs(39));

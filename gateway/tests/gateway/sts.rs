@@ -18,6 +18,7 @@ use caracal_wire::gateway_signature::{self, Presented};
 use caracal_wire::sts::{RevocationSnapshot, RevokedAnchor, TokenResponse, Upstream, field};
 use caracal_wire::{form, sts as wire};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::rig::{APPLICATION, ISSUER, RESOURCE, SHARED_KEY, ZONE, now};
 
@@ -30,6 +31,8 @@ pub(crate) enum Grant {
     Raw(u16, &'static str, String),
     /// 200 with this token and upstream.
     Token(String, Upstream),
+    /// What `Upstream` answers, once the test says so.
+    Held(Arc<Notify>, Upstream),
     /// Nothing, ever.
     Silence,
 }
@@ -203,8 +206,15 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
             .collect(),
         request_id: headers["x-request-id"].to_str().unwrap().to_owned(),
     };
-    state.exchanges.lock().unwrap().push(exchange);
     let grant = state.grant.lock().unwrap().clone();
+    state.exchanges.lock().unwrap().push(exchange);
+    let grant = match grant {
+        Grant::Held(released, upstream) => {
+            released.notified().await;
+            Grant::Upstream(upstream)
+        }
+        grant => grant,
+    };
     match grant {
         Grant::Upstream(upstream) => {
             let resource = value(field::RESOURCE);
@@ -221,7 +231,7 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(http::header::CONTENT_TYPE, content_type)], body).into_response()
         }
-        Grant::Silence => std::future::pending().await,
+        Grant::Held(..) | Grant::Silence => std::future::pending().await,
     }
 }
 

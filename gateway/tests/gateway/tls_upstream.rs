@@ -11,12 +11,12 @@ use crate::rig::{Rig, SOON, mandate_upstream};
 use crate::sts::Grant;
 
 /// Signed by `tls/ca.pem` for `localhost` and 127.0.0.1 until the year 2125; made with the script in `tls/README.md`.
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     format!("{}/tests/gateway/tls/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// An upstream that answers every request over TLS with 200.
-async fn tls_upstream() -> u16 {
+/// Accepts TLS with that certificate.
+pub(crate) fn acceptor() -> TlsAcceptor {
     let (chain, key) = load_certs_and_key_files(&file("server.pem"), &file("server.key"))
         .unwrap()
         .unwrap();
@@ -24,7 +24,12 @@ async fn tls_upstream() -> u16 {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// An upstream that answers every request over TLS with 200.
+async fn tls_upstream() -> u16 {
+    let acceptor = acceptor();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

@@ -1,21 +1,42 @@
-//! How many refusals of one source are recorded? A share each; the rest is counted.
+//! How many refusals are recorded? A share for each source, and one for all of them; the rest is counted.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-/// Refusals of one source recorded at once; then [`DENIALS_PER_S`].
-const DENIALS_BURST: f64 = 20.0;
-/// Refusals of one source recorded per second in the long run.
-const DENIALS_PER_S: f64 = 5.0;
+/// What one source may have recorded.
+const OF_SOURCE: Rate = Rate {
+    burst: 20.0,
+    per_s: 5.0,
+};
+/// What all sources together may, so that a client of many addresses does not fill the spool.
+const OF_ALL: Rate = Rate {
+    burst: 1_000.0,
+    per_s: 200.0,
+};
 /// Sources told apart. Further ones share one budget.
 const SOURCES_MAX: usize = 8_192;
+/// The part of an IPv6 address that names a network: who has one address of it has all (RFC 4291 section 2.5.1).
+const NETWORK: u128 = !(u64::MAX as u128);
 
-/// How many refusals of each source are still recorded.
+/// How many refusals are still recorded.
 #[derive(Debug, Default)]
-pub(super) struct DenialBudget(Mutex<HashMap<Option<IpAddr>, Share>>);
+pub(super) struct DenialBudget(Mutex<Shares>);
+
+#[derive(Debug, Default)]
+struct Shares {
+    all: Option<Share>,
+    sources: HashMap<Option<IpAddr>, Share>,
+}
+
+/// So many at once, then so many a second.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    burst: f64,
+    per_s: f64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Share {
@@ -24,38 +45,71 @@ struct Share {
     suppressed: u64,
 }
 
-impl DenialBudget {
-    /// Takes one from the source's share: how many were left out before this one, or `None` when this one is too.
-    pub(super) fn take(&self, source: IpAddr) -> Option<u64> {
-        let now = Instant::now();
-        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = shares.contains_key(&Some(source)) || shares.len() < SOURCES_MAX;
-        let share = shares.entry(is_known.then_some(source)).or_insert(Share {
-            left: DENIALS_BURST,
+impl Share {
+    fn full(rate: Rate, now: Instant) -> Self {
+        Self {
+            left: rate.burst,
             at: now,
             suppressed: 0,
-        });
-        let earned = now.duration_since(share.at).as_secs_f64() * DENIALS_PER_S;
-        share.left = (share.left + earned).min(DENIALS_BURST);
-        share.at = now;
-        if share.left < 1.0 {
+        }
+    }
+
+    /// Adds what was earned since, and tells whether there is one to take.
+    fn earn(&mut self, rate: Rate, now: Instant) -> bool {
+        let earned = now.duration_since(self.at).as_secs_f64() * rate.per_s;
+        self.left = (self.left + earned).min(rate.burst);
+        self.at = now;
+        self.left >= 1.0
+    }
+}
+
+impl DenialBudget {
+    /// Takes one from the source's share and one from everybody's: how many of the source were left out before this
+    /// one, or `None` when this one is too.
+    pub(super) fn take(&self, source: IpAddr) -> Option<u64> {
+        let now = Instant::now();
+        let source = network(source);
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shares { all, sources } = &mut *shares;
+        let is_known = sources.contains_key(&Some(source)) || sources.len() < SOURCES_MAX;
+        let share = sources
+            .entry(is_known.then_some(source))
+            .or_insert_with(|| Share::full(OF_SOURCE, now));
+        let all = all.get_or_insert_with(|| Share::full(OF_ALL, now));
+        if !share.earn(OF_SOURCE, now) {
             share.suppressed += 1;
             return None;
         }
+        if !all.earn(OF_ALL, now) {
+            // Not counted by source: a summary of each would fill the spool as well.
+            all.suppressed += 1;
+            return None;
+        }
         share.left -= 1.0;
+        all.left -= 1.0;
         Some(std::mem::take(&mut share.suppressed))
     }
 
-    /// What was left out since, and forgets sources that have been quiet.
+    /// What was left out since, and forgets sources that have been quiet. Without a source: of sources not told apart.
     pub(super) fn drain(&self) -> Vec<(Option<IpAddr>, u64)> {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let suppressed = shares
-            .iter_mut()
+        let Shares { all, sources } = &mut *shares;
+        let by_source = sources.iter_mut().map(|(source, share)| (*source, share));
+        let suppressed = by_source
+            .chain(all.iter_mut().map(|all| (None, all)))
             .filter(|(_source, share)| share.suppressed > 0)
-            .map(|(source, share)| (*source, std::mem::take(&mut share.suppressed)))
+            .map(|(source, share)| (source, std::mem::take(&mut share.suppressed)))
             .collect();
-        shares.retain(|_source, share| share.at.elapsed().as_secs_f64() * DENIALS_PER_S < DENIALS_BURST);
+        sources.retain(|_source, share| share.at.elapsed().as_secs_f64() * OF_SOURCE.per_s < OF_SOURCE.burst);
         suppressed
+    }
+}
+
+/// The address itself, or the /64 of an IPv6 address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -94,19 +148,55 @@ mod tests {
         assert_eq!(budget.drain(), []);
         tokio::time::advance(Duration::from_mins(1)).await;
         let _nothing_left_out = budget.drain();
-        assert!(budget.0.lock().unwrap().is_empty());
+        assert!(budget.0.lock().unwrap().sources.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_sources_share_one_budget_beyond_the_limit() {
         let budget = DenialBudget::default();
-        let recorded = (0..SOURCES_MAX + 100)
-            .filter(|source| {
-                budget
-                    .take(IpAddr::from(u32::try_from(*source).unwrap().to_be_bytes()))
-                    .is_some()
-            })
-            .count();
+        let mut recorded = 0;
+        for source in 0..SOURCES_MAX + 100 {
+            if source % 500 == 0 {
+                tokio::time::advance(Duration::from_secs(5)).await;
+            }
+            let source = IpAddr::from(u32::try_from(source).unwrap().to_be_bytes());
+            recorded += usize::from(budget.take(source).is_some());
+        }
         assert_eq!(recorded, SOURCES_MAX + 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_addresses_of_an_ipv6_network_share_one_budget() {
+        let budget = DenialBudget::default();
+        let address = |host: u16| IpAddr::from([0x2001, 0xdb8, 1, 2, host, host, host, host]);
+        let recorded = (0..100)
+            .filter(|host| budget.take(address(*host)).is_some())
+            .count();
+        assert_eq!(recorded, 20);
+        assert!(
+            budget
+                .take(IpAddr::from([0x2001, 0xdb8, 1, 3, 0, 0, 0, 1]))
+                .is_some(),
+            "another network has its own share"
+        );
+        assert_eq!(budget.drain(), [(Some("2001:db8:1:2::".parse().unwrap()), 80)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_change_with_every_request_do_not_fill_the_spool() {
+        let budget = DenialBudget::default();
+        let flood = |first: u32| {
+            (first..first + 5_000)
+                .filter(|source| budget.take(IpAddr::from(source.to_be_bytes())).is_some())
+                .count()
+        };
+        assert_eq!(flood(0), 1_000);
+        assert_eq!(
+            budget.drain(),
+            [(None, 4_000)],
+            "what was left out is counted once"
+        );
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(flood(10_000), 200);
     }
 }
