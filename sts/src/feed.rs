@@ -64,7 +64,16 @@ pub(crate) async fn start(sts: &Sts, bus: Arc<dyn Bus>, keys: StreamKeys) -> Res
 pub(crate) async fn follow(sts: Arc<Sts>, cursor: Cursor, shutdown: Shutdown) {
     let (losses, lost) = mpsc::unbounded_channel();
     let handler = |event: CursorEvent<'_>| match event {
-        CursorEvent::Entry { stream, entry } => note(&sts, stream, entry),
+        CursorEvent::Entry {
+            stream,
+            entry,
+            unreadable,
+        } => {
+            // Zones and the graph were forgotten by then; only the revoked set needs the durable log.
+            if !note(&sts, stream, entry) && stream == stream::SESSIONS_REVOKE {
+                unreadable.report();
+            }
+        }
         CursorEvent::Lost(reload) => {
             sts.graph.forget_all();
             sts.zones.note_loss();
@@ -111,7 +120,8 @@ async fn prune(sts: &Sts) {
 }
 
 /// Applies one entry. One that cannot be read changes nothing it could be trusted with; what it may concern is forgotten.
-fn note(sts: &Sts, stream: &str, entry: &Entry) {
+/// Whether it could be read.
+fn note(sts: &Sts, stream: &str, entry: &Entry) -> bool {
     sts.metrics.stream_entries.with_label_values(&[stream]).inc();
     let applied = match stream {
         stream::SESSIONS_REVOKE => note_revocation(sts, entry),
@@ -133,7 +143,9 @@ fn note(sts: &Sts, stream: &str, entry: &Entry) {
         tracing::error!(stream, entry.id = %entry_id, %error, "an entry cannot be read; forgetting what it may concern");
         sts.graph.forget_all();
         sts.zones.note_loss();
+        return false;
     }
+    true
 }
 
 fn note_revocation(sts: &Sts, entry: &Entry) -> Result<(), EventError> {

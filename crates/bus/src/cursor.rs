@@ -4,6 +4,7 @@
 //! streams end, its owner then takes a snapshot of the durable truth, and the cursor hands over everything after the
 //! captured positions. The rules are in docs/contract/event-bus.md, "Freshness" and "Loss".
 
+mod doubt;
 mod reload;
 mod tracked;
 mod watermarks;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use caracal_wire::event::Watermark;
 use caracal_wire::stream::WATERMARKS;
+use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::bus::Bus;
@@ -24,6 +26,8 @@ use crate::entry::{Entry, EntryId};
 use crate::error::BusError;
 use crate::freshness::Freshness;
 use crate::signing::StreamKeys;
+use doubt::Doubts;
+pub use doubt::Unreadable;
 pub use reload::Reload;
 use reload::{Reloading, Settled};
 use tracked::Tracked;
@@ -45,9 +49,11 @@ pub enum CursorEvent<'a> {
         stream: &'a str,
         /// The entry.
         entry: &'a Entry,
+        /// Where the owner says that it cannot read the entry.
+        unreadable: &'a Unreadable,
     },
-    /// Entries may have been missed: they were trimmed before this cursor came to them, or the store lost data. The
-    /// owner must take a new snapshot and then call [`Reload::done`]; until then nothing counts as fresh. Entries
+    /// Entries may have been missed: they were trimmed before this cursor came to them, the store lost data, or an
+    /// entry could not be believed or not be read. The owner must take a new snapshot and then call [`Reload::done`]; until then nothing counts as fresh. Entries
     /// keep coming meanwhile: apply them both to what is known now and to the snapshot being loaded.
     Lost(Reload),
 }
@@ -91,6 +97,8 @@ pub struct Cursor {
     reloading: Option<Reloading>,
     /// What was read may have a hole: capture again and tell the owner before anything else.
     lost: bool,
+    /// Entries were passed over that may have said something: no hole, but the owner's snapshot must be taken anew.
+    doubts: Doubts,
     /// The connection broke: the store may have been started anew meanwhile.
     suspect: bool,
 }
@@ -127,6 +135,7 @@ impl Cursor {
             positions: Positions::default(),
             reloading: None,
             lost: false,
+            doubts: Doubts::default(),
             // The snapshot takes its time: the store may be another one when the cursor begins to read.
             suspect: true,
         };
@@ -151,8 +160,8 @@ impl Cursor {
         self.positions.clone()
     }
 
-    /// Hands every entry to `handler` in stream order until `shutdown` resolves. Entries with a wrong or missing
-    /// signature are dropped with a warning. Survives outages of the bus: it tries again until it is back.
+    /// Hands every entry to `handler` in stream order until `shutdown` resolves. An entry with a wrong or missing
+    /// signature is not handed over: what it may have said counts as missed. Survives outages of the bus: it tries again until it is back.
     ///
     /// `handler` runs on the reading task and must not block.
     pub async fn run<H, S>(mut self, mut handler: H, shutdown: S)
@@ -191,6 +200,7 @@ impl Cursor {
             self.recover(handler).await?;
         }
         self.settle_reload(handler).await;
+        self.resolve_doubts(handler);
         let news = self.read().await?;
         if news.is_empty() {
             return Ok(());
@@ -223,10 +233,25 @@ impl Cursor {
         self.capture().await?;
         self.lost = false;
         tracing::warn!("entries of the event streams were lost before this replica read them; reloading");
+        self.ask_for_snapshot(handler);
+        Ok(())
+    }
+
+    /// Asks the owner for a snapshot that says what the entries passed over may have said. Reading goes on where it
+    /// is: there is no hole, and no entry is read again.
+    fn resolve_doubts<H: FnMut(CursorEvent<'_>) + Send>(&mut self, handler: &mut H) {
+        if self.reloading.is_none() && self.doubts.are_due(Instant::now()) {
+            tracing::warn!("entries of the event streams could not be used; reloading");
+            self.ask_for_snapshot(handler);
+        }
+    }
+
+    /// The snapshot asked for is younger than every entry handled until now.
+    fn ask_for_snapshot<H: FnMut(CursorEvent<'_>) + Send>(&mut self, handler: &mut H) {
+        self.doubts.asked(Instant::now());
         let (reloading, reload) = Reloading::begin();
         self.reloading = Some(reloading);
         handler(CursorEvent::Lost(reload));
-        Ok(())
     }
 
     /// Takes note of a reload that was finished, and asks again for one that was given up.
@@ -239,9 +264,7 @@ impl Cursor {
             }
             Some(Settled::GivenUp) => {
                 tokio::time::sleep(RELOAD_PAUSE).await;
-                let (reloading, reload) = Reloading::begin();
-                self.reloading = Some(reloading);
-                handler(CursorEvent::Lost(reload));
+                self.ask_for_snapshot(handler);
             }
         }
     }
@@ -272,12 +295,15 @@ impl Cursor {
             .collect();
         from.push((WATERMARKS, self.watermark_position));
         let read = self.bus.read(&from, READ_COUNT, READ_BLOCK);
-        match &self.reloading {
-            None => read.await,
-            Some(reloading) => tokio::select! {
-                news = read => news,
-                () = reloading.wait() => Ok(Vec::new()),
-            },
+        let interrupted = async {
+            match &self.reloading {
+                Some(reloading) => reloading.wait().await,
+                None => self.doubts.wait().await,
+            }
+        };
+        tokio::select! {
+            news = read => news,
+            () = interrupted => Ok(Vec::new()),
         }
     }
 
@@ -304,15 +330,16 @@ impl Cursor {
         entries: &[Entry],
         handler: &mut H,
     ) {
+        let arrived = Instant::now();
         for entry in entries {
             let genuine = self.keys.verify(stream, &entry.fields);
             if !genuine {
-                tracing::warn!(stream, entry.id = %entry.id, "entry without a right signature dropped");
+                tracing::warn!(stream, entry.id = %entry.id, "entry without a right signature passed over");
             }
             if stream == WATERMARKS {
                 self.watermark_position = entry.id;
                 match Watermark::from_fields(&entry.fields) {
-                    Ok(watermark) if genuine => self.watermarks.push(watermark),
+                    Ok(watermark) if genuine => self.watermarks.push(watermark, arrived),
                     Ok(_) | Err(_) => {}
                 }
                 continue;
@@ -320,19 +347,28 @@ impl Cursor {
             if let Some(tracked) = self.tracked.iter_mut().find(|tracked| tracked.name == stream) {
                 tracked.advance(entry.id);
             }
+            let unreadable = Unreadable::default();
             if genuine {
-                handler(CursorEvent::Entry { stream, entry });
+                handler(CursorEvent::Entry {
+                    stream,
+                    entry,
+                    unreadable: &unreadable,
+                });
+            }
+            if !genuine || unreadable.is_reported() {
+                self.doubts.raise();
+                self.freshness.forget();
             }
         }
     }
 
     /// Moves the freshness to the newest watermark whose entries were all handed over.
     fn prove(&mut self) {
-        if self.lost || self.reloading.is_some() {
+        if self.lost || self.reloading.is_some() || self.doubts.are_open() {
             return;
         }
-        if let Some(as_of) = self.watermarks.take_reached(&self.tracked) {
-            self.freshness.advance(as_of);
+        if let Some((as_of, arrived)) = self.watermarks.take_reached(&self.tracked) {
+            self.freshness.advance_since(as_of, arrived);
         }
     }
 }

@@ -155,11 +155,14 @@ impl RevocationState {
 
     fn apply(&self, event: CursorEvent<'_>, lost: &mpsc::UnboundedSender<Reload>) {
         match event {
-            CursorEvent::Entry { entry, .. } => {
+            CursorEvent::Entry {
+                entry, unreadable, ..
+            } => {
                 let expires = self.clock.unix_seconds().saturating_add(REMEMBER_S);
                 self.messages.fetch_add(1, Ordering::Relaxed);
                 if self.set.insert_entry(entry, expires) == 0 {
-                    tracing::warn!(entry.id = %entry.id, "a revocation message names nothing to revoke");
+                    tracing::warn!(entry.id = %entry.id, "a revocation message cannot be read");
+                    unreadable.report();
                 }
             }
             CursorEvent::Lost(reload) => {

@@ -18,6 +18,9 @@ on_both!(
     every_entry_after_the_capture_is_handed_over_in_order,
     every_replica_reads_everything,
     an_entry_signed_wrongly_or_not_at_all_is_dropped,
+    an_entry_signed_wrongly_counts_as_missed_until_a_snapshot_is_taken,
+    a_flood_of_forged_entries_is_no_flood_of_reloads,
+    an_entry_its_owner_cannot_read_counts_as_missed,
     the_previous_key_is_still_accepted,
     an_overlap_begins_before_the_end;
     short: trimming_what_was_read_is_no_loss,
@@ -44,7 +47,10 @@ impl Running {
         let (freshness, positions) = (cursor.freshness(), cursor.positions());
         let (seen_by, reloads_by, losses_by) = (Arc::clone(&seen), Arc::clone(&reloads), Arc::clone(&losses));
         let handler = move |event: CursorEvent<'_>| match event {
-            CursorEvent::Entry { entry, .. } => seen_by.lock().unwrap().push(number(&entry.fields)),
+            CursorEvent::Entry { entry, .. } if entry.fields.contains_key("n") => {
+                seen_by.lock().unwrap().push(number(&entry.fields));
+            }
+            CursorEvent::Entry { unreadable, .. } => unreadable.report(),
             CursorEvent::Lost(reload) => {
                 *losses_by.lock().unwrap() += 1;
                 reloads_by.lock().unwrap().push(reload);
@@ -133,6 +139,78 @@ async fn an_entry_signed_wrongly_or_not_at_all_is_dropped(bus: Arc<dyn Bus>) {
     bus.publish("s", &[altered]).await.unwrap();
     publish(&bus, "s", numbers(5..6)).await;
     running.saw(&[5]).await;
+    running.stop().await;
+}
+
+async fn forge(bus: &Arc<dyn Bus>, stream: &str, n: usize) {
+    let forger = Publisher::new(Arc::clone(bus), StreamKeys::single(key(9)));
+    forger.publish_signed(stream, numbers(n..n + 1)).await.unwrap();
+}
+
+/// Nothing counts as fresh until the one reload asked for is done; then it does, and no other is asked for.
+async fn is_missed_until_reloaded(bus: &Arc<dyn Bus>, running: Running) {
+    wait_until(SOON, async || running.losses() == 1).await;
+    assert_eq!(running.freshness.as_of(), None);
+    publish(bus, "s", numbers(5..6)).await;
+    publish_watermark(bus, &keys(), &["s"], 2_000_000).await;
+    publish(bus, "s", numbers(6..7)).await;
+    running.saw(&[5, 6]).await;
+    assert_eq!(
+        running.freshness.as_of(),
+        None,
+        "what the entry said is not known yet"
+    );
+    running.reloads.lock().unwrap().pop().unwrap().done();
+    wait_until(SOON, async || running.freshness.as_of_unix_us().is_some()).await;
+    publish_watermark(bus, &keys(), &["s"], 3_000_000).await;
+    wait_until(SOON, async || {
+        running.freshness.as_of_unix_us() == Some(3_000_000)
+    })
+    .await;
+    assert_eq!(running.losses(), 1, "the cursor went on after the entry");
+    running.stop().await;
+}
+
+async fn an_entry_signed_wrongly_counts_as_missed_until_a_snapshot_is_taken(bus: Arc<dyn Bus>) {
+    let running = follow(&bus, &["s"]).await;
+    publish_watermark(&bus, &keys(), &["s"], 1_000_000).await;
+    wait_until(SOON, async || running.freshness.as_of().is_some()).await;
+    forge(&bus, "s", 0).await;
+    is_missed_until_reloaded(&bus, running).await;
+}
+
+async fn an_entry_its_owner_cannot_read_counts_as_missed(bus: Arc<dyn Bus>) {
+    let running = follow(&bus, &["s"]).await;
+    let unreadable = Fields::from([("unknown".to_owned(), "1".to_owned())]);
+    publish(&bus, "s", vec![unreadable]).await;
+    is_missed_until_reloaded(&bus, running).await;
+}
+
+async fn a_flood_of_forged_entries_is_no_flood_of_reloads(bus: Arc<dyn Bus>) {
+    let running = follow(&bus, &["s"]).await;
+    let begun = tokio::time::Instant::now();
+    for n in 0..200 {
+        forge(&bus, "s", n).await;
+        let reload = running.reloads.lock().unwrap().pop();
+        if let Some(reload) = reload {
+            reload.done();
+        }
+    }
+    let last = bus.last_id("s").await.unwrap();
+    wait_until(SOON, async || running.positions.of("s") == Some(last)).await;
+    // What was forged after the last reload was asked for is covered by one more.
+    wait_until(SOON, async || {
+        let reload = running.reloads.lock().unwrap().pop();
+        if let Some(reload) = reload {
+            reload.done();
+        }
+        publish_watermark(&bus, &keys(), &["s"], 1_000_000).await;
+        running.freshness.as_of().is_some()
+    })
+    .await;
+    let most = 1 + usize::try_from(begun.elapsed().as_secs()).unwrap();
+    assert!(running.losses() <= most, "{} in {most} s", running.losses());
+    assert!(running.seen().is_empty());
     running.stop().await;
 }
 

@@ -40,7 +40,7 @@ impl ZoneCache {
             });
             let failed = reloads
                 .buffer_unordered(RELOADS_AT_ONCE)
-                .any(std::future::ready)
+                .fold(false, |any, failed| std::future::ready(any || failed))
                 .await;
             // What failed and what was announced meanwhile woke this task already; a failing database is not hurried.
             tokio::select! {
