@@ -103,3 +103,52 @@ async fn each_store_and_the_sts_may_go_away_and_come_back() {
     until_recovered(&world, &agent).await;
     world.until_settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn governed_calls_go_on_without_coordinator_control_and_audit() {
+    let mut world = World::start(StackOptions::default()).await;
+    let agent = world.agent().await;
+    world.stack.coordinator.kill9();
+    world.stack.control.kill9();
+    world.stack.audit.kill9();
+    // Longer than the freshness bound: the STS alone keeps the proof of freshness alive.
+    for _ in 0..14 {
+        let answer = attempt(&world, &agent).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    world.stack.audit.restart().await;
+    world.until_settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_makes_the_nine_groups_once_and_can_be_repeated() {
+    let world = World::start(StackOptions::default()).await;
+    let redis = world.stack.redis.as_ref().unwrap();
+    let mut again = caracal_testing::ProcessSpec::caracal("init-again", &["init"]);
+    again
+        .environment
+        .insert("DATABASE_URL".to_owned(), world.stack.database.url());
+    again
+        .environment
+        .insert("REDIS_URL".to_owned(), redis.url().to_owned());
+    tokio::join!(
+        caracal_testing::Process::run_to_end(again.clone()),
+        caracal_testing::Process::run_to_end(again),
+    );
+    let mut connection = redis.connection().await;
+    for (stream, group) in caracal_wire::stream::PROVISIONED_GROUPS {
+        let groups: redis::Value = redis::cmd("XINFO")
+            .arg("GROUPS")
+            .arg(stream)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        let shown = format!("{groups:?}");
+        assert_eq!(
+            shown.matches(&format!("'{group}'")).count() + shown.matches(&format!("\"{group}\"")).count(),
+            1,
+            "{stream} {group}: {shown}"
+        );
+    }
+}
