@@ -101,7 +101,7 @@ impl SessionGraph {
         self.views.invalidate_all();
     }
 
-    /// Views held, for metrics.
+    /// Views held, for metrics; changes of the last moments may not be counted yet.
     pub(crate) fn len(&self) -> u64 {
         self.views.entry_count()
     }

@@ -37,7 +37,9 @@ async fn messages_arrive_signed_and_in_the_order_they_were_promised_with_several
         rig.promise(n).await;
     }
     rig.until_numbers(&(0..200).collect::<Vec<_>>()).await;
-    for entry in rig.entries(stream::SESSIONS_REVOKE).await {
+    let entries = rig.entries(stream::SESSIONS_REVOKE).await;
+    assert_eq!(entries.len(), 200, "without a failure nothing is sent twice");
+    for entry in entries {
         assert!(keys().verify(stream::SESSIONS_REVOKE, &entry.fields), "{entry:?}");
         assert!(entry.fields.contains_key(stream::OUTBOX_ID));
     }

@@ -120,17 +120,18 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 async fn accept(listener: TcpListener, target: String, state: watch::Sender<State>) {
     while let Ok((client, _)) = listener.accept().await {
-        if state.borrow().mode == Mode::Refuse {
+        let State { mode, cuts } = *state.borrow();
+        if mode == Mode::Refuse {
             // A reset, as from a port nobody listens on.
             let _unset = client.set_zero_linger();
             continue;
         }
-        tokio::spawn(forward(client, target.clone(), state.subscribe()));
+        // A cut from here on meets this connection, even if its task has not begun.
+        tokio::spawn(forward(client, target.clone(), cuts, state.subscribe()));
     }
 }
 
-async fn forward(client: TcpStream, target: String, mut state: watch::Receiver<State>) {
-    let cuts = state.borrow().cuts;
+async fn forward(client: TcpStream, target: String, cuts: u64, mut state: watch::Receiver<State>) {
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };

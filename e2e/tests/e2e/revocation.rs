@@ -32,7 +32,12 @@ async fn until_refused(world: &World, mandates: &mut Vec<String>) -> caracal_tes
         (answer.status == 401).then_some((request_id, answer))
     })
     .await;
-    world.denial_in(&world.zone, &request_id).await;
+    // A revocation that arrives once the call has been admitted ends it instead of denying it.
+    world
+        .event_in(&world.zone, &request_id, |event| {
+            event["decision"] == "deny" || event["evaluation_status"] == "interrupted"
+        })
+        .await;
     answer
 }
 

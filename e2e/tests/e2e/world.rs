@@ -208,9 +208,15 @@ impl World {
 
     /// Waits until the ledger of `zone` holds a denial of the request.
     pub(crate) async fn denial_in(&self, zone: &str, request_id: &str) {
+        self.event_in(zone, request_id, |event| event["decision"] == "deny")
+            .await;
+    }
+
+    /// Waits until the ledger of `zone` holds such an event of the request.
+    pub(crate) async fn event_in(&self, zone: &str, request_id: &str, is_wanted: impl Fn(&Value) -> bool) {
         wait_until(SOON, async || {
             let events = self.evidence_in(zone, request_id, 1).await;
-            events.iter().any(|event| event["decision"] == "deny")
+            events.iter().any(&is_wanted)
         })
         .await;
     }

@@ -57,6 +57,7 @@ impl MintedTokens {
 
     /// Tokens remembered, for metrics.
     pub(crate) fn len(&self) -> u64 {
+        self.0.run_pending_tasks();
         self.0.entry_count()
     }
 }

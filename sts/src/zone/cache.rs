@@ -215,6 +215,7 @@ impl ZoneCache {
 
     /// Zones in memory, for metrics.
     pub(crate) fn len(&self) -> u64 {
+        self.zones.run_pending_tasks();
         self.zones.entry_count()
     }
 

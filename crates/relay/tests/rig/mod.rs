@@ -1,5 +1,6 @@
 //! A database, a Redis, relays between them, and what came out.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,9 +92,15 @@ impl Rig {
         }
     }
 
-    /// The numbers on the stream of revocations, in stream order.
+    /// The numbers on the stream of revocations, in stream order; a message that came twice counts once, as for every
+    /// reader.
     pub(crate) async fn numbers(&self) -> Vec<usize> {
-        numbers(&self.entries(stream::SESSIONS_REVOKE).await)
+        let mut seen = HashSet::new();
+        let entries = self.entries(stream::SESSIONS_REVOKE).await;
+        let news = entries
+            .into_iter()
+            .filter(|entry| seen.insert(entry.fields.get(stream::OUTBOX_ID).cloned()));
+        numbers(&news.collect::<Vec<_>>())
     }
 
     pub(crate) async fn until_numbers(&self, expected: &[usize]) {
