@@ -254,7 +254,10 @@ mod tests {
             ("METRICS_BEARER", KEY),
         ]);
         let mut reader = Reader::new(&source);
+        // The executable reads these, for every role.
+        caracal_chassis::telemetry::Settings::read(&mut reader);
         Config::read(&mut reader);
+        assert_eq!(reader.not_shown_in(sample), [""; 0], "every setting is shown");
         reader.finish().unwrap();
     }
 }

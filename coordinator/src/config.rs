@@ -156,6 +156,7 @@ mod tests {
         // The executable reads these, for every role.
         caracal_chassis::telemetry::Settings::read(&mut reader);
         Config::read(&mut reader);
+        assert_eq!(reader.not_shown_in(sample), [""; 0], "every setting is shown");
         reader.finish().unwrap();
     }
 }

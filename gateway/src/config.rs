@@ -319,7 +319,10 @@ pub(super) mod tests {
         let sample = include_str!("../../deploy/config/gateway.toml");
         let source = Source::from_toml_str(sample).unwrap().with_pairs(secrets);
         let mut reader = Reader::new(&source);
+        // The executable reads these, for every role.
+        caracal_chassis::telemetry::Settings::read(&mut reader);
         let shown = Config::read(&mut reader);
+        assert_eq!(reader.not_shown_in(sample), [""; 0], "every setting is shown");
         reader.finish().unwrap();
         let default = read(&[]).unwrap();
         assert_eq!(shown.address, default.address);

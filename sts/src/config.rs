@@ -246,7 +246,11 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/sts.toml");
         let source = Source::from_env_and_file(Some(std::path::Path::new(path))).unwrap();
         let mut reader = Reader::new(&source);
+        // The executable reads these, for every role.
+        caracal_chassis::telemetry::Settings::read(&mut reader);
         drop(Config::read(&mut reader));
+        let sample = std::fs::read_to_string(path).unwrap();
+        assert_eq!(reader.not_shown_in(&sample), [""; 0], "every setting is shown");
         let errors = reader.finish().unwrap_err().to_string();
         let unexpected: Vec<&str> = errors
             .lines()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use caracal_testing::{Service, StackOptions, wait_until};
@@ -14,6 +14,8 @@ use crate::world::{READ, RESOURCE, SOON, World, unique};
 
 /// How many callers there are at once.
 const WORKERS: usize = 4;
+/// How many calls pass before the next process is killed.
+const CALLS_BETWEEN_KILLS: usize = 20;
 /// Marks the decision that released a token.
 const MINTED: &str = "minted";
 
@@ -35,6 +37,14 @@ async fn nothing_is_forwarded_unrecorded_or_twice_whatever_is_killed() {
     let mut world = World::start(options).await;
     let agent = world.agent().await;
     let stop = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let until_load = async || {
+        let before = answered.load(Ordering::SeqCst);
+        wait_until(SOON, async || {
+            answered.load(Ordering::SeqCst) >= before + CALLS_BETWEEN_KILLS
+        })
+        .await;
+    };
     let workers: Vec<_> = (0..WORKERS)
         .map(|_| {
             let worker = Worker {
@@ -44,21 +54,22 @@ async fn nothing_is_forwarded_unrecorded_or_twice_whatever_is_killed() {
                 session: agent.session.clone(),
                 delegation: agent.delegation.clone(),
                 stop: Arc::clone(&stop),
+                answered: Arc::clone(&answered),
             };
             tokio::spawn(worker.run())
         })
         .collect();
 
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    until_load().await;
     world.stack.gateways[0].kill9();
     world.stack.gateways[0].restart().await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    until_load().await;
     world.stack.sts[0].kill9();
     world.stack.sts[0].restart().await;
     world.stack.audit.kill9();
     world.stack.coordinator.kill9();
     world.stack.control.kill9();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    until_load().await;
     world.stack.audit.restart().await;
     world.stack.coordinator.restart().await;
     world.stack.control.restart().await;
@@ -163,6 +174,8 @@ struct Worker {
     session: String,
     delegation: String,
     stop: Arc<AtomicBool>,
+    /// Calls that passed, of all workers.
+    answered: Arc<AtomicUsize>,
 }
 
 impl Worker {
@@ -179,7 +192,10 @@ impl Worker {
                     seen.minted.push(claims);
                     let id = unique("load");
                     match self.call(&mandate, &id).await {
-                        Some(200) => seen.passed.push((mandate, id)),
+                        Some(200) => {
+                            self.answered.fetch_add(1, Ordering::SeqCst);
+                            seen.passed.push((mandate, id));
+                        }
                         Some(_refused) => {}
                         None => seen.unanswered.push((mandate, id)),
                     }

@@ -14,10 +14,15 @@ use crate::world::SOON;
 /// A first start makes a database cluster, so it may take a while on a busy machine.
 const START: Duration = Duration::from_secs(90);
 
+/// How many consecutive ports it takes.
+const PORTS: u16 = 8;
+
 /// A running `caracal dev`.
 pub(crate) struct Dev {
     child: Child,
     pub(crate) environment: BTreeMap<String, String>,
+    data: PathBuf,
+    ports: std::ops::Range<u16>,
 }
 
 impl Dev {
@@ -37,10 +42,11 @@ impl Dev {
             }
         };
         let log = std::fs::File::create(folder.join("log")).unwrap();
+        let (base, data) = (port_base(), folder.join("data"));
         command
-            .args(["dev", "--port-base", &port_base().to_string()])
+            .args(["dev", "--port-base", &base.to_string()])
             .arg("--data-dir")
-            .arg(folder.join("data"))
+            .arg(&data)
             .arg("--ready-file")
             .arg(&ready)
             .env_remove("DATABASE_URL")
@@ -59,8 +65,13 @@ impl Dev {
             ready.exists()
         })
         .await;
-        let environment = parse(&std::fs::read_to_string(folder.join("data/dev.env")).unwrap());
-        Self { child, environment }
+        let environment = parse(&std::fs::read_to_string(data.join("dev.env")).unwrap());
+        Self {
+            child,
+            environment,
+            data,
+            ports: base..base + PORTS,
+        }
     }
 
     fn get(&self, name: &str) -> &str {
@@ -81,7 +92,22 @@ impl Dev {
                 .success()
         );
         let ended = tokio::time::timeout(Duration::from_secs(40), self.child.wait()).await;
-        assert!(ended.is_ok(), "Ctrl-C did not end caracal dev");
+        let status = ended.expect("Ctrl-C ends caracal dev").unwrap();
+        assert!(
+            status.success(),
+            "an end that was asked for is no failure: {status}"
+        );
+        // The database's files are elsewhere when its user cannot reach the folder.
+        let cluster = std::fs::read_to_string(self.data.join("postgres.location")).ok();
+        let cluster = cluster.map(|line| PathBuf::from(line.trim()));
+        for folder in [Some(self.data), cluster].into_iter().flatten() {
+            let left = processes_about(&folder);
+            assert!(left.is_empty(), "left behind: {left:?}");
+        }
+        for port in self.ports.clone() {
+            let free = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port));
+            assert!(free.is_ok(), "port {port} is still taken");
+        }
     }
 
     fn client() -> Client {
@@ -149,9 +175,19 @@ fn binary() -> PathBuf {
         .expect("CARACAL_BIN names the executable; ./x test sets it")
 }
 
-/// The first of eight consecutive ports that nobody of this test run uses.
+/// The first of [`PORTS`] consecutive ports that nobody of this test run uses.
 fn port_base() -> u16 {
-    free_ports(8)
+    free_ports(PORTS)
+}
+
+/// The command lines of living processes that name this folder.
+fn processes_about(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let command_lines = processes
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("cmdline")).ok())
+        .map(|line| line.replace('\0', " "));
+    command_lines.filter(|line| line.contains(folder)).collect()
 }
 
 /// `export NAME=value` lines with plain or single-quoted values.

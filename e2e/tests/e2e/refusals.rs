@@ -310,6 +310,7 @@ async fn what_policy_does_not_grant_is_refused_at_the_mint_and_at_the_call() {
         denied.text()
     );
     assert!(denied.text().contains("role_scope_mismatch"), "{}", denied.text());
+    world.denial_in(&world.zone, &denied.text_of("requestId")).await;
     let beyond_edge = mint(&agent.delegation, ADMIN).await;
     let beyond_edge: Vec<(&str, &str)> = beyond_edge
         .iter()
@@ -322,6 +323,7 @@ async fn what_policy_does_not_grant_is_refused_at_the_mint_and_at_the_call() {
         "{}",
         denied.text()
     );
+    world.denial_in(&world.zone, &denied.text_of("requestId")).await;
 
     // A mandate minted while policy allowed it stops when policy no longer does.
     let mandates = [world.one_shot(&agent).await, world.one_shot(&agent).await];

@@ -4,6 +4,7 @@ mod address;
 mod number;
 mod secret;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::errors::{ConfigErrors, Problem};
@@ -167,6 +168,31 @@ impl<'s> Reader<'s> {
         if !condition {
             self.report(key, problem, mend);
         }
+    }
+
+    /// The settings read so far that `sample`, the text of a file, does not show, in the file's spelling. A line shows
+    /// a setting by setting it or by opening its table, also behind a `#`; a secret is shown by the key of its file as
+    /// well.
+    pub fn not_shown_in(&self, sample: &str) -> Vec<String> {
+        let shown: BTreeSet<&str> = sample
+            .lines()
+            .map(|line| line.split_once('=').map_or(line, |(key, _value)| key))
+            .map(|key| key.trim_matches(['#', '[', ']', ' ']))
+            .collect();
+        let keys: BTreeSet<String> = self
+            .known
+            .iter()
+            .map(|(key, _section)| key.to_ascii_lowercase())
+            .collect();
+        let is_shown = |key: &str| shown.contains(key) || shown.contains(format!("{key}_file").as_str());
+        let is_file_of_another = |key: &str| {
+            key.strip_suffix("_file")
+                .is_some_and(|secret| keys.contains(secret))
+        };
+        keys.iter()
+            .filter(|key| !is_shown(key) && !is_file_of_another(key))
+            .cloned()
+            .collect()
     }
 
     /// What is allowed but should be known: log each at start, as a warning.

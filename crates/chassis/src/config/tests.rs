@@ -493,3 +493,19 @@ fn the_environment_of_the_process_is_read() {
     let source = Source::from_env_and_file(None).unwrap();
     assert!(Reader::new(&source).optional_text("PATH").is_some());
 }
+
+#[test]
+fn a_sample_that_leaves_a_setting_out_is_found() {
+    let source = Source::from_toml_str("").unwrap();
+    let mut reader = Reader::new(&source);
+    reader.integer("PORT", 1, 1..=2);
+    reader.boolean("TRUST", false);
+    reader.optional_secret("KEY");
+    reader.optional_secret("TOKEN");
+    drop(reader.tables("ROUTE"));
+    let sample = "# the port\nport = 1\n# key_file = \"/run/key\"\n[[route]]\n";
+    assert_eq!(
+        reader.not_shown_in(sample),
+        ["caracal_env", "caracal_mode", "token", "trust"]
+    );
+}
