@@ -1,11 +1,13 @@
 //! What governed traffic sees while something is down, and afterwards.
 
 use caracal_bus::{Bus, RedisBus};
+use caracal_model::AnchorKind;
 use caracal_testing::{FaultProxy, TestRedis, wait_until};
+use caracal_wire::stream::SESSIONS_REVOKE;
 use std::sync::Arc;
 
-use crate::rig::{Rig, SOON, mandate_upstream};
-use crate::sts::{FakeSts, Grant};
+use crate::rig::{Rig, SOON, ZONE, mandate_upstream};
+use crate::sts::{FakeSts, Grant, one_shot};
 
 #[tokio::test]
 async fn stale_revocations_refuse_and_recover() {
@@ -106,4 +108,22 @@ async fn without_redis_nothing_passes_and_with_it_everything_does_again() {
     assert_eq!(rig.upstream.requests().len(), forwarded);
     proxy.resume();
     wait_until(SOON, async || rig.send(rig.get("/")).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_makes_the_snapshot_be_taken_again() {
+    let rig = Rig::start().await;
+    let call = || {
+        let mandate = rig.sts.sign(one_shot().bound_to("session-1", "edge-1"));
+        rig.request("GET", "/", &mandate)
+    };
+    rig.sts.revoke_in_snapshot(AnchorKind::Session, "session-1");
+    assert_eq!(
+        rig.send(call()).await.status,
+        200,
+        "nobody has announced the revocation"
+    );
+    let nothing_named = [("zone_id", ZONE), ("reason", "test")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    rig.publish(SESSIONS_REVOKE, nothing_named.into()).await;
+    wait_until(SOON, async || rig.send(call()).await.status == 401).await;
 }

@@ -14,7 +14,7 @@ use caracal_gateway::{Addresses, Config, Deps};
 use caracal_model::Anchor;
 use caracal_testing::{Behaviour, Upstream as Service, wait_for};
 use caracal_wire::event::{SessionsRevoke, Watermark};
-use caracal_wire::stream::{AUDIT_EVENTS, SESSIONS_REVOKE, WATERMARKS};
+use caracal_wire::stream::{AUDIT_EVENTS, Fields, SESSIONS_REVOKE, WATERMARKS};
 use caracal_wire::sts::{AuthMode, Upstream};
 use http::{Request, StatusCode};
 use http_body_util::Full;
@@ -234,11 +234,13 @@ impl Rig {
     /// Publishes a revocation as the coordinator does.
     pub(crate) async fn revoke(&self, anchor: Anchor) {
         let message = SessionsRevoke::of(ZONE.parse().unwrap(), anchor, "test");
+        self.publish(SESSIONS_REVOKE, message.to_fields()).await;
+    }
+
+    /// Publishes a message, signed as by a relay.
+    pub(crate) async fn publish(&self, stream: &str, fields: Fields) {
         let publisher = Publisher::new(Arc::clone(&self.bus) as Arc<dyn Bus>, stream_keys());
-        publisher
-            .publish_signed(SESSIONS_REVOKE, vec![message.to_fields()])
-            .await
-            .unwrap();
+        publisher.publish_signed(stream, vec![fields]).await.unwrap();
     }
 
     /// Every event of the ledger so far.

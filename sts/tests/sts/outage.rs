@@ -184,3 +184,33 @@ async fn a_bus_that_lost_its_memory_makes_the_service_read_everything_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_zone_that_cannot_be_read_keeps_no_other_from_being_loaded_again() {
+    let stack = Stack::start().await;
+    for zone in ["z2", "z3"] {
+        stack.get(&format!("/.well-known/jwks.json?zone_id={zone}")).await;
+    }
+    let mint = async || {
+        stack
+            .mint(&[("resource", "resource://crm"), ("scope", "crm:read")])
+            .await
+            .status
+    };
+    for n in 0..10 {
+        assert_eq!(mint().await, StatusCode::OK);
+        // A grant that is taken away: only a reload that was announced makes the refusal.
+        stack
+            .sql(format!(
+                "INSERT INTO applications (id, zone_id, name, registration_method)
+                VALUES ('no id {n}', 'z2', 'Unreadable {n}', 'managed'), ('burst-{n}', 'z3', 'Readable {n}', 'managed');
+                UPDATE resources SET scopes = '{{crm:write}}' WHERE id = 'r-crm'"
+            ))
+            .await;
+        wait_until(SOON, async || mint().await != StatusCode::OK).await;
+        stack
+            .sql("UPDATE resources SET scopes = '{crm:read,crm:write}' WHERE id = 'r-crm'")
+            .await;
+        wait_until(SOON, async || mint().await == StatusCode::OK).await;
+    }
+}

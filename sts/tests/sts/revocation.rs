@@ -94,6 +94,25 @@ async fn what_was_revoked_before_the_start_is_known() {
     );
 }
 
+#[tokio::test]
+async fn a_message_that_cannot_be_read_makes_the_whole_log_be_read_again() {
+    let stack = Stack::start().await;
+    stack
+        .sql(
+            "INSERT INTO revocation_log (zone_id, kind, anchor_id, reason, expires_at)
+            VALUES ('z1', 'session', 's-target', 'test', now() + interval '1 hour')",
+        )
+        .await;
+    assert_eq!(
+        stack.mint(&FIELDS).await.status,
+        200,
+        "nobody has announced the revocation"
+    );
+    let nothing_named = [("zone_id", "z1"), ("reason", "test")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    stack.announce(SESSIONS_REVOKE, nothing_named.into()).await;
+    wait_until(SOON, async || stack.mint(&FIELDS).await.status == 403).await;
+}
+
 /// Mints as fast as it can while the session is revoked. Whatever was minted, before or after, is of no use once the
 /// revocation is known.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
