@@ -22,7 +22,6 @@ mod config;
 mod connection;
 mod context;
 mod denial;
-mod egress;
 mod header;
 mod listener;
 mod metrics;
@@ -38,13 +37,12 @@ use std::sync::Arc;
 
 use caracal_bus::Bus;
 use caracal_chassis::Clock;
+use caracal_egress::Guard;
 
 pub use config::Config;
-pub use egress::{DnsServer, Resolve, SystemResolver};
 pub use run::{Addresses, Deps, RunError, run};
 pub use trust::TrustError;
 
-use egress::Egress;
 use metrics::Metrics;
 use snapshot::keys::ZoneKeys;
 use snapshot::revocations::RevocationState;
@@ -66,7 +64,7 @@ struct Gateway {
     /// Set for a gateway that keeps the only replay table: one-shot mandates issued in this second (Unix) or before
     /// may have been used before the table began.
     remembers_since_unix_s: Option<i64>,
-    egress: Egress,
+    egress: Guard,
     evidence: Evidence,
     skew: ClockSkew,
     metrics: Metrics,

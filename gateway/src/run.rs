@@ -10,11 +10,11 @@ use caracal_chassis::Clock;
 use caracal_chassis::server::{self, Limits, ServeError};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::tasks::{Tasks, TasksError};
+use caracal_egress::{DnsServer, Guard, Resolve, SystemResolver};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 
 use crate::config::Config;
-use crate::egress::{DnsServer, Egress, Resolve, SystemResolver};
 use crate::listener::Server;
 use crate::metrics::Metrics;
 use crate::proxy::{ATTEMPTS_MAX, Proxy};
@@ -155,7 +155,7 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
         Some(server) => Arc::new(DnsServer(server)),
         None => Arc::new(SystemResolver),
     };
-    let egress = Egress::new(resolver, &config.upstream_hosts, config.dns_cache_for);
+    let egress = Guard::of_upstreams(resolver, &config.upstream_hosts, config.dns_cache_for);
     let limits = SpoolLimits {
         total_bytes: config.audit_bytes_max,
         ..segment_for(config.audit_bytes_max)

@@ -19,6 +19,7 @@ mod port;
 mod process;
 mod redis;
 pub mod stack;
+mod tls;
 mod upstream;
 mod wait;
 
@@ -31,5 +32,6 @@ pub use port::{free_port, free_ports};
 pub use process::{Process, ProcessSpec};
 pub use redis::TestRedis;
 pub use stack::{Answer, Api, Service, Stack, StackOptions, TokenClient};
+pub use tls::test_authority;
 pub use upstream::{Behaviour, Custom, RecordedRequest, Upstream};
 pub use wait::{wait_for, wait_until};

@@ -18,10 +18,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Interval;
+use tokio_rustls::TlsAcceptor;
+
+use crate::tls;
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -100,6 +104,7 @@ impl RecordedRequest {
 #[derive(Debug)]
 pub struct Upstream {
     address: SocketAddr,
+    is_tls: bool,
     state: Arc<State>,
     accepting: JoinHandle<()>,
 }
@@ -114,8 +119,18 @@ struct State {
 }
 
 impl Upstream {
-    /// Starts one.
+    /// Starts one that speaks plain HTTP.
     pub async fn start(behaviour: Behaviour) -> Self {
+        Self::start_on(behaviour, None).await
+    }
+
+    /// Starts one that speaks HTTP over TLS, with a certificate for `localhost`, `*.caracal.test` and 127.0.0.1 of the
+    /// authority in [`test_authority`](crate::test_authority).
+    pub async fn start_tls(behaviour: Behaviour) -> Self {
+        Self::start_on(behaviour, Some(tls::acceptor())).await
+    }
+
+    async fn start_on(behaviour: Behaviour, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("a free port");
@@ -127,9 +142,16 @@ impl Upstream {
             releases: watch::Sender::new(0),
             stopped: watch::Sender::new(false),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
+        let (is_tls, accepting) = {
+            let is_tls = acceptor.is_some();
+            (
+                is_tls,
+                tokio::spawn(accept(listener, acceptor, Arc::clone(&state))),
+            )
+        };
         Self {
             address,
+            is_tls,
             state,
             accepting,
         }
@@ -142,7 +164,8 @@ impl Upstream {
 
     /// Its URL, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.is_tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Changes how it answers from now on.
@@ -178,14 +201,25 @@ impl Drop for Upstream {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(serve(stream, Arc::clone(&state)));
+        let _unset = stream.set_nodelay(true);
+        let (acceptor, state) = (acceptor.clone(), Arc::clone(&state));
+        tokio::spawn(async move {
+            match acceptor {
+                None => serve(stream, state).await,
+                Some(acceptor) => {
+                    // A client that does not trust us goes away here.
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve(stream, state).await;
+                    }
+                }
+            }
+        });
     }
 }
 
-async fn serve(stream: TcpStream, state: Arc<State>) {
-    let _unset = stream.set_nodelay(true);
+async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, state: Arc<State>) {
     let mut stopped = state.stopped.subscribe();
     let service = service_fn(move |request| answer(Arc::clone(&state), request));
     let connection = http1::Builder::new()

@@ -9,17 +9,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("migrations", &[]),
     ("chassis", &[]),
+    ("egress", &[]),
     ("token", &["model"]),
     ("policy", &["model"]),
     ("wire", &["model"]),
     ("storage", &["model", "migrations"]),
     ("bus", &["wire", "model"]),
     ("relay", &["storage", "bus", "wire", "model"]),
-    ("gateway", &["chassis", "bus", "wire", "token", "model"]),
+    ("gateway", &["chassis", "egress", "bus", "wire", "token", "model"]),
     (
         "sts",
         &[
-            "chassis", "storage", "relay", "bus", "policy", "wire", "token", "model",
+            "chassis", "egress", "storage", "relay", "bus", "policy", "wire", "token", "model",
         ],
     ),
     (

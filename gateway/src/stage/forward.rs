@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use caracal_egress::Target;
 use caracal_model::ZoneId;
 use caracal_wire::sts::AuthMode;
 use pingora_core::protocols::TcpKeepalive;
@@ -16,7 +17,6 @@ use crate::config::Timeouts;
 use crate::connection::Trip;
 use crate::context::Inbound;
 use crate::denial::Denial;
-use crate::egress::Target;
 
 /// Proof that the upstream may be dialled and may receive the credential.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 use caracal_chassis::http_client::{Client, ClientLimits};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::wait::wait_until;

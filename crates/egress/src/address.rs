@@ -1,13 +1,13 @@
-//! Is this an address the gateway may dial for an upstream?
+//! Is this an address that may be dialled on behalf of somebody?
 //!
-//! `docs/contract/gateway.md` section "Egress" lists the classes. Forms that carry an IPv4 address inside an IPv6 one
+//! `docs/contract/gateway.md` section "Egress" and `docs/contract/federation.md` section "Egress" list the classes. Forms that carry an IPv4 address inside an IPv6 one
 //! are judged by what they carry, because a translator or the kernel dials that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Why an address is not dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Blocked {
+pub enum Blocked {
     /// `0.0.0.0/8`, `::`: "this host" (RFC 1122 section 3.2.1.3).
     #[error("unspecified or this-network address")]
     Unspecified,
@@ -23,6 +23,32 @@ pub(crate) enum Blocked {
     /// A credential service of a cloud outside the link-local range.
     #[error("cloud metadata address")]
     Metadata,
+    /// `127.0.0.0/8`, `::1`: this machine.
+    #[error("loopback address")]
+    Loopback,
+    /// `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` (RFC 1918), `fc00::/7` (RFC 4193), `fec0::/10` (RFC 3879).
+    #[error("private address")]
+    Private,
+    /// `100.64.0.0/10` (RFC 6598).
+    #[error("shared address of a carrier")]
+    Shared,
+}
+
+/// Which classes may be dialled although they are not public.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Permitted {
+    /// Private, unique-local and shared addresses.
+    pub(crate) private: bool,
+    /// Loopback addresses.
+    pub(crate) loopback: bool,
+}
+
+impl Permitted {
+    /// Upstreams of a private network are the normal case.
+    pub(crate) const UPSTREAM: Self = Self {
+        private: true,
+        loopback: true,
+    };
 }
 
 /// Credential services of clouds that do not use the link-local range: Alibaba, Oracle, AWS over IPv6.
@@ -32,21 +58,35 @@ const METADATA: [IpAddr; 3] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Says why `address` must not be dialled, if so. Loopback, private, shared (100.64/10) and unique-local addresses
-/// are allowed: upstreams of a private network are the normal case.
-pub(crate) fn blocked(address: IpAddr) -> Option<Blocked> {
+/// Says why `address` must not be dialled, if so.
+pub(crate) fn blocked(address: IpAddr, permitted: Permitted) -> Option<Blocked> {
     if METADATA.contains(&address) {
         return Some(Blocked::Metadata);
     }
     match address {
-        IpAddr::V4(address) => blocked_v4(address),
-        IpAddr::V6(address) => blocked_v6(address),
+        IpAddr::V4(address) => class_v4(address).filter(|class| !permits(permitted, *class)),
+        IpAddr::V6(address) => blocked_v6(address, permitted),
     }
 }
 
-fn blocked_v4(address: Ipv4Addr) -> Option<Blocked> {
+fn permits(permitted: Permitted, class: Blocked) -> bool {
+    match class {
+        Blocked::Loopback => permitted.loopback,
+        Blocked::Private | Blocked::Shared => permitted.private,
+        Blocked::Unspecified
+        | Blocked::LinkLocal
+        | Blocked::Multicast
+        | Blocked::Reserved
+        | Blocked::Metadata => false,
+    }
+}
+
+fn class_v4(address: Ipv4Addr) -> Option<Blocked> {
     match address.octets() {
         [0, ..] => Some(Blocked::Unspecified),
+        [127, ..] => Some(Blocked::Loopback),
+        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Some(Blocked::Private),
+        [100, 64..=127, ..] => Some(Blocked::Shared),
         [169, 254, ..] => Some(Blocked::LinkLocal),
         [224..=239, ..] => Some(Blocked::Multicast),
         [240..=255, ..] => Some(Blocked::Reserved),
@@ -54,15 +94,20 @@ fn blocked_v4(address: Ipv4Addr) -> Option<Blocked> {
     }
 }
 
-fn blocked_v6(address: Ipv6Addr) -> Option<Blocked> {
+fn blocked_v6(address: Ipv6Addr, permitted: Permitted) -> Option<Blocked> {
     if address.is_unspecified() {
         return Some(Blocked::Unspecified);
     }
-    match address.segments() {
+    let class = match address.segments() {
+        _ if address.is_loopback() => Some(Blocked::Loopback),
         [0xfe80..=0xfebf, ..] => Some(Blocked::LinkLocal),
         [0xff00..=0xffff, ..] => Some(Blocked::Multicast),
-        _ => embedded(address).find_map(|inner| blocked(IpAddr::V4(inner))),
-    }
+        [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Some(Blocked::Private),
+        _ => None,
+    };
+    class
+        .filter(|class| !permits(permitted, *class))
+        .or_else(|| embedded(address).find_map(|inner| blocked(IpAddr::V4(inner), permitted)))
 }
 
 /// Every IPv4 address an IPv6 address may lead to: one address can have several forms at once.
@@ -98,8 +143,64 @@ fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
 mod tests {
     use super::*;
 
+    const PUBLIC_ONLY: Permitted = Permitted {
+        private: false,
+        loopback: false,
+    };
+    const PRIVATE_TOO: Permitted = Permitted {
+        private: true,
+        loopback: false,
+    };
+
     fn judge(text: &str) -> Option<Blocked> {
-        blocked(text.parse().unwrap())
+        blocked(text.parse().unwrap(), Permitted::UPSTREAM)
+    }
+
+    #[test]
+    fn a_provider_is_on_the_public_internet_unless_its_host_is_listed() {
+        for (address, why, is_listable) in [
+            ("127.0.0.1", Blocked::Loopback, false),
+            ("127.255.255.254", Blocked::Loopback, false),
+            ("::1", Blocked::Loopback, false),
+            ("::ffff:127.0.0.1", Blocked::Loopback, false),
+            ("10.0.0.1", Blocked::Private, true),
+            ("172.16.0.1", Blocked::Private, true),
+            ("172.31.255.255", Blocked::Private, true),
+            ("192.168.1.1", Blocked::Private, true),
+            ("100.64.0.1", Blocked::Shared, true),
+            ("100.127.255.255", Blocked::Shared, true),
+            ("fd12:3456::1", Blocked::Private, true),
+            ("fec0::1", Blocked::Private, true),
+            ("::ffff:10.0.0.1", Blocked::Private, true),
+            ("64:ff9b::192.168.1.1", Blocked::Private, true),
+            ("2002:a00:1::1", Blocked::Private, true),
+            ("169.254.169.254", Blocked::LinkLocal, false),
+            ("fe80::1", Blocked::LinkLocal, false),
+            ("0.0.0.0", Blocked::Unspecified, false),
+            ("::", Blocked::Unspecified, false),
+            ("224.0.0.1", Blocked::Multicast, false),
+            ("255.255.255.255", Blocked::Reserved, false),
+            ("100.100.100.200", Blocked::Metadata, false),
+            ("fd00:ec2::254", Blocked::Metadata, false),
+        ] {
+            let parsed: IpAddr = address.parse().unwrap();
+            assert_eq!(blocked(parsed, PUBLIC_ONLY), Some(why), "{address}");
+            assert_eq!(
+                blocked(parsed, PRIVATE_TOO).is_none(),
+                is_listable,
+                "{address}, listed"
+            );
+        }
+        for address in [
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "64:ff9b::8.8.8.8",
+        ] {
+            assert_eq!(blocked(address.parse().unwrap(), PUBLIC_ONLY), None, "{address}");
+        }
     }
 
     #[test]
@@ -178,7 +279,10 @@ mod tests {
 
         proptest! {
             #[test]
-            fn an_embedded_address_is_judged_as_itself(octets in any::<[u8; 4]>()) {
+            fn an_embedded_address_is_judged_as_itself(
+                octets in any::<[u8; 4]>(), private in any::<bool>(), loopback in any::<bool>()
+            ) {
+                let permitted = Permitted { private, loopback };
                 let inner = Ipv4Addr::from(octets);
                 let [a, b, c, d] = octets;
                 let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
@@ -190,7 +294,7 @@ mod tests {
                 ];
                 for address in outer {
                     prop_assert_eq!(
-                        blocked(IpAddr::V6(address)).is_some(), blocked(IpAddr::V4(inner)).is_some(), "{}", address
+                        blocked(IpAddr::V6(address), permitted).is_some(), blocked(IpAddr::V4(inner), permitted).is_some(), "{}", address
                     );
                 }
             }
