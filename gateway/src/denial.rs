@@ -89,6 +89,8 @@ pub(crate) struct Relayed {
     pub(crate) code: String,
     /// Field `error_description`.
     pub(crate) description: String,
+    /// `Retry-After`, in seconds.
+    pub(crate) retry_after_s: Option<u32>,
 }
 
 /// What a client, an operator and the ledger are told about a denial.
@@ -263,6 +265,7 @@ impl Denial {
             | Self::StsTimeout
             | Self::Unrecorded => Some(1),
             Self::StsCircuitOpen => Some(10),
+            Self::StsRefused(relayed) => relayed.retry_after_s,
             _ => None,
         }
     }
@@ -313,6 +316,7 @@ mod tests {
             status: 409,
             code: "approval_consumed".into(),
             description: "spent".into(),
+            retry_after_s: None,
         };
         let anchor = Anchor::AuthorityRecord("ar-1".parse().unwrap());
         for (denial, status, code, description) in [
@@ -460,7 +464,12 @@ mod tests {
             status: 401,
             code: "interaction_required".into(),
             description: String::new(),
+            retry_after_s: Some(7),
         };
+        assert_eq!(
+            Denial::StsRefused(Box::new(relayed.clone())).retry_after_s(),
+            Some(7)
+        );
         assert_eq!(Denial::StsRefused(Box::new(relayed)).challenge(), Some("Bearer"));
     }
 }

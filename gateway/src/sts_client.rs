@@ -74,6 +74,8 @@ pub(crate) struct TokenAnswer {
     pub(crate) status: u16,
     /// Whether it says that it is JSON.
     pub(crate) is_json: bool,
+    /// `Retry-After`, when it is a number of seconds.
+    pub(crate) retry_after_s: Option<u32>,
     /// The body.
     pub(crate) body: Bytes,
 }
@@ -232,6 +234,7 @@ impl StsClient {
                     Ok(TokenAnswer {
                         status: answer.status,
                         is_json,
+                        retry_after_s: answer.retry_after_s,
                         body: answer.body,
                     })
                 }

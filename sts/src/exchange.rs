@@ -47,7 +47,7 @@ pub(crate) async fn exchange(
         return Err(Refusal::RevocationStale);
     }
     let now = UnixSeconds(sts.clock.unix_seconds());
-    let caller = client::authenticate(sts, request, via, now).await?;
+    let caller = client::authenticate(sts, origin.source, request, via, now).await?;
     known.caller = Some(caller.clone());
     refuse_federation(request)?;
     if request.resources.is_empty() {

@@ -24,11 +24,13 @@ use crate::key::MintedTokens;
 use crate::limit::denial_budget::DenialBudget;
 use crate::limit::lockout::Lockout;
 use crate::limit::mint_rate::MintRate;
+use crate::limit::mint_rate::sharing::Sharing;
 use crate::limit::nonce::NonceTable;
 use crate::limit::secret_verification::SecretVerifier;
 use crate::metrics::Metrics;
 use crate::session_graph::SessionGraph;
 use crate::state::Sts;
+use crate::unique_id::unique_id;
 use crate::zone::ZoneCache;
 
 /// How long background work may take to end after the last request.
@@ -206,6 +208,14 @@ impl Jobs {
             stop(),
         );
         tasks.spawn("evidence publisher", evidence);
+        let counts = share_mints(Arc::clone(sts), Arc::clone(&self.bus), self.keys.clone());
+        let stopping = stop();
+        tasks.spawn("mint counts", async {
+            tokio::select! {
+                () = counts => {}
+                () = stopping => {}
+            }
+        });
         let relay = RelaySettings {
             // This service's role may not delete outbox rows; those of control and coordinator do.
             prune_after: None,
@@ -217,6 +227,16 @@ impl Jobs {
             caracal_relay::run(sts.database.clone(), publisher, relay, stop()),
         );
     }
+}
+
+/// Counts mints together with the other replicas.
+async fn share_mints(sts: Arc<Sts>, bus: Arc<dyn Bus>, keys: StreamKeys) {
+    let publisher = Publisher::new(bus, keys.clone());
+    // Without randomness there is no key and no token either; a name that is not unique only loses counts.
+    let replica = unique_id(sts.clock.unix_millis()).unwrap_or_default();
+    Sharing::new(&sts.mint_rate, replica, sts.clock.clone(), publisher, keys)
+        .run()
+        .await;
 }
 
 /// The shutdown as a future, for parts that know no service.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::bus::STREAM_LENGTH_DEFAULT;
 use crate::consumer::DEAD_LETTERS_KEPT;
-use caracal_wire::stream::{AUDIT_EVENTS, WATERMARKS};
+use caracal_wire::stream::{AUDIT_EVENTS, MINTS_COUNTED, WATERMARKS};
 
 /// Watermarks kept. Only the last few matter; at one a second this is a quarter of an hour to look back on.
 const WATERMARKS_KEPT: usize = 1_000;
@@ -25,11 +25,13 @@ impl Default for StreamLengths {
 
 impl StreamLengths {
     /// `default` entries (at least 1) for every stream but: the audit stream and its dead letters (`.dlq`), which are
-    /// never shortened by length; dead letters (`.dead`), of which [`DEAD_LETTERS_KEPT`] stay; and the watermarks.
+    /// never shortened by length; dead letters (`.dead`), of which [`DEAD_LETTERS_KEPT`] stay; and the watermarks and
+    /// the counts of mints, of which only the last matter.
     pub fn new(default: usize) -> Self {
         let exceptions = BTreeMap::from([
             (AUDIT_EVENTS.to_owned(), None),
             (WATERMARKS.to_owned(), Some(WATERMARKS_KEPT)),
+            (MINTS_COUNTED.to_owned(), Some(WATERMARKS_KEPT)),
         ]);
         Self {
             default: default.max(1),

@@ -8,6 +8,7 @@ mod configuration;
 mod fields;
 mod graph;
 mod lifecycle;
+mod mints;
 mod revocation;
 mod watermark;
 
@@ -15,5 +16,6 @@ pub use configuration::{KeysInvalidate, PolicyInvalidate, ZonesInvalidate};
 pub use fields::EventError;
 pub use graph::{DelegationsInvalidate, EdgeEvent};
 pub use lifecycle::{AgentsLifecycle, InvocationEvent, InvocationsLifecycle, LifecycleEvent};
+pub use mints::{BUCKETS_MAX, CountedBucket, MintsCounted};
 pub use revocation::SessionsRevoke;
 pub use watermark::Watermark;

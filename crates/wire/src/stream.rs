@@ -26,6 +26,8 @@ pub const DELEGATIONS_INVALIDATE: &str = "caracal.delegations.invalidate";
 pub const PROVIDERS_RATELIMIT: &str = "caracal.providers.ratelimit";
 /// The configuration of a zone has a new version.
 pub const ZONES_INVALIDATE: &str = "caracal.zones.invalidate";
+/// How many mints a replica of the token service counted, for the others.
+pub const MINTS_COUNTED: &str = "caracal.mints.counted";
 /// "Everything committed before this moment is out."
 pub const WATERMARKS: &str = "caracal.watermarks";
 

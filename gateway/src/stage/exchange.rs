@@ -144,7 +144,7 @@ fn granted(answer: &TokenAnswer) -> Result<TokenResponse, Denial> {
             Ok(response)
         }
         200 => Err(Denial::StsInvalid("not JSON")),
-        status @ 400..=599 => Err(Denial::StsRefused(Box::new(refused(status, &answer.body)))),
+        400..=599 => Err(Denial::StsRefused(Box::new(refused(answer)))),
         _ => Err(Denial::StsInvalid("status")),
     }
 }
@@ -156,8 +156,9 @@ struct RefusalBody {
     error_description: String,
 }
 
-fn refused(status: u16, body: &[u8]) -> Relayed {
-    let body = serde_json::from_slice(body)
+fn refused(answer: &TokenAnswer) -> Relayed {
+    let status = answer.status;
+    let body = serde_json::from_slice(&answer.body)
         .ok()
         .filter(|body: &RefusalBody| !body.error.is_empty());
     let body = body.unwrap_or_else(|| {
@@ -179,6 +180,7 @@ fn refused(status: u16, body: &[u8]) -> Relayed {
         status,
         code: body.error,
         description,
+        retry_after_s: answer.retry_after_s,
     }
 }
 
@@ -252,6 +254,7 @@ mod tests {
         granted(&TokenAnswer {
             status,
             is_json,
+            retry_after_s: (status == 429).then_some(3),
             body: Bytes::from_static(body.as_bytes()),
         })
         .unwrap_err()
@@ -264,6 +267,7 @@ mod tests {
                 status,
                 code: code.into(),
                 description: description.into(),
+                retry_after_s: (status == 429).then_some(3),
             }))
         };
         let body = r#"{"error":"access_denied","error_description":"policy denied","requestId":"theirs"}"#;

@@ -34,6 +34,8 @@ pub(super) struct Link {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) content_type: String,
+    /// `Retry-After`, when it is a number of seconds.
+    pub(super) retry_after_s: Option<u32>,
     pub(super) body: Bytes,
 }
 
@@ -128,6 +130,9 @@ impl Link {
             .get_header(http::header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_owned();
+        let retry_after_s = session
+            .get_header(http::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let mut body = BytesMut::new();
         while let Some(piece) = session
             .read_body_ref()
@@ -146,6 +151,7 @@ impl Link {
         Ok(Answer {
             status,
             content_type,
+            retry_after_s,
             body: body.freeze(),
         })
     }

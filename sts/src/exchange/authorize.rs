@@ -90,12 +90,13 @@ fn edge<'a>(basis: &Basis<'a>) -> Option<Edge<'a>> {
 ///
 /// # Errors
 /// [`Refusal::ApprovalRequired`] when a grant waits for a human: approvals are not served here, so it is refused.
-/// [`Refusal::PolicyDenied`] when nothing is granted, with the first reason a policy gave.
+/// [`Refusal::RateLimited`] when nothing is granted and a budget is spent; [`Refusal::PolicyDenied`] when nothing else is
+/// granted, with the first reason a policy gave.
 pub(crate) fn conclude(verdicts: &[Verdict]) -> Result<Vec<Arc<Resource>>, Refusal> {
     let decisions = || {
         verdicts.iter().filter_map(|verdict| match &verdict.outcome {
             Outcome::Decided(decision) => Some(decision),
-            Outcome::Refused(_) => None,
+            Outcome::Refused(_) | Outcome::Spent(_) => None,
         })
     };
     if decisions().any(|decision| !decision.step_up_tiers().is_empty()) {
@@ -105,10 +106,24 @@ pub(crate) fn conclude(verdicts: &[Verdict]) -> Result<Vec<Arc<Resource>>, Refus
         .iter()
         .filter_map(|verdict| verdict.granted().map(Arc::clone))
         .collect();
+    if granted.is_empty()
+        && let Some(wait) = longest_wait(verdicts)
+    {
+        return Err(Refusal::RateLimited(wait));
+    }
     if granted.is_empty() {
         return Err(Refusal::PolicyDenied(
             decisions().find_map(Decision::first_reason),
         ));
     }
     Ok(granted)
+}
+
+/// When all spent budgets have earned a mint again, in seconds.
+fn longest_wait(verdicts: &[Verdict]) -> Option<u32> {
+    let waits = verdicts.iter().filter_map(|verdict| match &verdict.outcome {
+        Outcome::Spent(spent) => Some(spent.retry_after_s),
+        Outcome::Decided(_) | Outcome::Refused(_) => None,
+    });
+    waits.max()
 }

@@ -1,5 +1,6 @@
 //! Which application asks, and how is that proved?
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use caracal_model::{ApplicationId, UnixSeconds, ZoneId};
@@ -7,7 +8,6 @@ use caracal_storage::zone_model;
 
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
-use crate::limit::secret_verification::Verification;
 use crate::state::Sts;
 use crate::zone::{Application, ZoneError, ZoneModel};
 
@@ -49,6 +49,7 @@ impl Caller {
 /// application of another zone, once it has proved that.
 pub(crate) async fn authenticate(
     sts: &Sts,
+    source: IpAddr,
     request: &ExchangeRequest,
     via: Via,
     now: UnixSeconds,
@@ -56,7 +57,7 @@ pub(crate) async fn authenticate(
     let zone_id = ZoneId::try_from(request.zone_id.as_str());
     let application_id = ApplicationId::try_from(request.application_id.as_str());
     let (Ok(zone_id), Ok(application_id)) = (zone_id, application_id) else {
-        return refuse_after_work(sts, request, via).await;
+        return refuse_after_work(sts, source, request, via).await;
     };
     let zone = match sts.zones.model(&zone_id).await {
         Ok(zone) => Some(zone),
@@ -74,7 +75,7 @@ pub(crate) async fn authenticate(
         }),
         (_, _, Via::Gateway) => Err(Refusal::Client),
         (Some(zone), Some(application), Via::Client) => {
-            verify(sts, request, application.secret_hash.as_ref()).await?;
+            verify(sts, source, request, application.secret_hash.as_ref()).await?;
             Ok(Caller {
                 zone,
                 application,
@@ -82,34 +83,52 @@ pub(crate) async fn authenticate(
             })
         }
         (_, None, Via::Client) | (None, _, Via::Client) => {
-            Err(elsewhere(sts, request, zone_id, &application_id).await)
+            Err(elsewhere(sts, source, request, zone_id, &application_id).await)
         }
     }
 }
 
-async fn verify(sts: &Sts, request: &ExchangeRequest, stored: Option<&Arc<str>>) -> Result<(), Refusal> {
-    match sts.secrets.verify(&request.client_secret, stored).await {
-        Verification::Match => Ok(()),
-        Verification::Mismatch => Err(Refusal::Client),
-        Verification::Busy => Err(Refusal::VerifierBusy),
+async fn verify(
+    sts: &Sts,
+    source: IpAddr,
+    request: &ExchangeRequest,
+    stored: Option<&Arc<str>>,
+) -> Result<(), Refusal> {
+    let secret = &request.client_secret;
+    if stored.is_some_and(|stored| sts.secrets.knows(secret, stored)) {
+        return Ok(());
+    }
+    let place = sts.secrets.enter(source).ok_or(Refusal::VerifierBusy)?;
+    if sts.secrets.derive(&place, secret, stored).await {
+        Ok(())
+    } else {
+        Err(Refusal::Client)
     }
 }
 
-/// The application is not in the zone it asked. Tells its owner where it is, and everybody else nothing.
+/// The application is not in the zone it asked. Tells its owner where it is, and everybody else nothing. Only who has a
+/// place in the queue of derivations costs a statement.
 async fn elsewhere(
     sts: &Sts,
+    source: IpAddr,
     request: &ExchangeRequest,
     asked: ZoneId,
     application: &ApplicationId,
 ) -> Refusal {
+    let Some(place) = sts.secrets.enter(source) else {
+        return Refusal::VerifierBusy;
+    };
     let (actual, stored) = match find_elsewhere(sts, application).await {
         Some((zone, stored)) if zone != asked => (Some(zone), stored.map(Arc::from)),
         _ => (None, None),
     };
-    match (verify(sts, request, stored.as_ref()).await, actual) {
-        (Ok(()), Some(actual)) => Refusal::ZoneInvalid { asked, actual },
-        (Ok(()), None) => Refusal::Client,
-        (Err(refusal), _) => refusal,
+    let is_owner = sts
+        .secrets
+        .derive(&place, &request.client_secret, stored.as_ref())
+        .await;
+    match actual {
+        Some(actual) if is_owner => Refusal::ZoneInvalid { asked, actual },
+        _ => Refusal::Client,
     }
 }
 
@@ -120,9 +139,14 @@ async fn find_elsewhere(sts: &Sts, application: &ApplicationId) -> Option<(ZoneI
 }
 
 /// Ids that cannot exist cost a client as much as ids that do not.
-async fn refuse_after_work(sts: &Sts, request: &ExchangeRequest, via: Via) -> Result<Caller, Refusal> {
+async fn refuse_after_work(
+    sts: &Sts,
+    source: IpAddr,
+    request: &ExchangeRequest,
+    via: Via,
+) -> Result<Caller, Refusal> {
     if via == Via::Client {
-        verify(sts, request, None).await?;
+        verify(sts, source, request, None).await?;
     }
     Err(Refusal::Client)
 }

@@ -164,6 +164,7 @@ impl Scribe<'_> {
         decision::DENY.clone_into(&mut event.decision);
         match &verdict.outcome {
             Outcome::Refused(status) => (*status).clone_into(&mut event.evaluation_status),
+            Outcome::Spent(_) => status::RATE_LIMITED.clone_into(&mut event.evaluation_status),
             Outcome::Decided(decided) => {
                 status::COMPLETE.clone_into(&mut event.evaluation_status);
                 self.put_decision(&mut event, decided);

@@ -54,6 +54,8 @@ pub(crate) enum Refusal {
     ControlResource,
     /// No resource was granted; the first reason the policy gave, if it was the policy.
     PolicyDenied(Option<Reason>),
+    /// Nothing was granted, and a budget of mints is spent for so many seconds.
+    RateLimited(u32),
     /// The policy asks for a human decision first.
     ApprovalRequired,
     NotThroughGateway,
@@ -174,6 +176,7 @@ impl Refusal {
                 E::AccessDenied,
                 format!("policy denied ({})", reason.as_str()).into(),
             ),
+            Self::RateLimited(_) => (429, E::ProviderRateLimited, "rate limit exceeded".into()),
             Self::ApprovalRequired => (403, E::AccessDenied, "policy denied (approval_required)".into()),
             Self::NotThroughGateway => (
                 403,
@@ -244,6 +247,7 @@ impl Refusal {
             Self::ProviderCredential { .. } => Some(status::PROVIDER_CREDENTIAL_UNAVAILABLE),
             Self::NoResource
             | Self::PolicyDenied(_)
+            | Self::RateLimited(_)
             | Self::NotThroughGateway
             | Self::TtlNegative
             | Self::TtlTooLong
@@ -276,6 +280,7 @@ impl Refusal {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::LockedOut => "locked_out",
+            Self::RateLimited(_) => "rate_limited",
             Self::Client | Self::VerifierBusy | Self::ZoneInvalid { .. } => "client",
             Self::GatewaySignature => "gateway_signature",
             Self::SubjectToken | Self::FederationFields | Self::FederationIssuer => "subject_token",
@@ -330,6 +335,7 @@ impl Refusal {
     pub(crate) fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Self::LockedOut => Some(60),
+            Self::RateLimited(seconds) => Some(*seconds),
             Self::VerifierBusy
             | Self::RevocationStale
             | Self::ZoneUnavailable

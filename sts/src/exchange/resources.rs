@@ -16,6 +16,7 @@ use super::references::References;
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
 use super::subject_token::Presented;
+use crate::limit::mint_rate::Spent;
 use crate::state::Sts;
 use crate::zone::Resource;
 
@@ -35,6 +36,8 @@ pub(crate) enum Outcome {
     Decided(Decision),
     /// It was refused before the policy was asked; the word is the evidence's status.
     Refused(&'static str),
+    /// Its budget of mints is spent.
+    Spent(Spent),
 }
 
 impl Verdict {
@@ -42,7 +45,7 @@ impl Verdict {
     pub(crate) fn granted(&self) -> Option<&Arc<Resource>> {
         match &self.outcome {
             Outcome::Decided(decision) if decision.allow() => self.resource.as_ref(),
-            Outcome::Decided(_) | Outcome::Refused(_) => None,
+            Outcome::Decided(_) | Outcome::Refused(_) | Outcome::Spent(_) => None,
         }
     }
 }
@@ -104,8 +107,8 @@ fn decide(basis: &Basis<'_>, resource: &Arc<Resource>) -> Result<Outcome, Refusa
     }
     check_binding(basis, resource)?;
     check_operation(basis, resource)?;
-    if !is_within_rate(basis, resource) {
-        return Ok(Outcome::Refused(status::RATE_LIMITED));
+    if let Err(spent) = count_mint(basis, resource) {
+        return Ok(Outcome::Spent(spent));
     }
     if resource.identifier.as_str() == basis.sts.settings.control_audience {
         return Err(Refusal::ControlResource);
@@ -153,12 +156,12 @@ fn check_operation(basis: &Basis<'_>, resource: &Resource) -> Result<(), Refusal
 }
 
 /// A governed request counts once: at its direct mint, or, under a reusable mandate, each time the gateway presents it.
-fn is_within_rate(basis: &Basis<'_>, resource: &Resource) -> bool {
+fn count_mint(basis: &Basis<'_>, resource: &Resource) -> Result<(), Spent> {
     let is_one_shot = basis
         .presented
         .is_some_and(|presented| presented.claims().r#use == Use::Gateway);
     if is_one_shot {
-        return true;
+        return Ok(());
     }
     let zone = basis.caller.zone();
     let key = (

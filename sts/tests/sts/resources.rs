@@ -1,8 +1,15 @@
 //! Each resource is decided on its own; what is refused is dropped, with its reason in the ledger.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
+use caracal_bus::EntryId;
+use caracal_testing::{Role, TestDatabase, TestRedis, wait_until};
+use caracal_wire::event::MintsCounted;
+use caracal_wire::stream::MINTS_COUNTED;
 use serde_json::json;
 
-use crate::stack::{Stack, with};
+use crate::stack::{SOON, Stack, with};
 
 /// Resource, scope, session fields; description and status of the refusal.
 type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
@@ -201,7 +208,12 @@ async fn a_spent_budget_drops_the_resource_and_counts_a_governed_request_once() 
         }
     }
     let answer = stack.mint(&fields).await;
-    assert_eq!(answer.refusal(), (403, "access_denied", "policy denied"));
+    assert_eq!(
+        answer.refusal(),
+        (429, "provider_rate_limited", "rate limit exceeded")
+    );
+    let wait: u32 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert_eq!(wait, 1_800, "two an hour");
     assert_eq!(
         stack.events_of(&answer).await[0]["evaluation_status"],
         "rate_limited"
@@ -223,6 +235,51 @@ async fn a_reusable_mandate_is_counted_each_time_the_gateway_presents_it() {
     }
     assert_eq!(
         stack.at_gateway(&mandate, "resource://crm", &[]).await.refusal(),
-        (403, "access_denied", "policy denied")
+        (429, "provider_rate_limited", "rate limit exceeded")
     );
+}
+
+#[tokio::test]
+async fn two_replicas_share_a_budget() {
+    let limit = [("STS_MINT_RATE_LIMIT_PER_MIN", "5")];
+    let one = Stack::start_with(&limit).await;
+    let database = TestDatabase::new().await;
+    let url = database.url_as(Role::Sts);
+    let two = Stack::start_between(database, &url, TestRedis::new().await, one.redis.url(), &limit).await;
+    let said = async |is_wanted: fn(&MintsCounted) -> bool| {
+        let read = one
+            .bus
+            .read(&[(MINTS_COUNTED, EntryId::ZERO)], 1_000, Duration::ZERO)
+            .await;
+        let entries = read.unwrap().into_iter().flat_map(|(_stream, entries)| entries);
+        let messages = entries.map(|entry| MintsCounted::from_fields(&entry.fields).unwrap());
+        let replicas: HashSet<String> = messages
+            .filter(is_wanted)
+            .map(|message| message.replica)
+            .collect();
+        replicas.len()
+    };
+    wait_until(SOON, async || said(|_greeting| true).await == 2).await;
+
+    let mint = async |stack: &Stack| {
+        let answer = stack
+            .mint(&[("resource", "resource://crm"), ("scope", "crm:read")])
+            .await;
+        answer.status == 200
+    };
+    for _ in 0..5 {
+        assert!(mint(&one).await);
+    }
+    wait_until(SOON, async || {
+        said(|message| !message.buckets.is_empty()).await > 0
+    })
+    .await;
+    let mut admitted = 0;
+    wait_until(SOON, async || {
+        let is_admitted = mint(&two).await;
+        admitted += usize::from(is_admitted);
+        !is_admitted
+    })
+    .await;
+    assert!(admitted < 5, "the second replica had a budget of its own");
 }
