@@ -51,9 +51,12 @@ pub(crate) enum Command {
     /// Check that the configured stores can be reached and fit this version
     #[command(after_help = "Example: DATABASE_URL=... REDIS_URL=... caracal doctor")]
     Doctor,
-    /// Print a fresh set of the keys and tokens that the roles share
-    #[command(after_help = "Example: caracal keys > caracal.env")]
-    Keys,
+    /// Print a fresh set of the keys and tokens that the roles share, or seal stored secrets anew
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples: caracal keys > caracal.env\n          caracal keys rewrap --check"
+    )]
+    Keys(KeysArguments),
     /// Look at mandates
     #[command(after_help = "Example: caracal token inspect - < mandate.txt")]
     Token {
@@ -116,6 +119,35 @@ pub(crate) struct DevArguments {
     /// A file to write once everything is ready (it holds the path of dev.env)
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// `caracal keys` and what is below it.
+#[derive(Debug, Args)]
+pub(crate) struct KeysArguments {
+    /// Something else than printing fresh keys.
+    #[command(subcommand)]
+    pub(crate) command: Option<KeysCommand>,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Seal every stored secret under `SECRET_STORE_KEK` (`DATABASE_URL`, `SECRET_STORE_KEK_PREVIOUS`; can be stopped and repeated)
+    ///
+    /// First give every STS and control plane the new key as SECRET_STORE_KEK and the old one as
+    /// SECRET_STORE_KEK_PREVIOUS; then run this; then take the old one away. Values are not opened: only the key that
+    /// each is sealed under is sealed again.
+    #[command(
+        after_help = "Example: DATABASE_URL=postgres://postgres@db/caracal SECRET_STORE_KEK=... SECRET_STORE_KEK_PREVIOUS=... caracal keys rewrap"
+    )]
+    Rewrap {
+        /// Only count what is still sealed under another key; fails when there is any
+        #[arg(long)]
+        check: bool,
+        /// Rows in one transaction
+        #[arg(long, value_name = "ROWS", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        batch: u16,
+    },
 }
 
 /// What can be done with a mandate.

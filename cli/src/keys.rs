@@ -1,5 +1,7 @@
 //! `caracal keys`: a fresh set of what the roles share.
 
+pub(crate) mod rewrap;
+
 use anyhow::Result;
 
 use crate::dev::state::Keys;

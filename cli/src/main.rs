@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Arguments, AuditCommand, Command, TokenCommand};
+use crate::args::{Arguments, AuditCommand, Command, KeysCommand, TokenCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -49,7 +49,10 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Init(arguments) => init::init(arguments.config.as_deref()).await,
         Command::Dev(arguments) => dev::run(&arguments).await,
         Command::Doctor => return doctor::run().await,
-        Command::Keys => keys::run(),
+        Command::Keys(arguments) => match arguments.command {
+            None => keys::run(),
+            Some(KeysCommand::Rewrap { check, batch }) => return keys::rewrap::run(check, batch).await,
+        },
         Command::Token {
             command: TokenCommand::Inspect { mandate },
         } => token::inspect(&mandate),

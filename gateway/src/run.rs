@@ -150,7 +150,12 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
     );
     let sts = Arc::new(sts.map_err(|error| RunError::Sts(Box::new(error)))?);
     let keys = Arc::new(ZoneKeys::new(Arc::clone(&sts), clock.clone()));
-    let revocations = RevocationState::new(Arc::clone(&sts), config.revocation_freshness, clock.clone());
+    let revocations = RevocationState::new(
+        Arc::clone(&sts),
+        Arc::clone(&keys),
+        config.revocation_freshness,
+        clock.clone(),
+    );
     let resolver: Arc<dyn Resolve> = match config.dns_server {
         Some(server) => Arc::new(DnsServer(server)),
         None => Arc::new(SystemResolver),

@@ -5,6 +5,7 @@ mod gateway;
 mod internal;
 mod jwks;
 mod router;
+mod signing_keys;
 mod token;
 
 pub(crate) use router::router;

@@ -46,6 +46,11 @@ pub(crate) struct Counts {
 
 impl Rig {
     pub(crate) async fn new() -> Self {
+        Self::at(Clock::system()).await
+    }
+
+    /// The same, by `clock`.
+    pub(crate) async fn at(clock: Clock) -> Self {
         let (database, redis) = (TestDatabase::new().await, TestRedis::new().await);
         seed::seed(&database.pool().await).await;
         let spool = tempfile::tempdir().unwrap();
@@ -54,24 +59,31 @@ impl Rig {
         let connected = Database::connect(&url, "caracal-sts", &PoolLimits::default())
             .await
             .unwrap();
-        let sts = Arc::new(crate::run::build(config, Clock::system(), connected, &Registry::new()).unwrap());
+        let sts = Arc::new(crate::run::build(config, clock, connected, &Registry::new()).unwrap());
         let bus: Arc<dyn Bus> = Arc::new(RedisBus::connect(redis.url()).unwrap());
         drop(
             crate::feed::start(&sts, Arc::clone(&bus), StreamKeys::unsigned())
                 .await
                 .unwrap(),
         );
-        let proved = Duration::from_secs(30).as_micros();
-        sts.revocations
-            .freshness()
-            .advance(sts.clock.unix_micros() + i64::try_from(proved).unwrap());
         let router = crate::http::router(Arc::clone(&sts), Router::new());
-        Self {
+        let rig = Self {
             sts,
             router,
             bus,
             _stores: (database, redis, spool),
-        }
+        };
+        rig.prove_fresh();
+        rig
+    }
+
+    /// Makes the rig believe for a while that it has heard of everything.
+    pub(crate) fn prove_fresh(&self) {
+        let proved = Duration::from_secs(30).as_micros();
+        self.sts
+            .revocations
+            .freshness()
+            .advance(self.sts.clock.unix_micros() + i64::try_from(proved).unwrap());
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -132,6 +144,17 @@ impl Rig {
     }
 
     pub(crate) async fn at_gateway(&self, mandate: &str) -> TokenResponse {
+        let (status, body) = self.send_as_gateway(mandate).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    /// The status of the answer to a gateway that presents `mandate`.
+    pub(crate) async fn try_at_gateway(&self, mandate: &str) -> StatusCode {
+        self.send_as_gateway(mandate).await.0
+    }
+
+    async fn send_as_gateway(&self, mandate: &str) -> (StatusCode, Bytes) {
         let fields = [
             ("grant_type", TOKEN_EXCHANGE_GRANT),
             ("zone_id", "z1"),
@@ -156,7 +179,7 @@ impl Rig {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        self.post(&fields, &headers).await
+        self.send(&fields, &headers).await
     }
 }
 

@@ -23,6 +23,7 @@ pub mod resource;
 pub mod revocation;
 pub mod revocation_cascade;
 pub mod schema_version;
+pub mod sealed;
 pub mod secret;
 pub mod session;
 pub mod session_graph;

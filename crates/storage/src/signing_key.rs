@@ -1,8 +1,8 @@
 //! Which sealed signing keys does a zone have?
 //!
-//! Rows of `secrets` named `zone_signing_key`. The row's id is the key id (`kid`). The newest key signs.
+//! Rows of `secrets` named `zone_signing_key`. The row's id is the key id (`kid`). The newest key whose time has come signs.
 
-use caracal_model::{KeyId, ZoneId};
+use caracal_model::{KeyId, UnixSeconds, ZoneId};
 use sqlx::Row;
 use time::OffsetDateTime;
 
@@ -22,8 +22,10 @@ pub struct SealedSigningKey {
     pub envelope: Vec<u8>,
     /// Row version, from 1.
     pub version: i32,
-    /// When it was created; the order of keys and the start of the grace of the one before.
+    /// When it was created; the order of keys.
     pub created_at: OffsetDateTime,
+    /// From when on it signs; since its creation when absent.
+    pub signs_from: Option<OffsetDateTime>,
 }
 
 impl std::fmt::Debug for SealedSigningKey {
@@ -36,7 +38,7 @@ impl std::fmt::Debug for SealedSigningKey {
     }
 }
 
-const NEWEST_FIRST: &str = "SELECT id, zone_id, envelope, version, created_at FROM secrets
+const NEWEST_FIRST: &str = "SELECT id, zone_id, envelope, version, created_at, signs_from FROM secrets
      WHERE zone_id = $1 AND entity_id = $1 AND name = $2 ORDER BY created_at DESC, id DESC LIMIT $3";
 
 fn sealed(row: &sqlx::postgres::PgRow) -> Result<SealedSigningKey, StorageError> {
@@ -46,6 +48,7 @@ fn sealed(row: &sqlx::postgres::PgRow) -> Result<SealedSigningKey, StorageError>
         envelope: row.try_get("envelope")?,
         version: row.try_get("version")?,
         created_at: row.try_get("created_at")?,
+        signs_from: row.try_get("signs_from")?,
         id: checked(id.clone(), "secrets", "id", &id)?,
     })
 }
@@ -94,7 +97,7 @@ pub async fn lock_newest(tx: &mut WriteTx, zone: &ZoneId) -> Result<Option<Seale
         .transpose()
 }
 
-/// Stores a new key, which from now on is the newest of `zone`.
+/// Stores a new key, which from now on is the newest of `zone` and signs at once.
 ///
 /// # Errors
 /// [`StorageError::Conflict`] when the key id is taken, [`StorageError::Reference`] when the zone does not exist.
@@ -104,15 +107,80 @@ pub async fn insert(
     id: &KeyId,
     envelope: &[u8],
 ) -> Result<(), StorageError> {
+    insert_row(tx, zone, id, envelope, None).await
+}
+
+/// Stores a new key, which from now on is the newest of `zone` and signs from `signs_from` on.
+///
+/// # Errors
+/// As [`insert`].
+pub async fn insert_scheduled(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    id: &KeyId,
+    envelope: &[u8],
+    signs_from: UnixSeconds,
+) -> Result<(), StorageError> {
+    insert_row(tx, zone, id, envelope, Some(signs_from.get())).await
+}
+
+async fn insert_row(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    id: &KeyId,
+    envelope: &[u8],
+    signs_from: Option<i64>,
+) -> Result<(), StorageError> {
     sqlx::query(
-        "INSERT INTO secrets (id, zone_id, entity_id, name, type, envelope, created_at)
-         VALUES ($1, $2, $2, $3, 'token', $4, clock_timestamp())",
+        "INSERT INTO secrets (id, zone_id, entity_id, name, type, envelope, created_at, signs_from)
+         VALUES ($1, $2, $2, $3, 'token', $4, clock_timestamp(), to_timestamp($5::double precision))",
     )
     .bind(id.as_str())
     .bind(zone.as_str())
     .bind(NAME)
     .bind(envelope)
+    .bind(signs_from)
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Withdraws every key of `zone` but `kept`: what they signed is no longer verified. Answers their ids.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn withdraw_all_but(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    kept: &KeyId,
+) -> Result<Vec<KeyId>, StorageError> {
+    let ids: Vec<String> = sqlx::query_scalar(
+        "UPDATE secrets SET withdrawn_at = now(), updated_at = now()
+         WHERE zone_id = $1 AND entity_id = $1 AND name = $2 AND id <> $3 AND withdrawn_at IS NULL
+         RETURNING id",
+    )
+    .bind(zone.as_str())
+    .bind(NAME)
+    .bind(kept.as_str())
+    .fetch_all(tx)
+    .await?;
+    ids.into_iter()
+        .map(|id| checked(id.clone(), "secrets", "id", &id))
+        .collect()
+}
+
+/// How many keys of `zone` were made in the last two days and not withdrawn.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn count_recent<'t>(tx: impl AnyTx<'t>, zone: &ZoneId) -> Result<i64, StorageError> {
+    Ok(sqlx::query_scalar(
+        "SELECT count(*) FROM secrets
+         WHERE zone_id = $1 AND entity_id = $1 AND name = $2 AND withdrawn_at IS NULL
+           AND created_at > now() - interval '2 days'",
+    )
+    .bind(zone.as_str())
+    .bind(NAME)
+    .fetch_one(tx)
+    .await?)
 }

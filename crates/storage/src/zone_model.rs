@@ -123,6 +123,10 @@ pub struct SigningKeyRow {
     pub envelope: Vec<u8>,
     /// When it was made, in Unix seconds.
     pub created_at: i64,
+    /// From when on it signs, in Unix seconds.
+    pub signs_from: i64,
+    /// When it was withdrawn, in Unix seconds.
+    pub withdrawn_at: Option<i64>,
 }
 
 /// The active policy set version and its documents.
@@ -327,9 +331,11 @@ async fn secrets(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<SecretRow>, Stora
 
 async fn signing_keys(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<SigningKeyRow>, StorageError> {
     let rows = sqlx::query(
-        "SELECT id, version, envelope, floor(extract(epoch FROM created_at))::bigint AS created_at
+        "SELECT id, version, envelope, floor(extract(epoch FROM created_at))::bigint AS created_at,
+             floor(extract(epoch FROM coalesce(signs_from, created_at)))::bigint AS signs_from,
+             floor(extract(epoch FROM withdrawn_at))::bigint AS withdrawn_at
          FROM secrets WHERE zone_id = $1 AND entity_id = $1 AND name = 'zone_signing_key'
-         ORDER BY created_at DESC, id DESC LIMIT 16",
+         ORDER BY secrets.created_at DESC, id DESC LIMIT 32",
     )
     .bind(zone.as_str())
     .fetch_all(tx)
@@ -340,6 +346,8 @@ async fn signing_keys(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<SigningKeyRo
             version: row.try_get("version")?,
             envelope: row.try_get("envelope")?,
             created_at: row.try_get("created_at")?,
+            signs_from: row.try_get("signs_from")?,
+            withdrawn_at: row.try_get("withdrawn_at")?,
         })
     };
     rows.iter().map(read).collect()

@@ -81,6 +81,11 @@ impl Kek {
             .for_each(|(to, from)| *to = from);
         Ok(Self { bytes, id })
     }
+
+    /// Which key this is, in every envelope it seals: the first 8 bytes of its SHA-256. Tells nothing about the key.
+    pub fn id(&self) -> [u8; 8] {
+        self.id
+    }
 }
 
 /// Shows the public id, never the key.
@@ -128,17 +133,45 @@ impl Keyring {
     /// # Errors
     /// [`OpenError`]; which part of the envelope was altered is not told.
     pub fn open(&self, envelope: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let (_, data_key, value) = self.data_key(envelope)?;
+        let (value_nonce, sealed_value) = value.split_first_chunk::<12>().ok_or(OpenError::Format)?;
+        open_one(&data_key, value_nonce, sealed_value, aad)
+    }
+
+    /// Seals the data key of an envelope under the current key, whichever of the two it was sealed under. The value stays
+    /// as it is and is not opened, so its location need not be known. `None` when the current key sealed it already.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the data key cannot be opened; an altered value is not noticed.
+    pub fn rewrap(&self, envelope: &[u8]) -> Result<Option<Vec<u8>>, OpenError> {
+        let (id, data_key, value) = self.data_key(envelope)?;
+        if id == self.current.id {
+            return Ok(None);
+        }
+        let mut out = Vec::with_capacity(envelope.len());
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&self.current.id);
+        append_sealed(&mut out, &self.current.bytes, data_key.as_slice(), DATA_KEY_AAD)
+            .or(Err(OpenError::Format))?;
+        out.extend_from_slice(value);
+        Ok(Some(out))
+    }
+
+    /// The id of the key an envelope is sealed under, its data key, and the sealed value with its nonce.
+    fn data_key<'e>(
+        &self,
+        envelope: &'e [u8],
+    ) -> Result<([u8; 8], Zeroizing<[u8; 32]>, &'e [u8]), OpenError> {
         let rest = envelope.strip_prefix(MAGIC).ok_or(OpenError::Format)?;
         let (id, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Format)?;
-        let (data_key_nonce, rest) = rest.split_first_chunk::<12>().ok_or(OpenError::Format)?;
-        let (sealed_data_key, rest) = rest
+        let (nonce, rest) = rest.split_first_chunk::<12>().ok_or(OpenError::Format)?;
+        let (sealed, value) = rest
             .split_first_chunk::<SEALED_DATA_KEY_BYTES>()
             .ok_or(OpenError::Format)?;
-        let (value_nonce, sealed_value) = rest.split_first_chunk::<12>().ok_or(OpenError::Format)?;
         let kek = self.find(*id).ok_or(OpenError::UnknownKek)?;
-        let data_key = open_one(&kek.bytes, data_key_nonce, sealed_data_key, DATA_KEY_AAD)?;
+        let data_key = open_one(&kek.bytes, nonce, sealed, DATA_KEY_AAD)?;
         let data_key = Zeroizing::new(data_key.as_slice().try_into().or(Err(OpenError::Format))?);
-        open_one(&data_key, value_nonce, sealed_value, aad)
+        Ok((*id, data_key, value))
     }
 
     fn find(&self, id: [u8; 8]) -> Option<&Kek> {
@@ -255,6 +288,22 @@ mod tests {
             ring(KEK).open(&rotated.seal(b"v", b"a").unwrap(), b"a").is_err(),
             "seals with the current key"
         );
+    }
+
+    #[test]
+    fn a_rewrapped_envelope_needs_only_the_current_key() {
+        let envelope = ring(KEK).seal(b"value", b"a").unwrap();
+        let rotating = Keyring::new(Kek::from_hex(OTHER).unwrap(), Some(Kek::from_hex(KEK).unwrap()));
+        let rewrapped = rotating.rewrap(&envelope).unwrap().unwrap();
+        assert_eq!(ring(OTHER).open(&rewrapped, b"a").unwrap().as_slice(), b"value");
+        assert_eq!(rewrapped.len(), envelope.len());
+        assert_eq!(rewrapped[72..], envelope[72..], "the value is not sealed again");
+        assert_eq!(rotating.rewrap(&rewrapped).unwrap(), None, "once is enough");
+        assert_eq!(ring(OTHER).rewrap(&envelope).unwrap_err(), OpenError::UnknownKek);
+        assert_eq!(rotating.rewrap(b"CSS1").unwrap_err(), OpenError::Format);
+        let mut altered = envelope;
+        altered[30] ^= 1;
+        assert_eq!(rotating.rewrap(&altered).unwrap_err(), OpenError::Authentication);
     }
 
     #[test]

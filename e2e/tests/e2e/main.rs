@@ -13,6 +13,7 @@ mod crash;
 mod crate_rules;
 mod dev;
 mod generated;
+mod keys;
 mod lying_dns;
 mod outage;
 mod protected_call;

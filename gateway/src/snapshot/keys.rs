@@ -24,6 +24,11 @@ const FRESH_S: i64 = 300;
 const USABLE_S: i64 = 900;
 /// Pause between fetches for one zone because of an unknown key, in seconds.
 const REFETCH_PAUSE_S: i64 = 30;
+/// When the keys of a zone are fetched after they were announced to have changed: at once, and again when every replica of
+/// the STS has heard of it too.
+const REFETCHES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5)];
+/// Zones fetched for announcements at the same time; more are noted as outdated and fetched when they are used.
+const ANNOUNCED_MAX: usize = 16;
 /// How long a zone that does not exist is remembered as such.
 const ABSENT_FOR: Duration = Duration::from_secs(30);
 /// Zones remembered as absent.
@@ -63,6 +68,7 @@ pub(crate) struct ZoneKeys {
     absent: Cache<ZoneId, ()>,
     flights: Mutex<HashMap<ZoneId, Flight>>,
     slots: Semaphore,
+    announced: Arc<Semaphore>,
     sts: Arc<StsClient>,
     clock: Clock,
 }
@@ -78,6 +84,7 @@ impl ZoneKeys {
                 .build(),
             flights: Mutex::default(),
             slots: Semaphore::new(FLIGHTS_MAX),
+            announced: Arc::new(Semaphore::new(ANNOUNCED_MAX)),
             sts,
             clock,
         }
@@ -110,6 +117,44 @@ impl ZoneKeys {
         } else {
             Err(KeysError::UnknownKey)
         }
+    }
+
+    /// Takes note that the keys of `zone` have changed. What is known is fetched before it is used again, then in the
+    /// background until every replica of the STS must have heard of the change as well.
+    pub(crate) fn note_change(self: &Arc<Self>, zone: &ZoneId) {
+        self.absent.invalidate(zone);
+        if !self.known.load().contains_key(zone) {
+            return;
+        }
+        self.forget(zone);
+        let Ok(place) = Arc::clone(&self.announced).try_acquire_owned() else {
+            return;
+        };
+        let (keys, zone) = (Arc::clone(self), zone.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            for pause in REFETCHES {
+                tokio::time::sleep(pause).await;
+                // A failure was logged, and requests try again.
+                let _outcome = keys
+                    .fetch(&zone, keys.clock.unix_seconds().saturating_add(1))
+                    .await;
+            }
+        });
+    }
+
+    /// Takes note that announcements were missed: everything known is fetched before it is used again.
+    pub(crate) fn note_loss(&self) {
+        self.absent.invalidate_all();
+        self.known.store(Arc::default());
+    }
+
+    fn forget(&self, zone: &ZoneId) {
+        self.known.rcu(|zones| {
+            let mut zones = HashMap::clone(zones);
+            zones.remove(zone);
+            zones
+        });
     }
 
     /// Fetches the keys of `zone`, unless somebody did so, or tried, since `wanted_unix_s`.
@@ -336,6 +381,34 @@ mod tests {
         rig.endpoint.is_down.store(false, Ordering::SeqCst);
         rig.clock.advance(Duration::from_secs(1));
         rig.look("kid-1").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_announced_key_is_known_without_a_pause_and_a_withdrawn_one_is_gone() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        rig.look("kid-1").await.unwrap();
+        *rig.endpoint.published.lock().unwrap() = TestKeys::named("kid-2").jwks();
+        rig.keys.note_change(&rig.zone);
+        rig.look("kid-2").await.unwrap();
+        assert_eq!(rig.look("kid-1").await, Err(KeysError::UnknownKey));
+    }
+
+    #[tokio::test]
+    async fn an_announcement_is_followed_up_for_replicas_that_had_not_heard_of_it() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        rig.look("kid-1").await.unwrap();
+        rig.keys.note_change(&rig.zone);
+        rig.look("kid-1").await.unwrap();
+        *rig.endpoint.published.lock().unwrap() = TestKeys::named("kid-2").jwks();
+        wait_until(SOON, async || rig.look("kid-2").await.is_ok()).await;
+    }
+
+    #[tokio::test]
+    async fn an_announcement_about_a_zone_nobody_uses_causes_nothing() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        rig.keys.note_change(&rig.zone);
+        tokio::task::yield_now().await;
+        assert_eq!(rig.asked(), 0);
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! Which mandates are revoked, and how do we know? A snapshot from the STS, then every message after it.
+//! Which mandates are revoked, and how do we know? A snapshot from the STS, then every message after it. The same reader
+//! hears that the keys of a zone have changed.
 //!
 //! The cursor captures the ends of the stream before the snapshot is asked for, so nothing falls between the two.
 //! Until the snapshot is in and a watermark proves it complete, nothing counts as fresh and every request is refused.
@@ -13,9 +14,11 @@ use caracal_bus::{Bus, BusError, StreamKeys};
 use caracal_chassis::Clock;
 use caracal_chassis::shutdown::Shutdown;
 use caracal_model::Anchor;
-use caracal_wire::stream::SESSIONS_REVOKE;
+use caracal_wire::event::KeysInvalidate;
+use caracal_wire::stream::{KEYS_INVALIDATE, SESSIONS_REVOKE};
 use tokio::sync::mpsc;
 
+use crate::snapshot::keys::ZoneKeys;
 use crate::sts_client::{StsClient, StsError};
 
 /// How long a revocation is remembered: the longest life of a mandate, with a day to spare.
@@ -34,6 +37,7 @@ pub(crate) struct RevocationState {
     bound: Duration,
     clock: Clock,
     sts: Arc<StsClient>,
+    zone_keys: Arc<ZoneKeys>,
     messages: AtomicU64,
     reloads: AtomicU64,
     reload_errors: AtomicU64,
@@ -55,12 +59,13 @@ pub(crate) enum SnapshotError {
 
 impl RevocationState {
     /// Knows nothing yet, so nothing is fresh. Knowledge older than `bound` counts as stale.
-    pub(crate) fn new(sts: Arc<StsClient>, bound: Duration, clock: Clock) -> Self {
+    pub(crate) fn new(sts: Arc<StsClient>, zone_keys: Arc<ZoneKeys>, bound: Duration, clock: Clock) -> Self {
         Self {
             set: Revocations::new(),
             bound,
             clock,
             sts,
+            zone_keys,
             messages: AtomicU64::new(0),
             reloads: AtomicU64::new(0),
             reload_errors: AtomicU64::new(0),
@@ -144,7 +149,7 @@ impl RevocationState {
     }
 
     async fn begin(&self, bus: &Arc<dyn Bus>, keys: &StreamKeys) -> Result<Cursor, SnapshotError> {
-        let streams = [SESSIONS_REVOKE];
+        let streams = [SESSIONS_REVOKE, KEYS_INVALIDATE];
         let cursor = Cursor::start_with_overlap(Arc::clone(bus), keys.clone(), &streams, SNAPSHOT_AGE_MAX)
             .await
             .map_err(SnapshotError::Bus)?;
@@ -156,6 +161,17 @@ impl RevocationState {
     fn apply(&self, event: CursorEvent<'_>, lost: &mpsc::UnboundedSender<Reload>) {
         match event {
             CursorEvent::Entry {
+                stream: KEYS_INVALIDATE,
+                entry,
+                ..
+            } => match KeysInvalidate::from_fields(&entry.fields) {
+                Ok(message) => self.zone_keys.note_change(&message.zone_id),
+                Err(error) => {
+                    tracing::warn!(entry.id = %entry.id, %error, "a message about keys cannot be read");
+                    self.zone_keys.note_loss();
+                }
+            },
+            CursorEvent::Entry {
                 entry, unreadable, ..
             } => {
                 let expires = self.clock.unix_seconds().saturating_add(REMEMBER_S);
@@ -166,6 +182,7 @@ impl RevocationState {
                 }
             }
             CursorEvent::Lost(reload) => {
+                self.zone_keys.note_loss();
                 // The receiver lives as long as the reader that calls this.
                 drop(lost.send(reload));
             }

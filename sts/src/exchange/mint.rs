@@ -87,7 +87,7 @@ pub(crate) async fn mint(
     } else {
         &zone.keys
     };
-    let key = keys.signing().ok_or(Refusal::Issuance)?;
+    let key = keys.signing(basis.now).ok_or(Refusal::Issuance)?;
     if claims.r#use == Use::Session {
         record(basis, &claims).await?;
     }

@@ -1,20 +1,17 @@
-//! What gateways and administrators ask for.
+//! What gateways ask for.
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use caracal_chassis::server::read_body;
-use caracal_model::ZoneId;
 use caracal_storage::{StorageError, revocation};
 use caracal_wire::error::ErrorCode;
 use caracal_wire::sts::{RevocationSnapshot, RevokedAnchor};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::json;
+use http::StatusCode;
 
 use super::answer::{NO_STORE, error};
 use super::gateway;
-use crate::key;
 use crate::state::Sts;
 
 /// `GET /internal/gateway/revocations`: everything that is revoked now, for a gateway that starts or missed something.
@@ -73,56 +70,4 @@ async fn snapshot(sts: &Sts) -> Result<RevocationSnapshot, StorageError> {
         as_of_unix_ms,
         revocations: revoked.into_iter().map(entry).collect(),
     })
-}
-
-/// `POST /internal/zones/{zone}/signing-key/rotate`: a new signing key for a zone. Does not exist without an administrator's
-/// token in the settings.
-pub(super) async fn rotate_signing_key(
-    State(sts): State<Arc<Sts>>,
-    Path(zone_id): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    let Some(admin_token) = &sts.admin_token else {
-        return (StatusCode::NOT_FOUND, "not found\n").into_response();
-    };
-    let authorization = headers
-        .get(header::AUTHORIZATION)
-        .map(HeaderValue::as_bytes)
-        .unwrap_or_default();
-    if !authorization
-        .strip_prefix(b"Bearer ")
-        .is_some_and(|token| admin_token.matches(token))
-    {
-        let realm = [(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer realm=\"caracal-sts\""),
-        )];
-        return (StatusCode::UNAUTHORIZED, realm, "unauthorized\n").into_response();
-    }
-    let not_found = || {
-        error(
-            StatusCode::NOT_FOUND,
-            ErrorCode::ResourceNotFound,
-            "zone not found",
-            None,
-        )
-    };
-    let Ok(zone) = ZoneId::try_from(zone_id) else {
-        return not_found();
-    };
-    if matches!(sts.zones.model(&zone).await, Err(crate::zone::ZoneError::Unknown)) {
-        return not_found();
-    }
-    match key::rotate(&sts, &zone).await {
-        Ok(kid) => axum::Json(json!({"kid": kid, "rotated": true, "zone_id": zone})).into_response(),
-        Err(failure) => {
-            tracing::error!(zone.id = %zone, error = &failure as &dyn std::error::Error, "a signing key was not rotated");
-            error(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                ErrorCode::InternalError,
-                "rotation failed",
-                None,
-            )
-        }
-    }
 }

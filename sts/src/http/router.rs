@@ -6,7 +6,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
-use super::{internal, jwks, token};
+use super::{internal, jwks, signing_keys, token};
 use crate::state::Sts;
 
 /// The routes; `health` brings those every service has. `GET` routes answer `HEAD` as well.
@@ -17,8 +17,9 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         .route(REVOCATIONS_PATH, get(internal::revocations))
         .route(
             "/internal/zones/{zone_id}/signing-key/rotate",
-            post(internal::rotate_signing_key),
+            post(signing_keys::rotate),
         )
+        .route("/internal/zones/{zone_id}/signing-keys", get(signing_keys::list))
         .with_state(sts)
         .merge(health)
 }

@@ -1,11 +1,11 @@
-//! How does a zone come by a signing key?
+//! How does a zone come by its first signing key?
 //!
-//! Zones get their first key with their creation; this makes the one of a zone that has none, and the next one when an
-//! administrator rotates. Always under the zone's lock, so that replicas never both make the first.
+//! Zones get it with their creation; this makes the one of a zone that has none. Always under the zone's lock, so that
+//! replicas never both make the first.
 
 use aws_lc_rs::error::Unspecified;
 use caracal_model::{IdError, KeyId, ZoneId};
-use caracal_storage::{StorageError, WriteTx, ZoneScope, signing_key};
+use caracal_storage::{StorageError, ZoneScope, signing_key};
 use caracal_token::envelope::{SealError, ZONE_SIGNING_KEY_AAD};
 use caracal_token::{KeyError, SigningKey};
 
@@ -28,6 +28,10 @@ pub(crate) enum CreateKeyError {
     Id(#[from] IdError),
     #[error("the zone cannot be read again")]
     Zone(#[from] ZoneError),
+    #[error("it cannot be recorded")]
+    NotRecorded,
+    #[error("the zone has {0} keys that may still verify")]
+    TooMany(i64),
 }
 
 /// Makes the first key of `zone`, unless somebody else has meanwhile.
@@ -37,33 +41,23 @@ pub(crate) enum CreateKeyError {
 pub(crate) async fn create_first(sts: &Sts, zone: &ZoneId) -> Result<(), CreateKeyError> {
     let mut tx = sts.database.write(ZoneScope::Zone(zone)).await?;
     if signing_key::lock_newest(&mut tx, zone).await?.is_none() {
-        let id = insert(sts, &mut tx, zone).await?;
+        let (id, envelope) = fresh(sts)?;
+        signing_key::insert(&mut tx, zone, &id, &envelope).await?;
         tx.commit().await?;
         tracing::info!(zone.id = %zone, key.id = %id, "made the first signing key of a zone");
     }
     Ok(())
 }
 
-/// Makes a new key for `zone`, which signs from now on; the older ones go on verifying. Gives its id.
+/// A fresh key: its id and its sealed form.
 ///
 /// # Errors
 /// [`CreateKeyError`].
-pub(crate) async fn rotate(sts: &Sts, zone: &ZoneId) -> Result<KeyId, CreateKeyError> {
-    let mut tx = sts.database.write(ZoneScope::Zone(zone)).await?;
-    signing_key::lock_newest(&mut tx, zone).await?;
-    let id = insert(sts, &mut tx, zone).await?;
-    tx.commit().await?;
-    tracing::info!(zone.id = %zone, key.id = %id, "rotated the signing key of a zone");
-    sts.zones.reload(zone).await?;
-    Ok(id)
-}
-
-async fn insert(sts: &Sts, tx: &mut WriteTx, zone: &ZoneId) -> Result<KeyId, CreateKeyError> {
+pub(super) fn fresh(sts: &Sts) -> Result<(KeyId, Vec<u8>), CreateKeyError> {
     let id = KeyId::try_from(unique_id(sts.clock.unix_millis())?)?;
     let pem = SigningKey::generate(id.clone())?.to_sec1_pem()?;
     let envelope = sts
         .keyring
         .seal(pem.as_bytes(), ZONE_SIGNING_KEY_AAD.as_bytes())?;
-    signing_key::insert(tx, zone, &id, &envelope).await?;
-    Ok(id)
+    Ok((id, envelope))
 }

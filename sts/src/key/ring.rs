@@ -1,6 +1,7 @@
 //! The signing keys of one zone, as of one version of its configuration.
 //!
-//! The newest key signs. Older ones verify, and are published, until every token they could have signed has expired.
+//! A key waits, published and not signing, until every verifier can know it. Then it signs until the next one does. After
+//! that it still verifies, and is published, until every token it could have signed has expired.
 
 use std::sync::Arc;
 
@@ -10,28 +11,57 @@ use caracal_model::{KeyId, UnixSeconds, ZoneId};
 use caracal_storage::zone_model::SigningKeyRow;
 use caracal_token::envelope::{Keyring, ZONE_SIGNING_KEY_AAD};
 use caracal_token::{JwkSet, KeySet, SigningKey};
+use serde::Serialize;
 
-/// How long a key stays published after a newer one has replaced it: longer than any token lives, and long enough for
+/// How long a key stays published after a newer one has begun to sign: longer than any token lives, and long enough for
 /// every verifier's cached key set to be renewed.
-const GRACE_SECONDS: i64 = 86_400;
+pub(super) const GRACE_SECONDS: i64 = 86_400;
 
 /// The keys of one zone.
 #[derive(Debug)]
 pub(crate) struct KeyRing {
-    /// Newest first, without those that could not be opened.
+    /// Newest first; withdrawn ones apart.
     keys: Vec<RingKey>,
-    /// Whether the newest key is among them.
-    newest_opened: bool,
-    /// Keys that could not be opened.
-    pub(crate) unopened: usize,
+    /// Newest first.
+    withdrawn: Vec<KeyView>,
     published: ArcSwapOption<Published>,
 }
 
 #[derive(Debug)]
 struct RingKey {
-    key: SigningKey,
+    id: KeyId,
+    /// `None` when it could not be opened, or has retired before the ring was made.
+    key: Option<SigningKey>,
+    signs_from: UnixSeconds,
     /// When it stops verifying; `None` for the newest.
     retires_at: Option<UnixSeconds>,
+}
+
+/// Where in its life a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KeyState {
+    /// Published, does not sign yet.
+    Waiting,
+    /// Signs.
+    Signing,
+    /// Signs no more; what it signed is verified.
+    Verifying,
+    /// Nothing it signed can be alive.
+    Retired,
+    /// Taken out before its time: nothing it signed is believed.
+    Withdrawn,
+}
+
+/// What an administrator is told of a key. Times in Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct KeyView {
+    pub(crate) kid: KeyId,
+    pub(crate) state: KeyState,
+    pub(crate) signs_from: UnixSeconds,
+    /// When it stops, or stopped, verifying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ends_at: Option<UnixSeconds>,
 }
 
 /// What verifiers get.
@@ -58,46 +88,78 @@ pub(crate) enum KeySetUnavailable {
 
 impl KeyRing {
     /// Opens `rows`, newest first. A key that cannot be opened is left out with an error in the log.
-    pub(crate) fn open(zone: &ZoneId, rows: Vec<SigningKeyRow>, keyring: &Keyring) -> Self {
-        let newest = rows.first().map(|row| row.id.clone());
+    pub(crate) fn open(zone: &ZoneId, rows: Vec<SigningKeyRow>, keyring: &Keyring, now: UnixSeconds) -> Self {
         let mut keys = Vec::with_capacity(rows.len());
-        let mut unopened = 0;
-        let mut successor: Option<UnixSeconds> = None;
+        let mut withdrawn = Vec::new();
+        let mut replaced_at: Option<UnixSeconds> = None;
         for row in rows {
-            let created_at = UnixSeconds(row.created_at);
-            if let Some(key) = open_key(row.id.clone(), &row.envelope, keyring) {
-                keys.push(RingKey {
-                    key,
-                    retires_at: successor.map(|at| at + GRACE_SECONDS),
+            let signs_from = UnixSeconds(row.signs_from);
+            if let Some(at) = row.withdrawn_at {
+                withdrawn.push(KeyView {
+                    kid: row.id,
+                    state: KeyState::Withdrawn,
+                    signs_from,
+                    ends_at: Some(UnixSeconds(at)),
                 });
-            } else {
-                tracing::error!(zone.id = %zone, key.id = %row.id, "a zone signing key cannot be opened");
-                unopened += 1;
+                continue;
             }
-            successor = Some(created_at);
+            let retires_at = replaced_at.map(|at| at + GRACE_SECONDS);
+            let key = if has_ended(retires_at, now) {
+                None
+            } else {
+                open_key(zone, &row, keyring)
+            };
+            keys.push(RingKey {
+                id: row.id,
+                key,
+                signs_from,
+                retires_at,
+            });
+            replaced_at = Some(replaced_at.map_or(signs_from, |at| at.min(signs_from)));
         }
-        let newest_opened = keys
-            .first()
-            .is_some_and(|first| Some(first.key.kid()) == newest.as_ref());
         Self {
             keys,
-            newest_opened,
-            unopened,
+            withdrawn,
             published: ArcSwapOption::empty(),
         }
     }
 
-    /// The key that signs now; `None` when the zone has none yet or its newest cannot be opened.
-    pub(crate) fn signing(&self) -> Option<&SigningKey> {
-        self.keys
-            .first()
-            .filter(|_| self.newest_opened)
-            .map(|first| &first.key)
+    /// The key that signs at `now`; `None` when the zone has none yet or the one whose turn it is cannot be opened. An
+    /// older one would be refused by whoever knows the newer.
+    pub(crate) fn signing(&self, now: UnixSeconds) -> Option<&SigningKey> {
+        self.turn(now)?.key.as_ref()
     }
 
     /// Whether the zone has no key at all, so that one may be made.
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.unopened == 0
+        self.keys.is_empty()
+    }
+
+    /// Every key and where in its life it is at `now`, newest first.
+    pub(crate) fn views(&self, now: UnixSeconds) -> Vec<KeyView> {
+        let turn = self.turn(now).map(|key| &key.id);
+        let state = |key: &RingKey| match () {
+            () if turn == Some(&key.id) => KeyState::Signing,
+            () if key.signs_from > now => KeyState::Waiting,
+            () if has_ended(key.retires_at, now) => KeyState::Retired,
+            () => KeyState::Verifying,
+        };
+        let view = |key: &RingKey| KeyView {
+            kid: key.id.clone(),
+            state: state(key),
+            signs_from: key.signs_from,
+            ends_at: key.retires_at,
+        };
+        let living = self.keys.iter().map(view);
+        living.chain(self.withdrawn.iter().cloned()).collect()
+    }
+
+    /// The newest key whose time has come. The first key of a zone never waits, whatever the clocks say.
+    fn turn(&self, now: UnixSeconds) -> Option<&RingKey> {
+        self.keys
+            .iter()
+            .find(|key| key.signs_from <= now)
+            .or(self.keys.last())
     }
 
     /// What verifiers get at `now`. Computed once and again when a key retires; else one atomic load.
@@ -118,13 +180,11 @@ impl KeyRing {
     }
 
     fn publish(&self, now: UnixSeconds) -> Result<Published, KeySetUnavailable> {
-        let current = || {
-            self.keys
-                .iter()
-                .filter(|key| key.retires_at.is_none_or(|end| end > now))
-        };
+        let current = || self.keys.iter().filter(|key| !has_ended(key.retires_at, now));
         let set = JwkSet {
-            keys: current().map(|key| key.key.jwk()).collect(),
+            keys: current()
+                .filter_map(|key| Some(key.key.as_ref()?.jwk()))
+                .collect(),
         };
         if set.keys.is_empty() {
             return Err(if self.is_empty() {
@@ -146,95 +206,23 @@ impl KeyRing {
     }
 }
 
-fn open_key(id: KeyId, envelope: &[u8], keyring: &Keyring) -> Option<SigningKey> {
-    let pem = keyring.open(envelope, ZONE_SIGNING_KEY_AAD.as_bytes()).ok()?;
-    SigningKey::from_sec1_pem(id, std::str::from_utf8(&pem).ok()?).ok()
+fn has_ended(retires_at: Option<UnixSeconds>, now: UnixSeconds) -> bool {
+    retires_at.is_some_and(|end| end <= now)
+}
+
+fn open_key(zone: &ZoneId, row: &SigningKeyRow, keyring: &Keyring) -> Option<SigningKey> {
+    let open = || {
+        let pem = keyring
+            .open(&row.envelope, ZONE_SIGNING_KEY_AAD.as_bytes())
+            .ok()?;
+        SigningKey::from_sec1_pem(row.id.clone(), std::str::from_utf8(&pem).ok()?).ok()
+    };
+    let key = open();
+    if key.is_none() {
+        tracing::error!(zone.id = %zone, key.id = %row.id, "a zone signing key cannot be opened");
+    }
+    key
 }
 
 #[cfg(test)]
-mod tests {
-    use caracal_token::envelope::Kek;
-
-    use super::*;
-
-    fn keyring() -> Keyring {
-        let kek = Kek::from_hex("8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b90").unwrap();
-        Keyring::new(kek, None)
-    }
-
-    fn row(id: &str, created_at: i64) -> SigningKeyRow {
-        let id = KeyId::try_from(id).unwrap();
-        let pem = SigningKey::generate(id.clone()).unwrap().to_sec1_pem().unwrap();
-        let envelope = keyring()
-            .seal(pem.as_bytes(), ZONE_SIGNING_KEY_AAD.as_bytes())
-            .unwrap();
-        SigningKeyRow {
-            id,
-            version: 1,
-            envelope,
-            created_at,
-        }
-    }
-
-    fn unopenable(id: &str, created_at: i64) -> SigningKeyRow {
-        SigningKeyRow {
-            envelope: b"CSS1nonsense".to_vec(),
-            ..row(id, created_at)
-        }
-    }
-
-    fn ring(rows: Vec<SigningKeyRow>) -> KeyRing {
-        KeyRing::open(&ZoneId::try_from("z1").unwrap(), rows, &keyring())
-    }
-
-    fn kids(ring: &KeyRing, now: i64) -> Vec<String> {
-        let published = ring.published(UnixSeconds(now)).unwrap();
-        let set: JwkSet = serde_json::from_slice(&published.body).unwrap();
-        set.keys.iter().map(|key| key.kid().to_string()).collect()
-    }
-
-    #[test]
-    fn every_key_is_published_until_a_day_after_its_successor() {
-        let ring = ring(vec![row("k3", 2_000), row("k2", 1_500), row("k1", 1_000)]);
-        assert_eq!(ring.signing().unwrap().kid().as_str(), "k3");
-        assert_eq!(
-            kids(&ring, 2_000),
-            ["k3", "k2", "k1"],
-            "two rotations in a day drop nobody's tokens"
-        );
-        assert_eq!(kids(&ring, 1_500 + GRACE_SECONDS), ["k3", "k2"]);
-        assert_eq!(kids(&ring, 2_000 + GRACE_SECONDS), ["k3"]);
-    }
-
-    #[test]
-    fn an_old_key_that_cannot_be_opened_is_left_out() {
-        let ring = ring(vec![row("k2", 2_000), unopenable("k1", 1_000)]);
-        assert_eq!(kids(&ring, 2_000), ["k2"]);
-        assert_eq!(ring.unopened, 1);
-        assert!(ring.signing().is_some());
-    }
-
-    #[test]
-    fn nothing_signs_when_the_newest_key_cannot_be_opened() {
-        let ring = ring(vec![unopenable("k2", 2_000), row("k1", 1_000)]);
-        assert!(
-            ring.signing().is_none(),
-            "an older key would be refused by whoever knows the newer one"
-        );
-        assert_eq!(kids(&ring, 2_000), ["k1"]);
-        assert!(!ring.is_empty(), "so that no third key is made");
-    }
-
-    #[test]
-    fn a_zone_without_keys_differs_from_one_whose_keys_are_lost() {
-        assert_eq!(
-            ring(vec![]).published(UnixSeconds(0)).unwrap_err(),
-            KeySetUnavailable::None
-        );
-        let lost = ring(vec![unopenable("k1", 1_000)]);
-        assert_eq!(
-            lost.published(UnixSeconds(0)).unwrap_err(),
-            KeySetUnavailable::Unopened
-        );
-    }
-}
+mod tests;

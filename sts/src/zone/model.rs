@@ -111,7 +111,7 @@ impl ZoneModel {
                 .into_iter()
                 .map(|row| (row.resource, row.application_id))
                 .collect(),
-            keys: KeyRing::open(zone, rows.signing_keys, keyring),
+            keys: KeyRing::open(zone, rows.signing_keys, keyring, UnixSeconds(now)),
             policy: ZonePolicy::load(zone, rows.policy, previous.map(|previous| &previous.policy), now),
             mints_per_minute: rows.mints_per_minute.and_then(|limit| u32::try_from(limit).ok()),
         }

@@ -1,11 +1,11 @@
 //! A change of configuration takes effect through the event streams, without a restart and without a gap.
 
 use caracal_testing::wait_until;
-use http::{HeaderMap, Method, StatusCode};
+use http::StatusCode;
 use serde_json::json;
 
 use crate::seed;
-use crate::stack::{SOON, Stack, header_map, with};
+use crate::stack::{SOON, Stack, with};
 
 const DELEGATED: [(&str, &str); 4] = [
     ("resource", "resource://crm"),
@@ -116,59 +116,6 @@ async fn a_rotated_provider_secret_reaches_the_gateway() {
     assert_eq!(token_of().await, "k-123");
     seed::provider_secret(&stack.pool, "p-key", r#"{"api_key": "k-new"}"#).await;
     wait_until(SOON, async || token_of().await == "k-new").await;
-}
-
-#[tokio::test]
-async fn a_rotated_signing_key_signs_while_the_old_one_still_verifies() {
-    let stack = Stack::start_with(&[("STS_ADMIN_TOKEN", "admin")]).await;
-    let path = "/internal/zones/z1/signing-key/rotate";
-    let refused = stack
-        .send(
-            Method::POST,
-            path,
-            header_map(&[("authorization", "Bearer wrong")]),
-            "",
-        )
-        .await;
-    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
-    let old = stack.one_shot("resource://crm", "crm:read").await;
-    let rotated = stack
-        .send(
-            Method::POST,
-            path,
-            header_map(&[("authorization", "Bearer admin")]),
-            "",
-        )
-        .await;
-    assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.body);
-    assert_eq!(
-        (&rotated.body["rotated"], &rotated.body["zone_id"]),
-        (&json!(true), &json!("z1"))
-    );
-    let keys = stack.get("/.well-known/jwks.json?zone_id=z1").await;
-    assert_eq!(keys.body["keys"].as_array().unwrap().len(), 2);
-    assert_eq!(keys.body["keys"][0]["kid"], rotated.body["kid"], "newest first");
-    let new = stack.one_shot("resource://crm", "crm:read").await;
-    for mandate in [old, new] {
-        assert_eq!(
-            stack.at_gateway(&mandate, "resource://crm", &[]).await.status,
-            200
-        );
-    }
-}
-
-#[tokio::test]
-async fn rotation_does_not_exist_without_an_administrators_token() {
-    let stack = Stack::start().await;
-    let answer = stack
-        .send(
-            Method::POST,
-            "/internal/zones/z1/signing-key/rotate",
-            HeaderMap::new(),
-            "",
-        )
-        .await;
-    assert_eq!(answer.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

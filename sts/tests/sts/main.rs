@@ -16,5 +16,6 @@ mod references;
 mod request;
 mod resources;
 mod revocation;
+mod rotation;
 mod seed;
 mod stack;

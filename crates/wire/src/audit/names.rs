@@ -26,6 +26,10 @@ pub mod event_type {
     pub const CONTROL_INVOKE: &str = "control.invoke";
     /// A credential was shown to an administrator.
     pub const CREDENTIAL_REVEALED: &str = "credential_revealed";
+    /// The holder of a token ended it.
+    pub const TOKEN_REVOKED: &str = "token_revoked";
+    /// A zone got a new signing key.
+    pub const SIGNING_KEY_ROTATED: &str = "signing_key_rotated";
 }
 
 /// Values of `decision`.
