@@ -133,7 +133,7 @@ impl Keyring {
     /// # Errors
     /// [`OpenError`]; which part of the envelope was altered is not told.
     pub fn open(&self, envelope: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let (_, data_key, value) = self.data_key(envelope)?;
+        let Unwrapped { data_key, value, .. } = self.data_key(envelope)?;
         let (value_nonce, sealed_value) = value.split_first_chunk::<12>().ok_or(OpenError::Format)?;
         open_one(&data_key, value_nonce, sealed_value, aad)
     }
@@ -144,8 +144,12 @@ impl Keyring {
     /// # Errors
     /// [`OpenError`] when the data key cannot be opened; an altered value is not noticed.
     pub fn rewrap(&self, envelope: &[u8]) -> Result<Option<Vec<u8>>, OpenError> {
-        let (id, data_key, value) = self.data_key(envelope)?;
-        if id == self.current.id {
+        let Unwrapped {
+            kek_id,
+            data_key,
+            value,
+        } = self.data_key(envelope)?;
+        if kek_id == self.current.id {
             return Ok(None);
         }
         let mut out = Vec::with_capacity(envelope.len());
@@ -157,11 +161,7 @@ impl Keyring {
         Ok(Some(out))
     }
 
-    /// The id of the key an envelope is sealed under, its data key, and the sealed value with its nonce.
-    fn data_key<'e>(
-        &self,
-        envelope: &'e [u8],
-    ) -> Result<([u8; 8], Zeroizing<[u8; 32]>, &'e [u8]), OpenError> {
+    fn data_key<'e>(&self, envelope: &'e [u8]) -> Result<Unwrapped<'e>, OpenError> {
         let rest = envelope.strip_prefix(MAGIC).ok_or(OpenError::Format)?;
         let (id, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Format)?;
         let (nonce, rest) = rest.split_first_chunk::<12>().ok_or(OpenError::Format)?;
@@ -171,7 +171,11 @@ impl Keyring {
         let kek = self.find(*id).ok_or(OpenError::UnknownKek)?;
         let data_key = open_one(&kek.bytes, nonce, sealed, DATA_KEY_AAD)?;
         let data_key = Zeroizing::new(data_key.as_slice().try_into().or(Err(OpenError::Format))?);
-        Ok((*id, data_key, value))
+        Ok(Unwrapped {
+            kek_id: *id,
+            data_key,
+            value,
+        })
     }
 
     fn find(&self, id: [u8; 8]) -> Option<&Kek> {
@@ -180,6 +184,15 @@ impl Keyring {
             .flatten()
             .find(|kek| kek.id == id)
     }
+}
+
+/// An envelope whose data key is open and whose value is not.
+struct Unwrapped<'e> {
+    /// The key it is sealed under.
+    kek_id: [u8; 8],
+    data_key: Zeroizing<[u8; 32]>,
+    /// The sealed value with its nonce.
+    value: &'e [u8],
 }
 
 /// Appends a fresh nonce and `plaintext` sealed under `key`.
