@@ -68,6 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("e2e", &[]),
+    ("fuzz", &["policy", "wire", "token", "model"]),
     ("bench", &["testing", "token", "policy", "wire", "model"]),
 ];
 

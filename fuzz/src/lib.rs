@@ -1,0 +1,47 @@
+//! What must hold of every parser of untrusted bytes, whatever the bytes are?
+//!
+//! Each target takes any bytes and panics when a promise is broken. `cargo test` runs every target over the kept inputs
+//! (`corpus/<target>`) and over generated ones; `./x fuzz` lets libFuzzer look for more, guided by coverage. An input that
+//! broke something is kept in the corpus.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a broken promise ends the run, and shows the bytes that broke it"
+)]
+
+mod evidence;
+mod forms;
+mod http;
+mod policy;
+mod streams;
+mod tokens;
+
+/// A named target.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target, by the name of its corpus.
+pub const TARGETS: &[Target] = &[
+    ("form", forms::form),
+    ("token_answer", forms::token_answer),
+    ("mandate", tokens::mandate),
+    ("key_set", tokens::key_set),
+    ("envelope", tokens::envelope),
+    ("path", http::path),
+    ("trace", http::trace),
+    ("policy_document", policy::document),
+    ("constraints", policy::constraints),
+    ("stream_message", streams::message),
+    ("stream_signature", streams::signature),
+    ("audit_event", evidence::audit_event),
+];
+
+/// Runs one target.
+///
+/// # Panics
+/// When there is no such target, and when a promise is broken.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|(known, _)| *known == name);
+    let (_, run) = target.unwrap_or_else(|| panic!("no target is called {name}"));
+    run(bytes);
+}

@@ -1,0 +1,70 @@
+//! Tokens, key sets and sealed secrets.
+
+use caracal_model::UnixSeconds;
+use caracal_token::envelope::{Kek, Keyring};
+use caracal_token::{KeySet, Rules, UnverifiedToken, Use, verify};
+
+/// Public keys whose private halves nobody kept: nothing can be signed for them.
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k1","use":"sig","alg":"ES256",
+    "x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
+/// A member of a key set cannot be shorter: two coordinates of 43 characters.
+const MEMBER_BYTES_MIN: usize = 86;
+const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b00";
+
+/// Nothing that was not signed is believed, however it is written.
+pub(crate) fn mandate(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let Ok(token) = UnverifiedToken::parse(text) else {
+        return;
+    };
+    let claims = token.unverified_claims().clone();
+    assert!(
+        claims.anchors().iter().count() >= 1,
+        "a mandate stands on something"
+    );
+    let _scopes = claims.scopes();
+    let keys = KeySet::from_jwks_bytes(KEYS.as_bytes()).expect("a key set");
+    let issuer = claims.iss.clone();
+    let rules = Rules {
+        issuer: &issuer,
+        audience: claims.aud.first().map_or("", String::as_str),
+        leeway_seconds: 30,
+        uses: &[Use::Session, Use::Gateway, Use::Resource],
+    };
+    let now = UnixSeconds(claims.iat);
+    assert!(
+        verify(token, &keys, &rules, now).is_err(),
+        "a forged token is believed"
+    );
+}
+
+/// A set that was read holds no more keys than were in it.
+pub(crate) fn key_set(bytes: &[u8]) {
+    if let Ok(keys) = KeySet::from_jwks_bytes(bytes) {
+        assert!(
+            keys.len() <= bytes.len() / MEMBER_BYTES_MIN,
+            "a key out of nothing"
+        );
+    }
+}
+
+/// Only what was sealed here opens, whole and under the same associated data.
+pub(crate) fn envelope(bytes: &[u8]) {
+    let keyring = Keyring::new(Kek::from_hex(KEK).expect("a key"), None);
+    assert!(
+        keyring.open(bytes, b"fuzz").is_err(),
+        "something forged was opened"
+    );
+    let (data, secret) = bytes.split_at(bytes.len() / 2);
+    let sealed = keyring.seal(secret, data).expect("sealing needs only randomness");
+    let opened = keyring.open(&sealed, data).expect("what was sealed opens");
+    assert_eq!(&opened[..], secret);
+    let place = bytes.first().copied().map_or(0, usize::from) % sealed.len();
+    let mut broken = sealed;
+    if let Some(byte) = broken.get_mut(place) {
+        *byte ^= 1;
+    }
+    assert!(keyring.open(&broken, data).is_err(), "a changed envelope opened");
+}
