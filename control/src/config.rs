@@ -11,6 +11,8 @@ use caracal_chassis::config::Reader;
 use caracal_chassis::health::MetricsAccess;
 use caracal_storage::PoolLimits;
 use caracal_token::envelope::{Kek, KekError, Keyring};
+use caracal_wire::gateway_signature;
+use url::Url;
 
 /// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
 const HMAC_KEY_BYTES_MIN: usize = 32;
@@ -35,6 +37,8 @@ pub struct Config {
     pub(crate) audit_key: Option<HmacKey>,
     pub(crate) admin_token: Option<Secret>,
     pub(crate) control_audience: String,
+    pub(crate) sts_urls: Vec<Url>,
+    pub(crate) gateway_key: Option<HmacKey>,
     pub(crate) resources_per_zone_max: i64,
     pub(crate) requests_per_minute: u64,
     pub(crate) authentication_failures_per_minute: u64,
@@ -62,6 +66,9 @@ pub(crate) struct RelayConfig {
 impl Config {
     /// Reads every setting; what is wrong is recorded in `reader`.
     pub fn read(reader: &mut Reader<'_>) -> Self {
+        let audit_key = reader
+            .hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN)
+            .map(|key| hmac_key(&key));
         Self {
             redis_url: reader.secret("REDIS_URL"),
             database_url: reader.secret("DATABASE_URL"),
@@ -74,9 +81,9 @@ impl Config {
             streams_key_previous: reader
                 .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN)
                 .map(|key| hmac_key(&key)),
-            audit_key: reader
-                .hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN)
-                .map(|key| hmac_key(&key)),
+            sts_urls: sts_urls(reader),
+            gateway_key: gateway_key(reader, audit_key.as_ref()),
+            audit_key,
             admin_token: admin_token(reader),
             control_audience: reader.text("CONTROL_AUDIENCE", Some("caracal-control")),
             resources_per_zone_max: reader.integer("API_MAX_RESOURCES_PER_ZONE", 100_000, 0..=10_000_000),
@@ -108,6 +115,31 @@ impl Config {
             metrics: MetricsAccess::read(reader),
         }
     }
+}
+
+/// Where the replicas of the token service are.
+fn sts_urls(reader: &mut Reader<'_>) -> Vec<Url> {
+    let mut urls = Vec::new();
+    for text in reader.list("STS_URL") {
+        let url = Url::parse(&text)
+            .ok()
+            .filter(|url| url.scheme() == "http" && url.host().is_some());
+        reader.check(
+            url.is_some(),
+            "STS_URL",
+            format!("has {text:?}, which is no http: URL"),
+            "write http://host:port, several with commas between them",
+        );
+        urls.extend(url);
+    }
+    urls
+}
+
+/// The key that the token service believes questions by; derived from the audit key where none is given, as it does.
+fn gateway_key(reader: &mut Reader<'_>, audit_key: Option<&HmacKey>) -> Option<HmacKey> {
+    let given = reader.optional_hex_key("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN);
+    let derived = || audit_key.map(|key| HmacKey::new(gateway_signature::derive_key(key.expose())));
+    given.map(|key| hmac_key(&key)).or_else(derived)
 }
 
 fn pool(reader: &mut Reader<'_>) -> PoolLimits {

@@ -7,6 +7,7 @@ use caracal_token::{client_secret, envelope::Keyring};
 use tokio::sync::Semaphore;
 
 use crate::refusal::Refusal;
+use crate::token_service::TokenService;
 
 /// Client secrets hashed at a time: each takes 64 MiB and a whole core for tens of milliseconds.
 const HASHES_AT_A_TIME: usize = 2;
@@ -26,6 +27,8 @@ pub(crate) struct Control {
     pub(crate) audience: String,
     /// Most resources a zone may have; 0 = no limit.
     pub(crate) resources_per_zone_max: i64,
+    /// The replicas of the token service.
+    pub(crate) token_service: TokenService,
     /// Lets only a few hashes run at a time.
     pub(crate) hashing: Semaphore,
 }

@@ -34,6 +34,7 @@ mod reserved;
 mod resource;
 mod run;
 mod timestamp;
+mod token_service;
 mod zone;
 
 pub use admin_token::{Effect, Place};

@@ -3,7 +3,7 @@
 mod template;
 
 use caracal_model::{PolicyId, PolicyVersionId, ZoneId};
-use caracal_policy::document;
+use caracal_policy::{Bundle, Findings, document};
 use caracal_storage::page::Page;
 use caracal_storage::policy::{self, NewPolicyVersion, Policy, PolicyVersion};
 use caracal_storage::{StorageError, ZoneScope, zone};
@@ -124,8 +124,19 @@ pub(crate) async fn archive(
 }
 
 /// What the answer of `POST /v1/policies/validate` says about a good text.
-pub(crate) fn describe(content: &str) -> Value {
-    json!({
+///
+/// `diagnostics` are what would keep it from being put in force on its own. Other documents of a set may mend some of it, so they
+/// do not make the text a bad one. Bounded processor time, off the request threads.
+///
+/// # Errors
+/// A refusal when the process is ending.
+pub(crate) async fn describe(content: String) -> Result<Value, Refusal> {
+    let looked_at = tokio::task::spawn_blocking(move || {
+        let found = Bundle::check(&[("policy", &content)]).err();
+        (document::preview(&content), found)
+    });
+    let (preview, found) = looked_at.await.map_err(Refusal::internal)?;
+    Ok(json!({
         "valid": true,
         "schema_version": SCHEMA_VERSION,
         "input_schema_version": SCHEMA_VERSION,
@@ -135,8 +146,9 @@ pub(crate) fn describe(content: &str) -> Value {
             "decision": ["allow", "deny"],
             "evaluation_status": ["complete"],
         },
-        "preview": document::preview(content),
-    })
+        "preview": preview,
+        "diagnostics": found.as_ref().map_or(&[][..], Findings::as_slice),
+    }))
 }
 
 /// Lower-case hex SHA-256 of the text, as clients compute it to see whether a text changed.

@@ -28,6 +28,7 @@ use crate::http::{self, Admission, Limits};
 use crate::job;
 use crate::metrics::Metrics;
 use crate::rate_limit::RateLimit;
+use crate::token_service::TokenService;
 
 /// How long background work may take to end after the last request.
 const TASKS_DEADLINE: Duration = Duration::from_secs(10);
@@ -146,6 +147,7 @@ fn build(
         recorder,
         metrics,
     };
+    let token_service = TokenService::new(config.sts_urls, config.gateway_key, clock.clone());
     let control = Control {
         database,
         keyring: config.keyring.ok_or(RunError::NoKek)?,
@@ -153,6 +155,7 @@ fn build(
         audit_key: config.audit_key,
         audience: config.control_audience,
         resources_per_zone_max: config.resources_per_zone_max,
+        token_service,
         hashing: Control::hashing(),
     };
     Ok(http::router(Arc::new(control), admission))

@@ -46,6 +46,8 @@ pub struct Config {
     pub(crate) minted_tokens_max: u64,
     pub(crate) nonces_max: usize,
     pub(crate) denial_events_per_minute: u32,
+    pub(crate) policy_evaluations: usize,
+    pub(crate) policy_evaluations_waiting_max: usize,
     pub(crate) settings: Settings,
     pub(crate) metrics: MetricsAccess,
 }
@@ -102,6 +104,13 @@ impl Config {
             minted_tokens_max: count(reader, "STS_MINTED_TOKENS_MAX", 20_000, 1_000..=10_000_000),
             nonces_max: count(reader, "STS_NONCES_MAX", 2_000_000, 10_000..=100_000_000),
             denial_events_per_minute: count(reader, "STS_DENIAL_EVENTS_PER_MIN", 120, 1..=1_000_000),
+            policy_evaluations: count(reader, "STS_POLICY_EVALUATIONS", 4, 1..=256),
+            policy_evaluations_waiting_max: count(
+                reader,
+                "STS_POLICY_EVALUATIONS_WAITING_MAX",
+                1_000,
+                1..=100_000,
+            ),
             settings: Settings {
                 revocation_freshness: reader.duration(
                     "REVOCATION_FRESHNESS",

@@ -4,6 +4,7 @@
 
 mod authorize;
 pub(crate) mod client;
+pub(crate) mod control_key;
 mod directive;
 pub(crate) mod evidence;
 mod mint;
@@ -67,9 +68,14 @@ pub(crate) async fn exchange(
         caller: &caller,
         presented: presented.as_ref(),
         references: &references,
+        control_key: caller
+            .application()
+            .control_key
+            .as_ref()
+            .filter(|key| key.allows(request, &sts.settings.control_audience, now)),
         now,
     };
-    resources::decide_all(&basis, &mut known.verdicts)?;
+    resources::decide_all(&basis, &mut known.verdicts).await?;
     let granted = authorize::conclude(&known.verdicts)?;
     if presented.is_some() && via == Via::Client {
         return Err(Refusal::NotThroughGateway);

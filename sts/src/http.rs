@@ -4,6 +4,7 @@ mod answer;
 mod gateway;
 mod internal;
 mod jwks;
+mod policy;
 mod router;
 mod signing_keys;
 mod token;

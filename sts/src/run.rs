@@ -22,6 +22,7 @@ use crate::feed::{self, FeedError};
 use crate::http;
 use crate::key::MintedTokens;
 use crate::limit::denial_budget::DenialBudget;
+use crate::limit::evaluation::EvaluationPool;
 use crate::limit::lockout::Lockout;
 use crate::limit::mint_rate::MintRate;
 use crate::limit::mint_rate::sharing::Sharing;
@@ -60,6 +61,9 @@ pub enum RunError {
     /// No key encryption key was configured; the settings were used although reading them failed.
     #[error("SECRET_STORE_KEK is not set")]
     NoKek,
+    /// The operating system gives no randomness.
+    #[error("the operating system gives no randomness")]
+    Randomness,
     /// The database cannot be reached.
     #[error("DATABASE_URL: cannot use the database")]
     Database(#[from] StorageError),
@@ -175,6 +179,12 @@ pub(crate) fn build(
         minted: MintedTokens::new(config.minted_tokens_max, TOKEN_LIFE_MAX),
         spool,
         metrics: Metrics::new(registry),
+        evaluations: EvaluationPool::new(
+            config.policy_evaluations,
+            config.policy_evaluations_waiting_max,
+            clock.clone(),
+        ),
+        replica: unique_id(clock.unix_millis()).map_err(|_unspecified| RunError::Randomness)?,
         clock,
         database,
         keyring,

@@ -12,6 +12,7 @@ use caracal_token::envelope::Keyring;
 
 use crate::key::{self, CreateKeyError, MintedTokens};
 use crate::limit::denial_budget::DenialBudget;
+use crate::limit::evaluation::EvaluationPool;
 use crate::limit::lockout::Lockout;
 use crate::limit::mint_rate::MintRate;
 use crate::limit::nonce::NonceTable;
@@ -43,6 +44,10 @@ pub(crate) struct Sts {
     pub(crate) denials: DenialBudget,
     pub(crate) minted: MintedTokens,
     pub(crate) spool: Spool,
+    /// Interprets documents that read `input`.
+    pub(crate) evaluations: EvaluationPool,
+    /// Names this process; a new one after each start.
+    pub(crate) replica: String,
     pub(crate) metrics: Metrics,
 }
 

@@ -83,7 +83,7 @@ pub(super) async fn validate(mut body: Body) -> Result<Response, Refusal> {
     let content = content(&mut body);
     body.finish(Code::InvalidBody)?;
     Ok(match document::validate(&content) {
-        Ok(()) => ok(policy::describe(&content)),
+        Ok(()) => ok(policy::describe(content).await?),
         Err(fault) => {
             let answer =
                 json!({ "valid": false, "error": "invalid_rego", "error_description": fault.to_string() });

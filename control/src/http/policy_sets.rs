@@ -216,7 +216,8 @@ fn simulation_view(simulation: &Simulation) -> Value {
         ),
         Some(Err(fault)) => ("failed", fault.clone()),
     };
-    let result = simulation.result.as_ref().and_then(|result| result.as_ref().ok());
+    let explanation = simulation.explanation();
+    let result = explanation.map(|explanation| &explanation.decision);
     json!({
         "dry_run": true,
         "would_activate": simulation.would_activate(),
@@ -233,6 +234,8 @@ fn simulation_view(simulation: &Simulation) -> Value {
             "policy_set_version_id": version.id,
             "manifest_sha256": version.manifest_sha256,
             "reason": reason,
+            "shape": explanation.and_then(|explanation| explanation.shape),
+            "gates": explanation.map(|explanation| &explanation.gates),
         },
         "result": result,
     })

@@ -104,10 +104,13 @@ pub(super) async fn compile(
             .iter()
             .map(|(id, content)| (id.as_str(), content.as_str()))
             .collect();
-        Bundle::compile(&modules)
+        Bundle::check(&modules)
     });
     let compiled = compiled.await.map_err(Refusal::internal)?;
-    compiled.map_err(|error| Refusal::because(Code::InvalidPolicyBundle, error.to_string()))
+    compiled.map_err(|findings| {
+        let details = json!({ "diagnostics": findings.as_slice() });
+        Refusal::because(Code::InvalidPolicyBundle, findings.to_string()).with_details(details)
+    })
 }
 
 fn contract(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {

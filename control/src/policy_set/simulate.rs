@@ -1,6 +1,7 @@
 //! What would a version decide, were it in force?
 
 use caracal_model::{PolicySetId, PolicySetVersionId, PolicyVersionId, ZoneId};
+use caracal_policy::Explanation;
 use caracal_storage::policy_set::PolicySetVersion;
 use serde_json::{Map, Value};
 
@@ -18,8 +19,8 @@ pub(crate) struct Simulation {
     pub(crate) policies: Vec<PolicyVersionId>,
     /// Doubts about the input.
     pub(crate) warnings: Vec<String>,
-    /// The result document; `Err` says why there is none, `None` that no input was given.
-    pub(crate) result: Option<Result<Value, String>>,
+    /// The decision and how it came about; `Err` says why there is none, `None` that no input was given.
+    pub(crate) result: Option<Result<Explanation, String>>,
 }
 
 impl Simulation {
@@ -29,8 +30,18 @@ impl Simulation {
     }
 
     /// The decision, when there is one.
-    pub(crate) fn decision(&self) -> Option<&str> {
-        self.result.as_ref()?.as_ref().ok()?.get("decision")?.as_str()
+    pub(crate) fn decision(&self) -> Option<&'static str> {
+        let explanation = self.explanation()?;
+        Some(if explanation.decision.allow() {
+            "allow"
+        } else {
+            "deny"
+        })
+    }
+
+    /// How the decision came about, when there is one.
+    pub(crate) fn explanation(&self) -> Option<&Explanation> {
+        self.result.as_ref()?.as_ref().ok()
     }
 }
 
@@ -64,8 +75,7 @@ pub(crate) async fn simulate(
         Some(input) => {
             let text = Value::Object(with_schema_version(input)).to_string();
             let decided = tokio::task::spawn_blocking(move || {
-                let decision = caracal_policy::simulate(&bundle, &text).map_err(|error| error.to_string())?;
-                serde_json::to_value(&decision).map_err(|error| error.to_string())
+                caracal_policy::explain(&bundle, &text).map_err(|error| error.to_string())
             });
             Some(decided.await.map_err(Refusal::internal)?)
         }

@@ -1,11 +1,15 @@
 //! Policy sets: versions, activation, simulation.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::{Path, Request};
+use axum::response::IntoResponse as _;
+use axum::routing::get;
 use caracal_bus::Bus;
 use caracal_testing::wait_for;
 use caracal_wire::event::PolicyInvalidate;
-use caracal_wire::stream;
+use caracal_wire::{gateway_signature, stream};
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, id};
@@ -272,4 +276,186 @@ async fn a_version_can_be_tried_without_being_put_in_force() {
         .await
         .refused(404, "version_not_found");
     assert_eq!(api.get(&path).await.expect(200)["active_version_id"], json!(null));
+}
+
+#[tokio::test]
+async fn a_set_is_refused_with_document_line_and_place_of_every_mistake() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let misspelt = "# caracal:data-document\npackage caracal.authz\n\nimport rego.v1\n\ngrants := {\n\t\"resource://crm\": {\n\t\t\"application\": \"bot\",\n\t\t\"rolse\": {},\n\t},\n}\n\nrestrict := \"x\"\n";
+    let answer = api
+        .post("/v1/policies/validate", &json!({ "content": misspelt }))
+        .await
+        .expect(200);
+    assert_eq!(
+        (
+            &answer["diagnostics"][0]["line"],
+            &answer["diagnostics"][1]["line"]
+        ),
+        (&json!(9), &json!(13)),
+        "a text may be stored before it is right: {answer}"
+    );
+    let version = policy(&api, &zone, "grants", misspelt).await;
+    let path = format!("/v1/zones/{zone}/policy-sets/{}", set(&api, &zone, "main").await);
+    let refused = api
+        .post(&format!("{path}/versions"), &manifest(&[&version]))
+        .await;
+    refused.refused(422, "invalid_policy_bundle");
+    assert_eq!(
+        refused.body["details"]["diagnostics"],
+        json!([
+            {
+                "document": version, "line": 9, "path": r#"grants["resource://crm"]["rolse"]"#,
+                "problem": "is not a known member; there are application, roles, ambient",
+            },
+            { "document": version, "line": 13, "path": "restrict", "problem": "must be an array, a set or an object" },
+        ])
+    );
+    let sentence = refused.body["error_description"].as_str().unwrap();
+    assert!(
+        sentence.starts_with(&format!("document {version}, line 9: grants")),
+        "{sentence}"
+    );
+}
+
+#[tokio::test]
+async fn a_simulation_names_the_gate_that_refuses() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let (path, version) = ready_set(&api, &zone).await;
+    let input = json!({
+        "principal": { "type": "Application", "id": "app-9", "zone_id": zone },
+        "resource": { "identifier": "resource://crm" }, "action": {},
+        "delegation_edge": { "id": "e1", "scopes": ["read"] },
+        "context": { "agent_session_id": "s1", "requested_scopes": ["read"] },
+    });
+    let body = json!({ "version_id": version, "input": input });
+    let answer = api.post(&format!("{path}/simulate"), &body).await.expect(200);
+    let explanation = &answer["explanation"];
+    assert_eq!(
+        (&explanation["decision"], &explanation["shape"]),
+        (&json!("deny"), &json!("mint")),
+        "{answer}"
+    );
+    let last = explanation["gates"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&last["gate"], &last["passed"], &last["refuses_with"]),
+        (
+            &json!("principal_owns_resource"),
+            &json!(false),
+            &json!("resource_not_granted")
+        )
+    );
+}
+
+/// A token service that decides by whatever version it was told last, and answers only signed questions.
+struct TokenService {
+    address: std::net::SocketAddr,
+    version: Arc<Mutex<Option<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for TokenService {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl TokenService {
+    async fn start() -> Self {
+        let version = Arc::new(Mutex::new(None));
+        let shared = Arc::clone(&version);
+        let status = move |Path(zone): Path<String>, request: Request| {
+            let answer = status(&shared, &zone, &request);
+            async move { answer }
+        };
+        let router = axum::Router::new().route("/internal/policy/status/{zone}", get(status));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self {
+            address,
+            version,
+            task,
+        }
+    }
+
+    fn load(&self, version: &str) {
+        *self.version.lock().unwrap() = Some(version.to_owned());
+    }
+}
+
+fn status(version: &Mutex<Option<String>>, zone: &str, request: &Request) -> axum::response::Response {
+    let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
+    let (timestamp, nonce, signature) = (
+        header(gateway_signature::TIMESTAMP),
+        header(gateway_signature::NONCE),
+        header(gateway_signature::SIGNATURE),
+    );
+    let presented = gateway_signature::Presented {
+        timestamp: &timestamp,
+        nonce: &nonce,
+        signature: &signature,
+    };
+    let key = gateway_signature::derive_key(&hex::decode(crate::harness::AUDIT_KEY).unwrap());
+    let now = caracal_chassis::Clock::system().unix_seconds();
+    let path = request.uri().path();
+    if gateway_signature::verify(&key, &presented, "GET", path, b"", now).is_err() {
+        return http::StatusCode::UNAUTHORIZED.into_response();
+    }
+    let version = version.lock().unwrap().clone();
+    axum::Json(json!({ "zone_id": zone, "loaded": true, "policy_set_version_id": version, "replica": "r" }))
+        .into_response()
+}
+
+#[tokio::test]
+async fn an_activation_is_loaded_once_every_replica_decides_by_it() {
+    let (one, two) = (TokenService::start().await, TokenService::start().await);
+    let urls = format!("http://{}, http://{}", one.address, two.address);
+    let api = Harness::start_with(&[("STS_URL", &urls)]).await;
+    let zone = api.zone("z").await;
+    let (path, version) = ready_set(&api, &zone).await;
+    let activated = api
+        .post(&format!("{path}/activate"), &json!({ "version_id": version }))
+        .await
+        .expect(202);
+    let url = activated["status_url"].as_str().unwrap();
+    wait_for(Duration::from_secs(20), async || {
+        let status = api.get(url).await.expect(200);
+        (status["outbox"]["state"] == "dispatched").then_some(())
+    })
+    .await;
+    let status = api.get(url).await.expect(200);
+    assert_eq!(
+        (&status["propagation_status"], &status["sts"]["state"]),
+        (&json!("waiting_for_sts"), &json!("not_loaded")),
+        "{status}"
+    );
+    one.load(&version);
+    let status = api.get(url).await.expect(200);
+    assert_eq!(
+        (&status["propagation_status"], &status["sts"]["state"]),
+        (&json!("waiting_for_sts"), &json!("not_loaded")),
+        "one of two is not all: {status}"
+    );
+    two.load(&version);
+    let status = api.get(url).await.expect(200);
+    assert_eq!(
+        (&status["propagation_status"], &status["sts"]["state"]),
+        (&json!("loaded"), &json!("loaded"))
+    );
+    let replicas = status["sts"]["replicas"].as_array().unwrap();
+    assert_eq!(replicas.len(), 2);
+    assert!(
+        replicas
+            .iter()
+            .all(|replica| replica["state"] == "loaded" && replica["policy_set_version_id"] == json!(version))
+    );
+    drop(two);
+    let status = wait_for(Duration::from_secs(20), async || {
+        let status = api.get(url).await.expect(200);
+        (status["sts"]["state"] == "unreachable").then_some(status)
+    })
+    .await;
+    assert_eq!(status["propagation_status"], "waiting_for_sts");
 }

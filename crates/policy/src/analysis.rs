@@ -3,7 +3,7 @@
 //! The walk keeps its own stack: how deep a document nests must not decide how deep this program
 //! recurses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regorus::unstable::{Expr, Import, Literal, LiteralStmt, Query, Ref, Rule, RuleAssign, RuleHead};
 
@@ -14,18 +14,19 @@ use crate::tables::Root;
 pub(crate) struct Names {
     /// Every variable, among them `input` and the roots.
     pub(crate) variables: BTreeSet<String>,
-    /// Every function called, by its dotted name.
-    pub(crate) calls: BTreeSet<String>,
+    /// Every function called, by its dotted name, with a line where it is.
+    pub(crate) calls: BTreeMap<String, u32>,
     /// Every root referred to as `data.caracal.authz.<root>`.
     roots: BTreeSet<Root>,
-    /// A reference to `data` that is not one to a root.
-    pub(crate) stray: Option<String>,
+    /// A reference to `data` that is not one to a root, with its line.
+    pub(crate) stray: Option<(String, u32)>,
 }
 
 impl Names {
     pub(crate) fn extend(&mut self, other: &Self) {
         self.variables.extend(other.variables.iter().cloned());
-        self.calls.extend(other.calls.iter().cloned());
+        self.calls
+            .extend(other.calls.iter().map(|(name, line)| (name.clone(), *line)));
         self.roots.extend(other.roots.iter().copied());
         self.stray = self.stray.take().or_else(|| other.stray.clone());
     }
@@ -180,6 +181,11 @@ impl<'m> Walk<'m> {
         }
         for modifier in &statement.with_mods {
             self.push_all([&modifier.refr, &modifier.r#as]);
+            // A function that stands in for another is called, although nothing here calls it by its name.
+            let line = modifier.r#as.span().line;
+            self.names
+                .calls
+                .extend(path_of(&modifier.r#as).map(|name| (name, line)));
         }
     }
 
@@ -190,7 +196,7 @@ impl<'m> Walk<'m> {
             | Expr::Number { .. }
             | Expr::Bool { .. }
             | Expr::Null { .. } => {}
-            Expr::Var { span, .. } if span.text() == "data" => self.note_data(&[]),
+            Expr::Var { span, .. } if span.text() == "data" => self.note_data(&[], span.line),
             Expr::Var { span, .. } => {
                 self.names.variables.insert(span.text().to_owned());
             }
@@ -211,7 +217,8 @@ impl<'m> Walk<'m> {
                 self.queries.push(query);
             }
             Expr::Call { fcn, params, .. } => {
-                self.names.calls.extend(path_of(fcn));
+                let line = fcn.span().line;
+                self.names.calls.extend(path_of(fcn).map(|name| (name, line)));
                 self.push(fcn);
                 self.push_all(params);
             }
@@ -250,7 +257,7 @@ impl<'m> Walk<'m> {
                 }
                 Expr::Var { span, .. } if span.text() == "data" => {
                     parts.reverse();
-                    return self.note_data(&parts);
+                    return self.note_data(&parts, span.line);
                 }
                 base => return self.expressions.push(base),
             }
@@ -258,7 +265,7 @@ impl<'m> Walk<'m> {
     }
 
     /// Notes a reference to `data` by its parts; `None` is a part that is computed.
-    fn note_data(&mut self, parts: &[Option<&str>]) {
+    fn note_data(&mut self, parts: &[Option<&str>], line: u32) {
         let root = match parts {
             [Some("caracal"), Some("authz"), Some(name), ..] => Root::from_name(name),
             _ => None,
@@ -268,7 +275,7 @@ impl<'m> Walk<'m> {
         } else {
             let known = parts.iter().map_while(|part| *part).take(4);
             let path: Vec<&str> = std::iter::once("data").chain(known).collect();
-            self.names.stray = Some(path.join("."));
+            self.names.stray = Some((path.join("."), line));
         }
     }
 }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use regorus::Value;
+
 use crate::decision::Reason;
 use crate::documents::Documents;
+use crate::finding::Findings;
 use crate::interpreter::Interpreter;
+use crate::shape;
 use crate::tables::{Risk, Root, ShapeError, Tables};
 
 /// The data documents of one zone, compiled. Shared by every request until the next activation.
@@ -37,6 +41,8 @@ pub enum CompileError {
     Syntax {
         /// The document's id.
         document: String,
+        /// The line, from 1, when it can be told.
+        line: Option<u32>,
         /// What the parser says; may quote the document.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -45,12 +51,16 @@ pub enum CompileError {
     Package {
         /// The document's id.
         document: String,
+        /// The line, from 1.
+        line: u32,
     },
     /// A document defines a name that is not a data root, or defines one as a function.
     #[error("document {document} must not define {rule}")]
     Rule {
         /// The document's id.
         document: String,
+        /// The line, from 1.
+        line: u32,
         /// The name.
         rule: String,
     },
@@ -59,6 +69,8 @@ pub enum CompileError {
     Builtin {
         /// The document's id.
         document: String,
+        /// The line, from 1.
+        line: u32,
         /// The built-in.
         builtin: String,
     },
@@ -67,6 +79,8 @@ pub enum CompileError {
     Reference {
         /// The document's id.
         document: String,
+        /// The line, from 1.
+        line: u32,
         /// The reference.
         reference: String,
     },
@@ -103,9 +117,40 @@ impl Bundle {
     pub fn compile(modules: &[(&str, &str)]) -> Result<Self, CompileError> {
         let documents = Documents::load(modules)?;
         let mut interpreter = Interpreter::new(&documents)?;
+        let constants = constants(&documents, &mut interpreter)?;
+        Self::assemble(&documents, interpreter, &constants)
+    }
+
+    /// Compiles the data documents of a policy set that is to be put in force: what [`Self::compile`] passes over, such as
+    /// a member nobody knows, is refused here, with document, line and place.
+    ///
+    /// Roots that read `input` have no value yet; their shape is checked at each decision.
+    ///
+    /// # Errors
+    /// [`Findings`], as many as can be told at once.
+    pub fn check(modules: &[(&str, &str)]) -> Result<Self, Findings> {
+        let mut documents = Documents::load(modules)?;
+        let mut interpreter = Interpreter::new(&documents)?;
+        let constants = constants(&documents, &mut interpreter)?;
+        let mut misfits = Vec::new();
+        for (root, value) in &constants {
+            shape::check(*root, value, &mut misfits);
+        }
+        if !misfits.is_empty() {
+            let finding = |misfit| documents.finding(modules, misfit);
+            return Err(Findings::new(misfits.into_iter().map(finding).collect()));
+        }
+        Ok(Self::assemble(&documents, interpreter, &constants)?)
+    }
+
+    fn assemble(
+        documents: &Documents,
+        interpreter: Interpreter,
+        constants: &[(Root, Value)],
+    ) -> Result<Self, CompileError> {
         let mut constant = Tables::default();
-        for root in documents.constant_roots() {
-            constant.set(root, &interpreter.constant(root)?)?;
+        for (root, value) in constants {
+            constant.set(*root, value)?;
         }
         if let Risk::Tiers {
             conflict: Some(scope),
@@ -141,4 +186,15 @@ impl Bundle {
     pub(crate) fn state(&self) -> &State {
         &self.state
     }
+}
+
+/// The values of the roots that read no input.
+fn constants(
+    documents: &Documents,
+    interpreter: &mut Interpreter,
+) -> Result<Vec<(Root, Value)>, CompileError> {
+    documents
+        .constant_roots()
+        .map(|root| Ok((root, interpreter.constant(root)?)))
+        .collect()
 }

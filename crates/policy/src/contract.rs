@@ -3,6 +3,8 @@
 //! The rules, their order and their names are `docs/contract/decision-contract.md`. `contract.rego`
 //! beside this file says the same in Rego; a test keeps the two equal.
 
+mod explanation;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -13,6 +15,9 @@ use crate::decision::{ApprovalTier, Decision, Diagnostic, Reason, RiskHit, StepU
 use crate::facts::{ClaimFacts, Facts};
 use crate::input::Input;
 use crate::tables::{Approvals, Grant, Risk, ShapeError, Tables};
+
+pub(crate) use explanation::explain;
+pub use explanation::{Explanation, GateReport};
 
 /// Version of the decision contract.
 pub const CONTRACT_VERSION: &str = "2026-07-12";
@@ -98,7 +103,7 @@ enum Shape<'a> {
 }
 
 /// Applies the contract: freeze, shape, then the gates of the shape in their published order.
-fn evaluate(tables: &Tables, facts: &Facts<'_>) -> Result<Decision, PolicyError> {
+pub(crate) fn evaluate(tables: &Tables, facts: &Facts<'_>) -> Result<Decision, PolicyError> {
     if tables.frozen {
         return Ok(Decision::denied(Reason::RestrictionActive));
     }

@@ -107,8 +107,8 @@ pub fn validate(content: &str) -> Result<(), DocumentError> {
         return Err(DocumentError::TooLarge);
     }
     let skeleton = Skeleton::of(content).map_err(|problem| match problem {
-        Unbalanced::String => DocumentError::UnterminatedString,
-        Unbalanced::Delimiter => DocumentError::UnbalancedDelimiters,
+        Unbalanced::String { .. } => DocumentError::UnterminatedString,
+        Unbalanced::Delimiter { .. } => DocumentError::UnbalancedDelimiters,
     })?;
     let package = skeleton.package().ok_or(DocumentError::MissingPackage)?;
     if !lexical::is_dotted_name(package) {

@@ -9,6 +9,9 @@ use regorus::{Engine, PolicyLengthConfig};
 use crate::analysis::{Names, names_of_import, names_of_rule, path_of};
 use crate::bundle::CompileError;
 use crate::document::{CONTENT_CHARACTERS_MAX, Extent, FORBIDDEN_BUILTINS};
+use crate::finding::{Finding, place_in};
+use crate::place::locate;
+use crate::shape::Misfit;
 use crate::tables::Root;
 
 const DOCUMENTS_MAX: usize = 256;
@@ -20,8 +23,19 @@ const LINE_COLUMNS_MAX: NonZeroU32 = NonZeroU32::MAX;
 /// Built-ins that answer differently each time without being forbidden.
 const UNREPEATABLE_BUILTINS: [&str; 1] = ["uuid.rfc4122"];
 
-/// Built-ins that allocate as much as an argument says.
-const UNBOUNDED_BUILTINS: [&str; 3] = ["numbers.range", "numbers.range_step", "bits.lsh"];
+/// Built-ins whose result may be larger than their arguments by more than a constant factor: as much as an argument says, the
+/// product of two, or a value written out as often as it is referred to. No look at the clock comes between.
+const UNBOUNDED_BUILTINS: [&str; 9] = [
+    "numbers.range",
+    "numbers.range_step",
+    "bits.lsh",
+    "replace",
+    "strings.replace_n",
+    "regex.replace",
+    "json.marshal",
+    "json.marshal_with_options",
+    "yaml.marshal",
+];
 
 /// The lengths the interpreter accepts; the limit in characters is checked here first.
 fn length_limits() -> PolicyLengthConfig {
@@ -68,6 +82,19 @@ impl Documents {
     /// An engine with the documents loaded.
     pub(crate) fn engine(&self) -> Engine {
         self.engine.clone()
+    }
+
+    /// A misfit with the document and line it comes from. `modules` are those that were loaded.
+    pub(crate) fn finding(&mut self, modules: &[(&str, &str)], misfit: Misfit) -> Finding {
+        let found = locate(self.engine.get_modules(), &misfit.place);
+        Finding {
+            document: found
+                .and_then(|(number, _)| modules.get(number))
+                .map(|(document, _)| (*document).to_owned()),
+            line: found.map(|(_, line)| line),
+            path: Some(misfit.place.to_string()),
+            problem: misfit.problem,
+        }
     }
 
     /// Every root some document defines.
@@ -130,26 +157,28 @@ fn reads_request(names: &Names) -> bool {
     names.variables.contains("input")
         || UNREPEATABLE_BUILTINS
             .iter()
-            .any(|name| names.calls.contains(*name))
+            .any(|name| names.calls.contains_key(*name))
 }
 
 /// Parses one document into the engine, unless that would be too much work.
 fn load(engine: &mut Engine, document: &str, content: &str) -> Result<(), CompileError> {
-    let syntax = |source| CompileError::Syntax {
+    let extent = Extent::of(content).map_err(|problem| CompileError::Syntax {
         document: document.to_owned(),
-        source,
-    };
-    if !Extent::of(content)
-        .map_err(|problem| syntax(problem.into()))?
-        .is_bounded()
-    {
+        line: Some(problem.line()),
+        source: problem.into(),
+    })?;
+    if !extent.is_bounded() {
         return Err(CompileError::TooDeep {
             document: document.to_owned(),
         });
     }
     engine
         .add_policy(document.to_owned(), content.to_owned())
-        .map_err(|source| syntax(source.into()))?;
+        .map_err(|source| CompileError::Syntax {
+            document: document.to_owned(),
+            line: place_in(&source.to_string()).map(|(_, line)| line),
+            source: source.into(),
+        })?;
     Ok(())
 }
 
@@ -159,6 +188,7 @@ fn check_package(document: &str, module: &Module) -> Result<(), CompileError> {
     } else {
         Err(CompileError::Package {
             document: document.to_owned(),
+            line: module.package.span.line,
         })
     }
 }
@@ -177,6 +207,7 @@ fn check_head(document: &str, rule: &Ref<Rule>) -> Result<Root, CompileError> {
         Some(root) if !is_function => Ok(root),
         _ => Err(CompileError::Rule {
             document: document.to_owned(),
+            line: head.span().line,
             rule: name,
         }),
     }
@@ -197,16 +228,18 @@ fn head_name(head: &Ref<Expr>) -> String {
 fn check_names(document: &str, names: &Names) -> Result<(), CompileError> {
     let document = document.to_owned();
     let mut refused = FORBIDDEN_BUILTINS.iter().chain(&UNBOUNDED_BUILTINS);
-    if let Some(builtin) = refused.find(|name| names.calls.contains(**name)) {
+    if let Some((builtin, line)) = refused.find_map(|name| names.calls.get_key_value(*name)) {
         return Err(CompileError::Builtin {
             document,
-            builtin: (*builtin).to_owned(),
+            line: *line,
+            builtin: builtin.clone(),
         });
     }
     match &names.stray {
         None => Ok(()),
-        Some(reference) => Err(CompileError::Reference {
+        Some((reference, line)) => Err(CompileError::Reference {
             document,
+            line: *line,
             reference: reference.clone(),
         }),
     }

@@ -17,7 +17,7 @@ const ACTIVATION_LIMIT: Duration = Duration::from_secs(2);
 
 /// Longest evaluation for a request, shared evenly by its roots. It takes well below a millisecond; what
 /// takes 600 is a mistake, an attack, or a processor far beyond its load.
-const REQUEST_LIMIT: Duration = Duration::from_millis(600);
+pub const INTERPRETATION_LIMIT: Duration = Duration::from_millis(600);
 
 /// Steps between two looks at the time.
 const STEPS_PER_CHECK: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
@@ -93,7 +93,7 @@ impl Interpreter {
         let share = u32::try_from(roots.len()).unwrap_or(u32::MAX).max(1);
         engines
             .prototype
-            .set_execution_timer_config(limited_to(REQUEST_LIMIT / share));
+            .set_execution_timer_config(limited_to(INTERPRETATION_LIMIT / share));
         self.roots = roots;
         self
     }

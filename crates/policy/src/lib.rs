@@ -5,7 +5,8 @@
 //! documents (`docs/contract/decision-contract.md`).
 //!
 //! - [`document`] answers whether a text may be stored as a data document;
-//! - [`Bundle::compile`] turns the documents of one zone into tables, once, at activation;
+//! - [`Bundle::check`] answers whether documents may be put in force, and names the line where they may not;
+//! - [`Bundle::compile`] turns the documents of one zone into tables, once, when they are loaded;
 //! - [`decide`] applies the contract to the tables and one [`Input`].
 //!
 //! The contract is native Rust. Its equal in Rego, `contract.rego` beside this file, is the
@@ -22,19 +23,26 @@ mod decision;
 pub mod document;
 mod documents;
 mod facts;
+mod finding;
 mod input;
 mod interpreter;
+mod place;
+mod question;
+mod shape;
 mod simulation;
 mod tables;
 
 pub use bundle::{Bundle, CompileError};
-pub use contract::{CONTRACT_VERSION, PolicyError, contract_sha256, decide};
+pub use contract::{CONTRACT_VERSION, Explanation, GateReport, PolicyError, contract_sha256, decide};
 pub use decision::{
     ApprovalTier, Approver, Decision, DeterminingPolicy, Diagnostic, Privacy, Reason, RiskHit, StepUp,
 };
+pub use finding::{Finding, Findings};
 pub use input::{
     Action, ActionKind, CompleteClaims, Edge, Input, Principal, PrincipalType, Resource, SCHEMA_VERSION,
     SubjectClaims,
 };
-pub use simulation::simulate;
+pub use interpreter::INTERPRETATION_LIMIT;
+pub use question::{Answer, Question, decide_answered, question};
+pub use simulation::{explain, simulate};
 pub use tables::ShapeError;

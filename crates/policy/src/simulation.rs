@@ -5,7 +5,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::bundle::Bundle;
-use crate::contract::{PolicyError, decide_facts};
+use crate::contract::{self, Explanation, PolicyError, decide_facts};
 use crate::decision::Decision;
 use crate::facts::{ClaimFacts, Facts};
 use crate::input::SCHEMA_VERSION;
@@ -19,12 +19,26 @@ use crate::input::SCHEMA_VERSION;
 /// [`PolicyError::Input`] when `input_json` is not an input document of [`SCHEMA_VERSION`]; any other
 /// [`PolicyError`] as for [`crate::decide`].
 pub fn simulate(bundle: &Bundle, input_json: &str) -> Result<Decision, PolicyError> {
+    let document = read(input_json)?;
+    decide_facts(bundle, &document.facts(), || Ok(input_json.to_owned()))
+}
+
+/// The same, and why: every gate of the contract that was asked.
+///
+/// # Errors
+/// As for [`simulate`].
+pub fn explain(bundle: &Bundle, input_json: &str) -> Result<Explanation, PolicyError> {
+    let document = read(input_json)?;
+    contract::explain(bundle, &document.facts(), || Ok(input_json.to_owned()))
+}
+
+fn read(input_json: &str) -> Result<Document, PolicyError> {
     let document: Document =
         serde_json::from_str(input_json).map_err(|error| PolicyError::Input(error.into()))?;
     if document.schema_version != SCHEMA_VERSION {
         return Err(PolicyError::Input("another schema version".into()));
     }
-    decide_facts(bundle, &document.facts(), || Ok(input_json.to_owned()))
+    Ok(document)
 }
 
 /// The members of an input document that the contract reads.

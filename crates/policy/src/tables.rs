@@ -285,7 +285,7 @@ fn approval_tier(value: &Value) -> Option<ApprovalTier> {
 }
 
 /// A positive whole number; one beyond `u64` counts as the largest.
-fn positive_integer(value: &Value) -> Option<u64> {
+pub(crate) fn positive_integer(value: &Value) -> Option<u64> {
     let number = value.as_number().ok()?;
     let whole = number.is_integer() && number.is_positive();
     let seconds = number.as_u64().or_else(|| whole.then_some(u64::MAX))?;

@@ -189,6 +189,10 @@ fn documents_that_are_no_data_documents_do_not_compile() {
         r"restrict := numbers.range(0, 9223372036854775806)",
         r"restrict := [bits.lsh(1, 4000000000)]",
         r#"restrict := ["x"] if { some x in [1]; net["lookup_ip_addr"]("x") }"#,
+        r#"restrict := [replace("aaaa", "a", "aaaaaaaaaaaa")]"#,
+        r"restrict := [json.marshal([app_ids, app_ids])]",
+        r#"restrict := ["x"] if { count([9]) == 1 with count as opa.runtime }"#,
+        r#"restrict := ["x"] if { array.concat(0, 9000000000) with array.concat as numbers.range }"#,
     ] {
         refused(body, |error| matches!(error, CompileError::Builtin { .. }));
     }

@@ -17,6 +17,7 @@
 //! | [`header`] | which headers are ours, which end at one hop? |
 //! | [`trace`] | which trace does this request belong to? |
 //! | [`path`] | does this path climb? |
+//! | [`policy`] | what is asked about policies between services? |
 //! | [`manifest`] | which policy versions does this set hold? |
 //! | [`key_name`] | under which name is this kept in the shared store? |
 
@@ -32,6 +33,7 @@ pub mod header;
 pub mod key_name;
 pub mod manifest;
 pub mod path;
+pub mod policy;
 pub mod stream;
 pub mod sts;
 pub mod trace;

@@ -9,6 +9,7 @@ use caracal_policy::{
 use super::client::Via;
 use super::refusal::Refusal;
 use super::resources::{Basis, Outcome, Verdict};
+use crate::limit::evaluation::NotEvaluated;
 use crate::zone::{NoUsablePolicy, Resource};
 
 /// Why the policy gave no decision.
@@ -18,20 +19,35 @@ pub(super) enum Undecided {
     NoPolicy(#[from] NoUsablePolicy),
     #[error("the policy cannot be evaluated")]
     Evaluation(#[from] PolicyError),
+    #[error("the policy was not evaluated to the end")]
+    NotEvaluated(#[from] NotEvaluated),
 }
 
-/// Asks the zone's policy about one resource. Memory only; about a microsecond unless a document reads `input`.
+/// Asks the zone's policy about one resource. Memory only; about a microsecond unless a document reads `input`, which is then
+/// interpreted on the pool for that.
 ///
 /// # Errors
 /// [`Undecided`]: nothing may be granted then.
-pub(super) fn decide(basis: &Basis<'_>, resource: &Resource) -> Result<Decision, Undecided> {
-    let bundle = basis.caller.zone().policy.bundle()?;
+pub(super) async fn decide(basis: &Basis<'_>, resource: &Resource) -> Result<Decision, Undecided> {
+    let zone = basis.caller.zone();
+    let bundle = zone.policy.bundle()?;
+    let _timer = basis.sts.metrics.policy_seconds.start_timer();
+    let Some(question) = caracal_policy::question(bundle, &input(basis, resource))? else {
+        return Ok(caracal_policy::decide(bundle, &input(basis, resource))?);
+    };
+    let answer = basis.sts.evaluations.run(&zone.id, move || question.answer());
+    let answer = answer.await??;
+    Ok(caracal_policy::decide_answered(&answer, &input(basis, resource))?)
+}
+
+/// The facts of the request, borrowed.
+fn input<'a>(basis: &'a Basis<'a>, resource: &'a Resource) -> Input<'a> {
     let (request, application) = (basis.request, basis.caller.application());
     let is_gateway = basis.caller.via() == Via::Gateway;
     let session = basis.references.session();
     let session_id = session.map(|known| known.session.id.as_str());
     let claims = basis.presented.map(super::subject_token::Presented::claims);
-    let input = Input {
+    Input {
         principal: Principal {
             kind: PrincipalType::Application,
             id: application.id.as_str(),
@@ -63,9 +79,7 @@ pub(super) fn decide(basis: &Basis<'_>, resource: &Resource) -> Result<Decision,
         trace_id: basis.request_id,
         challenge_resolved: false,
         requested_scopes: &request.scopes,
-    };
-    let _timer = basis.sts.metrics.policy_seconds.start_timer();
-    Ok(caracal_policy::decide(bundle, &input)?)
+    }
 }
 
 fn edge<'a>(basis: &Basis<'a>) -> Option<Edge<'a>> {
@@ -96,7 +110,7 @@ pub(crate) fn conclude(verdicts: &[Verdict]) -> Result<Vec<Arc<Resource>>, Refus
     let decisions = || {
         verdicts.iter().filter_map(|verdict| match &verdict.outcome {
             Outcome::Decided(decision) => Some(decision),
-            Outcome::Refused(_) | Outcome::Spent(_) => None,
+            Outcome::ControlKey | Outcome::Refused(_) | Outcome::Spent(_) => None,
         })
     };
     if decisions().any(|decision| !decision.step_up_tiers().is_empty()) {
@@ -123,7 +137,7 @@ pub(crate) fn conclude(verdicts: &[Verdict]) -> Result<Vec<Arc<Resource>>, Refus
 fn longest_wait(verdicts: &[Verdict]) -> Option<u32> {
     let waits = verdicts.iter().filter_map(|verdict| match &verdict.outcome {
         Outcome::Spent(spent) => Some(spent.retry_after_s),
-        Outcome::Decided(_) | Outcome::Refused(_) => None,
+        Outcome::Decided(_) | Outcome::ControlKey | Outcome::Refused(_) => None,
     });
     waits.max()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use caracal_model::{ApplicationId, UnixSeconds, ZoneId};
 use caracal_storage::zone_model;
 
+use super::control_key;
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
 use crate::state::Sts;
@@ -54,6 +55,9 @@ pub(crate) async fn authenticate(
     via: Via,
     now: UnixSeconds,
 ) -> Result<Caller, Refusal> {
+    if request.zone_id.is_empty() && via == Via::Client {
+        return without_zone(sts, source, request, now).await;
+    }
     let zone_id = ZoneId::try_from(request.zone_id.as_str());
     let application_id = ApplicationId::try_from(request.application_id.as_str());
     let (Ok(zone_id), Ok(application_id)) = (zone_id, application_id) else {
@@ -86,6 +90,55 @@ pub(crate) async fn authenticate(
             Err(elsewhere(sts, source, request, zone_id, &application_id).await)
         }
     }
+}
+
+/// A control key may leave its zone unsaid when it asks for the control endpoint only. One statement, off the path of governed
+/// requests.
+async fn without_zone(
+    sts: &Sts,
+    source: IpAddr,
+    request: &ExchangeRequest,
+    now: UnixSeconds,
+) -> Result<Caller, Refusal> {
+    let found = match ApplicationId::try_from(request.application_id.as_str()) {
+        Ok(id) if control_key::is_pure(request, &sts.settings.control_audience) => {
+            control_application(sts, &id, now).await?
+        }
+        _ => None,
+    };
+    let stored = found
+        .as_ref()
+        .and_then(|(_, application)| application.secret_hash.as_ref());
+    verify(sts, source, request, stored).await?;
+    let (zone, application) = found.ok_or(Refusal::Client)?;
+    Ok(Caller {
+        zone,
+        application,
+        via: Via::Client,
+    })
+}
+
+async fn control_application(
+    sts: &Sts,
+    id: &ApplicationId,
+    now: UnixSeconds,
+) -> Result<Option<(Arc<ZoneModel>, Arc<Application>)>, Refusal> {
+    let mut tx = sts.database.read().await.or(Err(Refusal::ZoneUnavailable))?;
+    let found = zone_model::application_zone(&mut tx, id).await;
+    drop(tx);
+    let Some((zone, _)) = found.or(Err(Refusal::ZoneUnavailable))? else {
+        return Ok(None);
+    };
+    let zone = match sts.zones.model(&zone).await {
+        Ok(zone) => zone,
+        Err(ZoneError::Unknown) => return Ok(None),
+        Err(ZoneError::Unavailable) => return Err(Refusal::ZoneUnavailable),
+    };
+    let application = zone
+        .application(id, now)
+        .filter(|application| application.control_key.is_some())
+        .map(Arc::clone);
+    Ok(application.map(|application| (zone, application)))
 }
 
 async fn verify(

@@ -165,6 +165,11 @@ impl Scribe<'_> {
         match &verdict.outcome {
             Outcome::Refused(status) => (*status).clone_into(&mut event.evaluation_status),
             Outcome::Spent(_) => status::RATE_LIMITED.clone_into(&mut event.evaluation_status),
+            Outcome::ControlKey => {
+                status::COMPLETE.clone_into(&mut event.evaluation_status);
+                event.determining_policies_json = json!([{ "policy": "control-key" }]);
+                put_end(&mut event, &mut metadata, minted, refusal);
+            }
             Outcome::Decided(decided) => {
                 status::COMPLETE.clone_into(&mut event.evaluation_status);
                 self.put_decision(&mut event, decided);

@@ -48,7 +48,8 @@ pub(crate) fn lifetime(basis: &Basis<'_>) -> Result<i64, Refusal> {
         seconds if seconds > cap => return Err(Refusal::TtlTooLong),
         seconds => seconds,
     };
-    let mut lifetime = asked;
+    let control_max = basis.control_key.and_then(|key| key.ttl_max_seconds);
+    let mut lifetime = asked.min(control_max.unwrap_or(i64::MAX));
     if let Some(chain) = basis.references.chain() {
         lifetime = lifetime.min(chain.expires_at.seconds_since(basis.now));
         lifetime = lifetime.min(chain.ttl_seconds.unwrap_or(i64::MAX));
@@ -152,8 +153,11 @@ fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result
 }
 
 /// A direct exchange gives a one-shot mandate for a session under a delegation, else a reusable one; a presented mandate
-/// gives a resource mandate.
+/// gives a resource mandate, and so does a control key.
 fn class(basis: &Basis<'_>) -> Use {
+    if basis.control_key.is_some() {
+        return Use::Resource;
+    }
     match (
         basis.presented,
         basis.references.session(),

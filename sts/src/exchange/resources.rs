@@ -12,6 +12,7 @@ use caracal_wire::audit::status;
 
 use super::authorize;
 use super::client::{Caller, Via};
+use super::control_key::ControlKey;
 use super::references::References;
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
@@ -34,6 +35,8 @@ pub(crate) struct Verdict {
 pub(crate) enum Outcome {
     /// The policy decided, one way or the other.
     Decided(Decision),
+    /// The application's traits grant it; no policy was asked.
+    ControlKey,
     /// It was refused before the policy was asked; the word is the evidence's status.
     Refused(&'static str),
     /// Its budget of mints is spent.
@@ -45,6 +48,7 @@ impl Verdict {
     pub(crate) fn granted(&self) -> Option<&Arc<Resource>> {
         match &self.outcome {
             Outcome::Decided(decision) if decision.allow() => self.resource.as_ref(),
+            Outcome::ControlKey => self.resource.as_ref(),
             Outcome::Decided(_) | Outcome::Refused(_) | Outcome::Spent(_) => None,
         }
     }
@@ -59,6 +63,8 @@ pub(crate) struct Basis<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) presented: Option<&'a Presented>,
     pub(crate) references: &'a References,
+    /// The caller, when it asks with a control key for nothing but the control endpoint.
+    pub(crate) control_key: Option<&'a ControlKey>,
     pub(crate) now: UnixSeconds,
 }
 
@@ -68,7 +74,7 @@ pub(crate) struct Basis<'a> {
 /// # Errors
 /// [`Refusal::OperationNotPermitted`], [`Refusal::ControlResource`], [`Refusal::SubjectToken`] for a reusable mandate that
 /// is not bound to the resource, and [`Refusal::PolicyEvaluation`].
-pub(crate) fn decide_all(basis: &Basis<'_>, verdicts: &mut Vec<Verdict>) -> Result<(), Refusal> {
+pub(crate) async fn decide_all(basis: &Basis<'_>, verdicts: &mut Vec<Verdict>) -> Result<(), Refusal> {
     for asked in &basis.request.resources {
         let resource = basis.caller.zone().resource(asked).map(Arc::clone);
         let mut verdict = Verdict {
@@ -78,7 +84,7 @@ pub(crate) fn decide_all(basis: &Basis<'_>, verdicts: &mut Vec<Verdict>) -> Resu
         };
         let decided = match &resource {
             None => Ok(Outcome::Refused(status::RESOURCE_NOT_FOUND)),
-            Some(resource) => decide(basis, resource),
+            Some(resource) => decide(basis, resource).await,
         };
         match decided {
             Ok(outcome) => verdict.outcome = outcome,
@@ -94,7 +100,7 @@ pub(crate) fn decide_all(basis: &Basis<'_>, verdicts: &mut Vec<Verdict>) -> Resu
     Ok(())
 }
 
-fn decide(basis: &Basis<'_>, resource: &Arc<Resource>) -> Result<Outcome, Refusal> {
+async fn decide(basis: &Basis<'_>, resource: &Arc<Resource>) -> Result<Outcome, Refusal> {
     if !resource.declares(&basis.request.scopes) {
         return Ok(Outcome::Refused(status::SCOPE_MISMATCH));
     }
@@ -111,12 +117,15 @@ fn decide(basis: &Basis<'_>, resource: &Arc<Resource>) -> Result<Outcome, Refusa
         return Ok(Outcome::Spent(spent));
     }
     if resource.identifier.as_str() == basis.sts.settings.control_audience {
-        return Err(Refusal::ControlResource);
+        return match basis.control_key {
+            Some(_) => Ok(Outcome::ControlKey),
+            None => Err(Refusal::ControlResource),
+        };
     }
     if basis.caller.via() == Via::Gateway && !has_provider(basis, resource) {
         return Ok(Outcome::Refused(status::PROVIDER_UNAVAILABLE));
     }
-    let decision = authorize::decide(basis, resource).map_err(|error| {
+    let decision = authorize::decide(basis, resource).await.map_err(|error| {
         tracing::error!(
             zone.id = %basis.caller.zone().id, error = &error as &dyn std::error::Error, "a policy cannot be evaluated"
         );

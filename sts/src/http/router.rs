@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
+use caracal_wire::policy::{SIMULATE_PATH, STATUS_PATH};
 use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
-use super::{internal, jwks, signing_keys, token};
+use super::{internal, jwks, policy, signing_keys, token};
 use crate::state::Sts;
 
 /// The routes; `health` brings those every service has. `GET` routes answer `HEAD` as well.
@@ -15,6 +16,8 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         .route(TOKEN_PATH, post(token::exchange).fallback(token::wrong_method))
         .route(JWKS_PATH, get(jwks::key_set))
         .route(REVOCATIONS_PATH, get(internal::revocations))
+        .route(SIMULATE_PATH, post(policy::simulate))
+        .route(&format!("{STATUS_PATH}{{zone_id}}"), get(policy::status))
         .route(
             "/internal/zones/{zone_id}/signing-key/rotate",
             post(signing_keys::rotate),

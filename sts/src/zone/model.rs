@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::policy::ZonePolicy;
 use super::provider::{self, Provider};
+use crate::exchange::control_key::ControlKey;
 use crate::key::KeyRing;
 use crate::limit::mint_rate::Rate;
 
@@ -43,6 +44,8 @@ pub(crate) struct Application {
     /// The stored form of its secret; `None` when it cannot authenticate.
     pub(crate) secret_hash: Option<Arc<str>>,
     expires_at: Option<UnixSeconds>,
+    /// What its traits allow at the control endpoint, if it is a control key.
+    pub(crate) control_key: Option<ControlKey>,
 }
 
 /// A protected resource.
@@ -179,6 +182,7 @@ fn application(row: ApplicationRow) -> Application {
         registration_method: row.registration_method,
         secret_hash: row.client_secret_hash.map(Arc::from),
         expires_at: row.expires_at.map(UnixSeconds),
+        control_key: ControlKey::of_traits(&row.traits),
     }
 }
 

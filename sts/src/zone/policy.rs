@@ -100,12 +100,17 @@ impl ZonePolicy {
     ///
     /// # Errors
     /// [`NoUsablePolicy`]; nothing may then be decided.
-    pub(crate) fn bundle(&self) -> Result<&Bundle, NoUsablePolicy> {
-        self.bundle.as_deref().ok_or(NoUsablePolicy)
+    pub(crate) fn bundle(&self) -> Result<&Arc<Bundle>, NoUsablePolicy> {
+        self.bundle.as_ref().ok_or(NoUsablePolicy)
     }
 
     pub(crate) fn identity(&self) -> &PolicyIdentity {
         &self.identity
+    }
+
+    /// When the bundle was compiled, in Unix seconds.
+    pub(crate) fn loaded_at(&self) -> i64 {
+        self.loaded_at
     }
 
     /// How long ago the bundle was compiled.
@@ -183,7 +188,7 @@ mod tests {
     fn an_unchanged_policy_is_not_compiled_again() {
         let first = load(Some(rows("v1", Some(DOCUMENT))), None);
         let second = load(Some(rows("v1", Some(DOCUMENT))), Some(&first));
-        assert!(std::ptr::eq(first.bundle().unwrap(), second.bundle().unwrap()));
+        assert!(Arc::ptr_eq(first.bundle().unwrap(), second.bundle().unwrap()));
     }
 
     #[test]

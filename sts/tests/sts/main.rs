@@ -8,10 +8,12 @@
 
 mod client;
 mod configuration;
+mod control_key;
 mod endpoints;
 mod gateway;
 mod mint;
 mod outage;
+mod policy;
 mod references;
 mod request;
 mod resources;

@@ -5,10 +5,25 @@
 pub(crate) enum Unbalanced {
     /// A string does not end.
     #[error("a string does not end")]
-    String,
+    String {
+        /// Where it begins.
+        line: u32,
+    },
     /// A bracket is not closed, or closes another one.
     #[error("a bracket is not closed, or closes another one")]
-    Delimiter,
+    Delimiter {
+        /// Where the bracket is.
+        line: u32,
+    },
+}
+
+impl Unbalanced {
+    /// The line, from 1.
+    pub(crate) fn line(self) -> u32 {
+        match self {
+            Self::String { line } | Self::Delimiter { line } => line,
+        }
+    }
 }
 
 /// A text whose comments are gone and whose strings are empty: what remains can be searched.
@@ -22,7 +37,22 @@ impl Skeleton {
         let mut code = String::with_capacity(content.len());
         let mut open = Vec::new();
         let mut rest = content.chars();
-        while let Some(character) = rest.next() {
+        let line_at = |position| {
+            let before = content.get(..position).unwrap_or_default();
+            u32::try_from(before.matches('\n').count())
+                .unwrap_or(u32::MAX)
+                .saturating_add(1)
+        };
+        let string_at = |position| Unbalanced::String {
+            line: line_at(position),
+        };
+        let delimiter_at = |position| Unbalanced::Delimiter {
+            line: line_at(position),
+        };
+        loop {
+            let before = rest.as_str().len();
+            let Some(character) = rest.next() else { break };
+            let position = content.len() - before;
             match character {
                 '#' => {
                     if rest.any(|character| character == '\n') {
@@ -30,20 +60,21 @@ impl Skeleton {
                     }
                     continue;
                 }
-                '"' => skip_string(&mut rest)?,
-                '`' => skip_raw_string(&mut rest)?,
-                '(' => open.push(')'),
-                '[' => open.push(']'),
-                '{' => open.push('}'),
-                ')' | ']' | '}' if open.pop() != Some(character) => return Err(Unbalanced::Delimiter),
+                '"' => skip_string(&mut rest).ok_or_else(|| string_at(position))?,
+                '`' => skip_raw_string(&mut rest).ok_or_else(|| string_at(position))?,
+                '(' => open.push((')', position)),
+                '[' => open.push((']', position)),
+                '{' => open.push(('}', position)),
+                ')' | ']' | '}' if open.pop().map(|(closing, _)| closing) != Some(character) => {
+                    return Err(delimiter_at(position));
+                }
                 _ => {}
             }
             code.push(character);
         }
-        if open.is_empty() {
-            Ok(Self { code })
-        } else {
-            Err(Unbalanced::Delimiter)
+        match open.pop() {
+            None => Ok(Self { code }),
+            Some((_, position)) => Err(delimiter_at(position)),
         }
     }
 
@@ -195,27 +226,23 @@ pub(super) fn is_name(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_'
 }
 
-/// Reads to the end of a string literal, which its line must contain.
-fn skip_string(rest: &mut std::str::Chars<'_>) -> Result<(), Unbalanced> {
+/// Reads to the end of a string literal, which its line must contain; `None` when it does not.
+fn skip_string(rest: &mut std::str::Chars<'_>) -> Option<()> {
     loop {
         match rest.next() {
-            Some('"') => return Ok(()),
+            Some('"') => return Some(()),
             Some('\\') => {
                 if rest.next().is_none_or(|escaped| escaped == '\n') {
-                    return Err(Unbalanced::String);
+                    return None;
                 }
             }
-            None | Some('\n') => return Err(Unbalanced::String),
+            None | Some('\n') => return None,
             Some(_) => {}
         }
     }
 }
 
-/// Reads to the end of a raw string literal, which may span lines.
-fn skip_raw_string(rest: &mut std::str::Chars<'_>) -> Result<(), Unbalanced> {
-    if rest.any(|character| character == '`') {
-        Ok(())
-    } else {
-        Err(Unbalanced::String)
-    }
+/// Reads to the end of a raw string literal, which may span lines; `None` when there is none.
+fn skip_raw_string(rest: &mut std::str::Chars<'_>) -> Option<()> {
+    rest.any(|character| character == '`').then_some(())
 }

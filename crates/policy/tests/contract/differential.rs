@@ -1,17 +1,20 @@
 //! Native and Rego contract agree on everything: generated documents, generated requests.
 //!
-//! The universe is small on purpose, so that names meet each other. `PROPTEST_CASES` changes how many
-//! cases one run tries (2,048 unless set).
+//! The universe is small on purpose, so that names meet each other. One run tries 100,000 inputs; `PROPTEST_CASES` sets how
+//! many sets of documents each of the two runners makes instead, with 40 inputs for each.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use caracal_model::ScopeSet;
 use caracal_policy::{
-    Action, ActionKind, Bundle, CompileError, Decision, Edge, Input, PolicyError, Principal, PrincipalType,
-    Resource, SubjectClaims, decide, simulate,
+    Action, ActionKind, Bundle, CompileError, Decision, Edge, Explanation, Input, PolicyError, Principal,
+    PrincipalType, Reason, Resource, SubjectClaims, decide, explain, simulate,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::strategy::ValueTree as _;
-use proptest::test_runner::{TestCaseError, TestRunner};
+use proptest::test_runner::{TestCaseError, TestError, TestRunner};
 use serde_json::{Value as Json, json};
 
 use super::reference::{Reference, document, document_that_reads_input};
@@ -27,10 +30,10 @@ const TIERS: [&str; 3] = ["calm", "money", "sensitive"];
 struct Request {
     workload: bool,
     injection: bool,
-    principal: &'static str,
+    principal: String,
     labels: Vec<String>,
-    resource: &'static str,
-    session: Option<&'static str>,
+    resource: String,
+    session: Option<String>,
     edge: Option<ScopeSet>,
     claims: Option<Claims>,
     requested: ScopeSet,
@@ -38,8 +41,8 @@ struct Request {
 
 #[derive(Debug, Clone)]
 struct Claims {
-    r#use: Option<&'static str>,
-    edge: Option<&'static str>,
+    r#use: Option<String>,
+    edge: Option<String>,
     scope: Option<String>,
     target: Vec<String>,
 }
@@ -48,8 +51,8 @@ impl Claims {
     fn json(&self) -> Json {
         let mut claims = json!({"sub": "user-1", "jti": "t-1"});
         for (name, value) in [
-            ("use", self.r#use),
-            ("delegation_edge_id", self.edge),
+            ("use", self.r#use.as_deref()),
+            ("delegation_edge_id", self.edge.as_deref()),
             ("scope", self.scope.as_deref()),
         ] {
             if let Some(value) = value {
@@ -60,6 +63,43 @@ impl Claims {
             claims["target"] = json!(self.target);
         }
         claims
+    }
+}
+
+impl Request {
+    fn to_json(&self) -> Json {
+        let texts = |scopes: &ScopeSet| json!(scopes.iter().collect::<Vec<_>>());
+        json!({
+            "workload": self.workload, "injection": self.injection, "principal": self.principal,
+            "labels": self.labels, "resource": self.resource, "session": self.session,
+            "edge": self.edge.as_ref().map(texts), "requested": texts(&self.requested),
+            "claims": self.claims.as_ref().map(|claims| json!({
+                "use": claims.r#use, "edge": claims.edge, "scope": claims.scope, "target": claims.target,
+            })),
+        })
+    }
+
+    fn from_json(kept: &Json) -> Self {
+        let text = |value: &Json| value.as_str().map(str::to_owned);
+        let texts = |value: &Json| -> Option<Vec<String>> {
+            Some(value.as_array()?.iter().filter_map(text).collect())
+        };
+        Self {
+            workload: kept["workload"] == true,
+            injection: kept["injection"] == true,
+            principal: text(&kept["principal"]).unwrap(),
+            labels: texts(&kept["labels"]).unwrap(),
+            resource: text(&kept["resource"]).unwrap(),
+            session: text(&kept["session"]),
+            edge: texts(&kept["edge"]).map(|scopes| scopes.iter().collect()),
+            claims: kept["claims"].as_object().map(|claims| Claims {
+                r#use: text(&claims["use"]),
+                edge: text(&claims["edge"]),
+                scope: text(&claims["scope"]),
+                target: texts(&claims["target"]).unwrap(),
+            }),
+            requested: texts(&kept["requested"]).unwrap().iter().collect(),
+        }
     }
 }
 
@@ -75,7 +115,7 @@ fn with_input<T>(request: &Request, act: impl FnOnce(&Input<'_>) -> T) -> T {
             } else {
                 PrincipalType::Application
             },
-            id: request.principal,
+            id: &request.principal,
             zone_id: "z1",
             registration_method: Some("managed"),
             lifecycle: None,
@@ -83,7 +123,7 @@ fn with_input<T>(request: &Request, act: impl FnOnce(&Input<'_>) -> T) -> T {
         },
         resource: Resource {
             id: "r1",
-            identifier: request.resource,
+            identifier: &request.resource,
             scopes: &declared,
         },
         action: Action {
@@ -96,7 +136,7 @@ fn with_input<T>(request: &Request, act: impl FnOnce(&Input<'_>) -> T) -> T {
             path: None,
         },
         authority_record_id: None,
-        agent_session_id: request.session,
+        agent_session_id: request.session.as_deref(),
         delegation_edge: request.edge.as_ref().map(|scopes| Edge {
             id: "e1",
             source_session_id: "s0",
@@ -111,8 +151,8 @@ fn with_input<T>(request: &Request, act: impl FnOnce(&Input<'_>) -> T) -> T {
             constraints: None,
         }),
         subject_claims: request.claims.as_ref().map(|claims| SubjectClaims {
-            r#use: claims.r#use,
-            delegation_edge_id: claims.edge,
+            r#use: claims.r#use.as_deref(),
+            delegation_edge_id: claims.edge.as_deref(),
             scope: claims.scope.as_deref(),
             target: &claims.target,
             complete: &complete,
@@ -153,7 +193,12 @@ fn claims() -> impl Strategy<Value = Claims> {
         ],
         some_of(&RESOURCES).prop_map(|targets| targets.into_iter().map(str::to_owned).collect()),
     )
-        .prop_map(|(r#use, edge, scope, target)| Claims { r#use, edge, scope, target })
+        .prop_map(|(r#use, edge, scope, target)| Claims {
+            r#use: r#use.map(str::to_owned),
+            edge: edge.map(str::to_owned),
+            scope,
+            target,
+        })
 }
 
 /// A request of one of the contract's shapes, some of its parts then replaced at random.
@@ -200,10 +245,10 @@ fn request() -> impl Strategy<Value = Request> {
             Request {
                 workload: workload.unwrap_or(shape == "workload"),
                 injection: injection.unwrap_or(shape == "workload"),
-                principal,
+                principal: principal.to_owned(),
                 labels,
-                resource,
-                session: session.unwrap_or(is_mint.then_some("s1")),
+                resource: resource.to_owned(),
+                session: session.unwrap_or(is_mint.then_some("s1")).map(str::to_owned),
                 edge: edge.unwrap_or_else(|| {
                     is_mint.then(|| held.iter().chain(asked.iter().take(2 - held.len() % 2)).collect())
                 }),
@@ -216,8 +261,8 @@ fn request() -> impl Strategy<Value = Request> {
 
 fn presented(r#use: &'static str, edge: Option<&'static str>, scopes: &ScopeSet, target: &str) -> Claims {
     Claims {
-        r#use: Some(r#use),
-        edge,
+        r#use: Some(r#use.to_owned()),
+        edge: edge.map(str::to_owned),
         scope: Some(scopes.to_text()),
         target: vec![target.to_owned()],
     }
@@ -365,43 +410,118 @@ fn written(decision: &Decision) -> Json {
     serde_json::to_value(decision).unwrap()
 }
 
+/// Inputs of one run, and how many of them are asked about one set of documents.
+const INPUTS: u32 = 100_000;
+const INPUTS_PER_DOCUMENT: u32 = 40;
+/// Runners at work at once, each with seeds of its own.
+const RUNNERS: u32 = 2;
+/// Of the inputs about one set of documents, how many are also asked of documents that read the request.
+const INTERPRETED: usize = 4;
+
+/// Counterexamples of earlier runs, reduced to the least that disagreed: one JSON object in a line, tried before anything new.
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract/corpus.jsonl");
+
 fn config() -> ProptestConfig {
     // proptest reads PROPTEST_CASES itself; its own default of 256 is too few here.
     let config = ProptestConfig {
         failure_persistence: None,
+        max_shrink_iters: 20_000,
         ..ProptestConfig::default()
     };
     if config.cases == 256 {
-        ProptestConfig {
-            cases: 2_048,
-            ..config
-        }
+        let cases = INPUTS.div_ceil(INPUTS_PER_DOCUMENT * RUNNERS);
+        ProptestConfig { cases, ..config }
     } else {
         config
     }
 }
 
 #[test]
-fn native_and_rego_contract_agree() {
+fn native_and_rego_contract_agree_on_a_hundred_thousand_inputs() {
+    let tried = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        let runners: Vec<_> = (0..RUNNERS).map(|_| scope.spawn(|| run(&tried))).collect();
+        for runner in runners {
+            if let Err(payload) = runner.join() {
+                std::panic::resume_unwind(payload);
+            }
+        }
+    });
+    let tried = tried.into_inner();
+    assert!(
+        tried >= config().cases * RUNNERS * INPUTS_PER_DOCUMENT,
+        "only {tried} inputs were tried"
+    );
+}
+
+fn run(tried: &AtomicU32) {
     let reference = Reference::new();
-    TestRunner::new(config())
-        .run(&(data(), request()), |(data, request)| {
-            let json = with_input(&request, |input| serde_json::to_value(input).unwrap());
-            let expected = reference.decide(&document(&data), &json);
-            agrees_interpreted(&data, &request, &expected)?;
-            agrees_constant(&data, &request, &json, &expected)
-        })
-        .unwrap();
+    let per_document = INPUTS_PER_DOCUMENT as usize;
+    let requests = prop::collection::vec(request(), per_document..=per_document);
+    let outcome = TestRunner::new(config()).run(&(data(), requests), |(data, requests)| {
+        tried.fetch_add(INPUTS_PER_DOCUMENT, Ordering::Relaxed);
+        agree(&reference, &data, &requests)
+    });
+    if let Err(TestError::Fail(reason, (data, requests))) = &outcome {
+        // One of the requests is enough; the others only came along.
+        let culprit = requests
+            .iter()
+            .find(|request| agree(&reference, data, std::slice::from_ref(*request)).is_err());
+        let line = json!({"data": data, "request": culprit.map(Request::to_json)});
+        let mut corpus = std::fs::OpenOptions::new().append(true).open(CORPUS).unwrap();
+        writeln!(corpus, "{line}").unwrap();
+        panic!("{reason}\nkept in {CORPUS}: {line}");
+    }
+    outcome.unwrap();
+}
+
+#[test]
+fn every_counterexample_of_earlier_runs_agrees_now() {
+    let reference = Reference::new();
+    let corpus = std::fs::read_to_string(CORPUS).unwrap();
+    for line in corpus.lines() {
+        let kept: Json = serde_json::from_str(line).unwrap();
+        let request = Request::from_json(&kept["request"]);
+        let agreed = agree(&reference, &kept["data"], std::slice::from_ref(&request));
+        assert!(agreed.is_ok(), "{line}: {agreed:?}");
+    }
+    assert!(!corpus.is_empty());
+}
+
+/// Whether native contract and reference decide alike on every request.
+fn agree(reference: &Reference, data: &Json, requests: &[Request]) -> Result<(), TestCaseError> {
+    let mut expected = reference.with(&document(data));
+    let constant = Bundle::compile(&[("d", &document(data))]);
+    if let Err(error) = &constant {
+        is_conflict(error, data)?;
+    }
+    let reading = Bundle::compile(&[("d", &document_that_reads_input(data))]).unwrap();
+    for (number, request) in requests.iter().enumerate() {
+        let json = with_input(request, |input| serde_json::to_value(input).unwrap());
+        let expected = expected.decide(&json);
+        if number < INTERPRETED {
+            agrees_interpreted(&reading, request, &expected)?;
+        }
+        if let Ok(bundle) = &constant {
+            let decision = with_input(request, |input| decide(bundle, input)).unwrap();
+            prop_assert_eq!(&written(&decision), expected.as_ref().unwrap());
+            if number < INTERPRETED {
+                let json = json.to_string();
+                prop_assert_eq!(&decision, &simulate(bundle, &json).unwrap());
+                explains(&decision, &explain(bundle, &json).unwrap())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Documents that read the request, evaluated for each decision.
 fn agrees_interpreted(
-    data: &Json,
+    bundle: &Bundle,
     request: &Request,
     expected: &Result<Json, String>,
 ) -> Result<(), TestCaseError> {
-    let bundle = Bundle::compile(&[("d", &document_that_reads_input(data))]).unwrap();
-    match (with_input(request, |input| decide(&bundle, input)), expected) {
+    match (with_input(request, |input| decide(bundle, input)), expected) {
         (Ok(decision), Ok(expected)) => prop_assert_eq!(&written(&decision), expected),
         (Err(PolicyError::RiskConflict(_)), Err(_)) => {}
         (decision, _) => prop_assert!(false, "interpreted {decision:?}, reference {expected:?}"),
@@ -409,29 +529,27 @@ fn agrees_interpreted(
     Ok(())
 }
 
-/// Documents that hold for every request, turned into tables.
-fn agrees_constant(
-    data: &Json,
-    request: &Request,
-    json: &Json,
-    expected: &Result<Json, String>,
-) -> Result<(), TestCaseError> {
-    match Bundle::compile(&[("d", &document(data))]) {
-        Ok(bundle) => {
-            let decision = with_input(request, |input| decide(&bundle, input)).unwrap();
-            prop_assert_eq!(&written(&decision), expected.as_ref().unwrap());
-            prop_assert_eq!(&decision, &simulate(&bundle, &json.to_string()).unwrap());
-        }
-        Err(CompileError::RiskConflict(scope)) => {
-            let tiers = data["risk"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter(|rule| rule["scope"] == *scope);
-            prop_assert!(tiers.count() > 1, "{scope} is in one tier only");
-        }
-        Err(other) => prop_assert!(false, "{other}"),
-    }
+/// Documents that hold for every request, turned into tables, fail to compile only when one scope is in two tiers.
+fn is_conflict(error: &CompileError, data: &Json) -> Result<(), TestCaseError> {
+    let CompileError::RiskConflict(scope) = error else {
+        prop_assert!(false, "{error}");
+        return Ok(());
+    };
+    let tiers = data["risk"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|rule| rule["scope"] == **scope);
+    prop_assert!(tiers.count() > 1, "{scope} is in one tier only");
+    Ok(())
+}
+
+/// The first gate that refuses is the reason, and there is none when nothing is refused.
+fn explains(decision: &Decision, explanation: &Explanation) -> Result<(), TestCaseError> {
+    let refused = explanation.gates.iter().find(|gate| !gate.passed);
+    let reason = decision.first_reason().map(Reason::as_str);
+    prop_assert_eq!(refused.map(|gate| gate.refuses_with), reason, "{:?}", explanation);
+    prop_assert_eq!(&explanation.decision, decision);
     Ok(())
 }
 

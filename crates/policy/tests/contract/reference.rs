@@ -48,14 +48,33 @@ impl Reference {
         Self { contract }
     }
 
-    /// The result document over one data document, or what the interpreter reports.
-    pub(super) fn decide(&self, document: &str, input: &Json) -> Result<Json, String> {
+    /// The contract over one data document.
+    pub(super) fn with(&self, document: &str) -> Decider {
         let mut engine = self.contract.clone();
         engine
             .add_policy("document".to_owned(), document.to_owned())
             .unwrap();
-        engine.set_input(Value::from_json_str(&input.to_string()).unwrap());
-        let result = engine
+        Decider { engine }
+    }
+
+    /// The result document over one data document, or what the interpreter reports.
+    pub(super) fn decide(&self, document: &str, input: &Json) -> Result<Json, String> {
+        self.with(document).decide(input)
+    }
+}
+
+/// The contract in Rego over one data document.
+pub(super) struct Decider {
+    engine: Engine,
+}
+
+impl Decider {
+    /// The result document, or what the interpreter reports.
+    pub(super) fn decide(&mut self, input: &Json) -> Result<Json, String> {
+        self.engine
+            .set_input(Value::from_json_str(&input.to_string()).unwrap());
+        let result = self
+            .engine
             .eval_rule("data.caracal.authz.result".to_owned())
             .map_err(|error| error.to_string())?;
         Ok(serde_json::to_value(&result).unwrap())
