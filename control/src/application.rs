@@ -1,5 +1,6 @@
 //! Making, changing and ending applications.
 
+pub(crate) mod keys;
 mod traits;
 
 use caracal_chassis::Secret;

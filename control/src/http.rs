@@ -6,6 +6,7 @@ mod extract;
 mod router;
 
 mod admin_audit;
+mod application_keys;
 mod applications;
 mod audit;
 mod authority_records;

@@ -119,6 +119,12 @@ impl Config {
                 ),
                 ambient_at_gateway: reader.boolean("AMBIENT_AT_GATEWAY", true),
                 mints_per_minute: count(reader, "STS_MINT_RATE_LIMIT_PER_MIN", 1_000, 1..=10_000_000),
+                token_management_per_minute: count(
+                    reader,
+                    "STS_TOKEN_MANAGEMENT_PER_MIN",
+                    6_000,
+                    1..=10_000_000,
+                ),
                 control_audience: reader.text("CONTROL_AUDIENCE", Some("caracal-control")),
             },
             metrics: MetricsAccess::read(reader),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use caracal_model::UnixSeconds;
 use caracal_token::Use;
-use caracal_wire::sts::{ACCESS_TOKEN_TYPE, BEARER, TokenResponse};
+use caracal_wire::sts::{BEARER, TokenResponse};
 
 use self::client::Via;
 use self::evidence::{Known, Origin};
@@ -140,7 +140,7 @@ async fn release(
         access_token: minted.token,
         token_type: BEARER.to_owned(),
         scope: minted.claims.scope.clone(),
-        issued_token_type: ACCESS_TOKEN_TYPE.to_owned(),
+        issued_token_type: request.requested.issued_type().to_owned(),
         target_resources: granted
             .iter()
             .map(|resource| resource.identifier.to_string())

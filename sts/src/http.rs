@@ -7,6 +7,7 @@ mod jwks;
 mod policy;
 mod router;
 mod signing_keys;
+mod standard;
 mod token;
 
 pub(crate) use router::router;

@@ -21,6 +21,7 @@ mod cost;
 mod exchange;
 mod feed;
 mod http;
+mod introspection;
 mod key;
 mod limit;
 mod metrics;
@@ -29,6 +30,7 @@ mod rig;
 mod run;
 mod session_graph;
 mod state;
+mod token_revocation;
 mod unique_id;
 mod zone;
 

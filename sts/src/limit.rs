@@ -6,3 +6,4 @@ pub(crate) mod lockout;
 pub(crate) mod mint_rate;
 pub(crate) mod nonce;
 pub(crate) mod secret_verification;
+pub(crate) mod single_use;

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) audit_sink_errors: IntCounter,
     pub(crate) denial_events_suppressed: IntCounter,
     pub(crate) stream_entries: IntCounterVec,
+    introspections: IntCounterVec,
     audit_dropped: IntCounter,
     gauges: Gauges,
 }
@@ -83,6 +84,11 @@ impl Metrics {
                 "Entries processed by stream.",
                 &["stream"],
             ),
+            introspections: registry.counter_vec(
+                &name("introspections_total"),
+                "Tokens introspected, by whether they held.",
+                &["active"],
+            ),
             audit_dropped: counter(
                 "audit_dropped_total",
                 "Events lost. Always 0: what cannot be recorded is refused.",
@@ -116,6 +122,12 @@ impl Metrics {
     pub(crate) fn minted(&self, r#use: Use) {
         self.mandates.with_label_values(&[r#use.as_str()]).inc();
         self.exchanges.with_label_values(&["issued"]).inc();
+    }
+
+    /// Counts an introspection.
+    pub(crate) fn introspected(&self, active: bool) {
+        let label = if active { "true" } else { "false" };
+        self.introspections.with_label_values(&[label]).inc();
     }
 
     /// Counts a refusal.

@@ -59,8 +59,12 @@ impl Rig {
         let connected = Database::connect(&url, "caracal-sts", &PoolLimits::default())
             .await
             .unwrap();
-        let sts = Arc::new(crate::run::build(config, clock, connected, &Registry::new()).unwrap());
         let bus: Arc<dyn Bus> = Arc::new(RedisBus::connect(redis.url()).unwrap());
+        let deps = crate::run::Deps {
+            bus: Arc::clone(&bus),
+            clock,
+        };
+        let sts = Arc::new(crate::run::build(config, &deps, connected, &Registry::new()).unwrap());
         drop(
             crate::feed::start(&sts, Arc::clone(&bus), StreamKeys::unsigned())
                 .await

@@ -28,6 +28,7 @@ use crate::limit::mint_rate::MintRate;
 use crate::limit::mint_rate::sharing::Sharing;
 use crate::limit::nonce::NonceTable;
 use crate::limit::secret_verification::SecretVerifier;
+use crate::limit::single_use::SingleUse;
 use crate::metrics::Metrics;
 use crate::session_graph::SessionGraph;
 use crate::state::Sts;
@@ -120,7 +121,7 @@ pub async fn run(
     };
     let access = config.metrics.clone();
     let registry = Registry::new();
-    let sts = Arc::new(build(config, deps.clock, database.clone(), &registry)?);
+    let sts = Arc::new(build(config, &deps, database.clone(), &registry)?);
     let cursor = feed::start(&sts, Arc::clone(&deps.bus), keys).await?;
 
     // Background work goes on while requests drain.
@@ -148,10 +149,11 @@ pub async fn run(
 
 pub(crate) fn build(
     config: Config,
-    clock: Clock,
+    deps: &Deps,
     database: Database,
     registry: &Registry,
 ) -> Result<Sts, RunError> {
+    let clock = deps.clock.clone();
     let keyring = Arc::new(config.keyring.ok_or(RunError::NoKek)?);
     let (spool, recovery) = Spool::open(&config.spool_directory, config.spool_limits, config.spool_fsync)?;
     if recovery.pending_events > 0 || recovery.damaged_segments > 0 {
@@ -176,6 +178,7 @@ pub(crate) fn build(
         mint_rate: MintRate::new(),
         nonces: NonceTable::new(clock.unix_seconds(), config.nonces_max),
         denials: DenialBudget::new(config.denial_events_per_minute),
+        single_use: SingleUse::new(Arc::clone(&deps.bus)),
         minted: MintedTokens::new(config.minted_tokens_max, TOKEN_LIFE_MAX),
         spool,
         metrics: Metrics::new(registry),

@@ -17,6 +17,7 @@ use crate::limit::lockout::Lockout;
 use crate::limit::mint_rate::MintRate;
 use crate::limit::nonce::NonceTable;
 use crate::limit::secret_verification::SecretVerifier;
+use crate::limit::single_use::SingleUse;
 use crate::metrics::Metrics;
 use crate::session_graph::SessionGraph;
 use crate::zone::{ZoneCache, ZoneModel};
@@ -42,6 +43,7 @@ pub(crate) struct Sts {
     pub(crate) mint_rate: MintRate,
     pub(crate) nonces: NonceTable,
     pub(crate) denials: DenialBudget,
+    pub(crate) single_use: SingleUse,
     pub(crate) minted: MintedTokens,
     pub(crate) spool: Spool,
     /// Interprets documents that read `input`.
@@ -60,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) ambient_at_gateway: bool,
     /// Mints per minute for one (zone, resource, application).
     pub(crate) mints_per_minute: u32,
+    /// Introspections and revocations per minute for one application.
+    pub(crate) token_management_per_minute: u32,
     /// The resource identifier of the remote control endpoint.
     pub(crate) control_audience: String,
 }

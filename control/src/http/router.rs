@@ -13,8 +13,8 @@ use http::Method;
 
 use super::admission::{self, Admission, Gate};
 use super::{
-    admin_audit, applications, audit, authority_records, gateway_binding, policies, policy_sets,
-    policy_templates, providers, resources, sessions, zones,
+    admin_audit, application_keys, applications, audit, authority_records, gateway_binding, policies,
+    policy_sets, policy_templates, providers, resources, sessions, zones,
 };
 use crate::admin_token::{Effect, Place};
 use crate::control::Control;
@@ -93,6 +93,9 @@ fn routes() -> Vec<Route> {
         zone(PATCH,  "/v1/zones/{zone}/applications/{id}", Write, patch(applications::patch)),
         zone(DELETE, "/v1/zones/{zone}/applications/{id}", Write, delete(applications::archive)),
         zone(POST,   "/v1/zones/{zone}/applications/{id}/rotate-secret", Write, post(applications::rotate_secret)),
+        zone(GET,    "/v1/zones/{zone}/applications/{id}/keys", Read,  get(application_keys::find)),
+        zone(PUT,    "/v1/zones/{zone}/applications/{id}/keys", Write, put(application_keys::put)),
+        zone(DELETE, "/v1/zones/{zone}/applications/{id}/keys", Write, delete(application_keys::delete)),
 
         zone(GET,    "/v1/zones/{zone}/providers", Read,  get(providers::list)),
         zone(POST,   "/v1/zones/{zone}/providers", Write, post(providers::create)),

@@ -172,3 +172,57 @@ async fn traits_are_shown_only_to_tokens_that_reach_every_zone() {
     );
     assert!(api.get(&path).await.expect(200).get("traits").is_some());
 }
+
+#[tokio::test]
+async fn the_keys_of_an_application_are_public_es256_keys_or_refused() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let application = api.application(&zone, "bot").await;
+    let path = format!("/v1/zones/{zone}/applications/{application}/keys");
+    api.get(&path).await.refused(404, "application_keys_not_found");
+    let key = |kid: &str| {
+        let key = caracal_token::SigningKey::generate(kid.try_into().unwrap()).unwrap();
+        serde_json::to_value(key.jwk()).unwrap()
+    };
+    let (one, other) = (key("k1"), key("k2"));
+    let put = api.put(&path, &json!({ "keys": [one, other] })).await;
+    assert_eq!((put.status, &put.body), (200, &json!({ "keys": [one, other] })));
+    assert_eq!(api.get(&path).await.body, put.body);
+    let with = |member: &str, value: serde_json::Value| {
+        let mut key = one.clone();
+        key[member] = value;
+        json!({ "keys": [key] })
+    };
+    for bad in [
+        json!({}),
+        json!({ "keys": [] }),
+        json!({ "keys": [one, one] }),
+        json!({ "keys": [one], "more": 1 }),
+        json!({ "keys": ["k"] }),
+        json!({ "keys": (0..9).map(|n| key(&format!("k{n}"))).collect::<Vec<_>>() }),
+        with("d", json!("AAAA")),
+        with("alg", json!("RS256")),
+        with("kid", json!("")),
+        with("x", json!("AAAA")),
+        with("x", one["y"].clone()),
+    ] {
+        api.put(&path, &bad)
+            .await
+            .refused(400, "invalid_application_keys");
+    }
+    assert_eq!(
+        api.get(&path).await.body,
+        put.body,
+        "a refused set changes nothing"
+    );
+    assert_eq!(api.delete(&path).await.status, 204);
+    api.get(&path).await.refused(404, "application_keys_not_found");
+    let missing = format!("/v1/zones/{zone}/applications/missing/keys");
+    for answer in [
+        api.get(&missing).await,
+        api.put(&missing, &json!({ "keys": [one] })).await,
+        api.delete(&missing).await,
+    ] {
+        answer.refused(404, "application_not_found");
+    }
+}

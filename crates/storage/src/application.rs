@@ -1,6 +1,7 @@
 //! Which applications (clients) does a zone have?
 
 use caracal_model::{ApplicationId, ZoneId};
+use serde_json::Value;
 use sqlx::PgExecutor;
 use time::OffsetDateTime;
 
@@ -198,6 +199,50 @@ pub async fn update(
     .bind(by.via_operator)
     .fetch_optional(tx)
     .await?)
+}
+
+/// The public keys of an application, a JSON Web Key Set: `None` when there is no such application, `Some(None)` when it has
+/// no keys.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn keys<'t>(
+    tx: impl PgExecutor<'t>,
+    zone: &ZoneId,
+    application: &ApplicationId,
+) -> Result<Option<Option<Value>>, StorageError> {
+    Ok(sqlx::query_scalar(
+        "SELECT client_jwks FROM applications WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL",
+    )
+    .bind(zone.as_str())
+    .bind(application.as_str())
+    .fetch_optional(tx)
+    .await?)
+}
+
+/// Replaces the public keys of an application, or takes them away; false when it is missing or archived.
+///
+/// # Errors
+/// [`StorageError::Contention`] when a lock is not free in time.
+pub async fn set_keys(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    application: &ApplicationId,
+    keys: Option<&Value>,
+    by: By<'_>,
+) -> Result<bool, StorageError> {
+    let changed = sqlx::query(
+        "UPDATE applications SET client_jwks = $3, updated_by = $4, updated_via_operator = $5, updated_at = now()
+         WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL",
+    )
+    .bind(zone.as_str())
+    .bind(application.as_str())
+    .bind(keys)
+    .bind(by.name)
+    .bind(by.via_operator)
+    .execute(tx)
+    .await?;
+    Ok(changed.rows_affected() == 1)
 }
 
 /// Archives an application; false when it is missing or archived already.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::StorageError;
 use crate::pool::Database;
-use crate::tx::ZoneScope;
+use crate::tx::{WriteTx, ZoneScope};
 
 /// A record to be written; it is active from the start.
 #[derive(Debug, Clone)]
@@ -51,6 +51,28 @@ pub async fn insert(database: &Database, record: &NewAuthorityRecord<'_>) -> Res
     .execute(&mut tx)
     .await?;
     tx.commit().await
+}
+
+/// Ends a record: nothing may stand on it from now on. False when there is no active one with this id.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn end(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    id: &AuthorityRecordId,
+    reason: &str,
+) -> Result<bool, StorageError> {
+    let ended = sqlx::query(
+        "UPDATE authority_records SET status = 'revoked', revoked_at = now(), revoked_reason = $3
+         WHERE zone_id = $1 AND id = $2 AND status = 'active'",
+    )
+    .bind(zone.as_str())
+    .bind(id.as_str())
+    .bind(reason)
+    .execute(tx)
+    .await?;
+    Ok(ended.rows_affected() == 1)
 }
 
 /// `to_timestamp` takes a double, which is exact for whole seconds of any year we live in.

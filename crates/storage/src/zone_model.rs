@@ -47,6 +47,8 @@ pub struct ApplicationRow {
     pub registration_method: String,
     /// The stored form of its secret; `None` when it cannot authenticate.
     pub client_secret_hash: Option<String>,
+    /// Its public keys, a JSON Web Key Set; `None` when it has none.
+    pub client_jwks: Option<Value>,
     /// Its traits, e.g. `control:invoke`.
     pub traits: Vec<String>,
     /// When it stops existing, in Unix seconds.
@@ -241,7 +243,7 @@ async fn version(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<i64>, StorageE
 
 async fn applications(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<ApplicationRow>, StorageError> {
     let rows = sqlx::query(
-        "SELECT id, name, registration_method, client_secret_hash, traits,
+        "SELECT id, name, registration_method, client_secret_hash, client_jwks, traits,
              floor(extract(epoch FROM expires_at))::bigint AS expires_at
          FROM applications WHERE zone_id = $1 AND archived_at IS NULL",
     )
@@ -254,6 +256,7 @@ async fn applications(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<ApplicationR
             name: row.try_get("name")?,
             registration_method: row.try_get("registration_method")?,
             client_secret_hash: row.try_get("client_secret_hash")?,
+            client_jwks: row.try_get("client_jwks")?,
             traits: row.try_get("traits")?,
             expires_at: row.try_get("expires_at")?,
         })

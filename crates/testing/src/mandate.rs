@@ -138,6 +138,7 @@ fn base(class: Use, zone: &str, application: &str, now: i64) -> Claims {
         target_session_id: None,
         delegation_path: Vec::new(),
         delegation_chain: Vec::new(),
+        act: None,
         hop_count: 0,
         delegation_graph_epoch: 0,
     }

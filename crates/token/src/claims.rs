@@ -78,6 +78,34 @@ pub struct Hop {
     pub delegation_edge_id: Option<DelegationId>,
 }
 
+/// Who acts for the subject (RFC 8693 section 4.1): the outermost is the present actor, those inside acted before it and
+/// count for nothing but the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The application that acts.
+    pub sub: String,
+    /// Whoever acted before, and delegated to it.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub act: Option<Box<Actor>>,
+}
+
+impl Actor {
+    /// The applications of a delegation, root first, as one claim; `None` when there are none.
+    pub fn of_chain<'h>(applications: impl IntoIterator<Item = &'h ApplicationId>) -> Option<Self> {
+        let nest = |before: Option<Self>, application: &ApplicationId| {
+            Some(Self {
+                sub: application.to_string(),
+                act: before.map(Box::new),
+            })
+        };
+        applications.into_iter().fold(None, nest)
+    }
+}
+
 /// The claim set of a mandate (RFC 7519 registered names and Caracal's own).
 ///
 /// Absent optional claims are absent in the JSON too: never `null`, never an empty list or zero.
@@ -155,6 +183,13 @@ pub struct Claims {
     /// The applications along that path, root first; the last hop has no delegation.
     #[serde(default, deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub delegation_chain: Vec<Hop>,
+    /// Who acts, where authority was delegated.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub act: Option<Actor>,
     /// Length of `delegation_path`; zero is not written.
     #[serde(default, skip_serializing_if = "is_zero_u32")]
     pub hop_count: u32,
@@ -206,7 +241,7 @@ fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Resu
 }
 
 /// Reads `aud`: one non-empty string, or 1 to [`LIST_MAX`] of them (RFC 7519 section 4.1.3).
-fn audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(crate) fn audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let audiences = deserializer.deserialize_any(AudienceVisitor)?;
     if audiences.is_empty() || audiences.iter().any(String::is_empty) {
         return Err(D::Error::custom("an audience is empty"));

@@ -100,6 +100,12 @@ impl KeySet {
         self.keys.get(kid)
     }
 
+    /// The key of a set that has exactly one.
+    pub(crate) fn only(&self) -> Option<&ParsedPublicKey> {
+        let mut keys = self.keys.values();
+        keys.next().filter(|_| keys.next().is_none())
+    }
+
     fn from_keys(jwks: &[Jwk]) -> Result<Self, KeySetError> {
         if jwks.len() > KEYS_MAX {
             return Err(KeySetError::TooMany);

@@ -12,7 +12,9 @@
 //! What each claim means is `docs/contract/mandate.md`; keys and envelopes are `docs/contract/keys.md`.
 
 mod claims;
+pub mod client_assertion;
 pub mod client_secret;
+mod compact;
 mod digest;
 pub mod envelope;
 mod jwk;
@@ -22,10 +24,11 @@ mod signing_key;
 mod unverified;
 mod verify;
 
-pub use claims::{Claims, Hop, SubjectType, Use};
+pub use claims::{Actor, Claims, Hop, SubjectType, Use};
+pub use compact::MalformedJws;
 pub use digest::{digest, fingerprint};
 pub use jwk::{Jwk, JwkError, JwkSet};
 pub use key_set::{KeySet, KeySetError};
-pub use signing_key::{KeyError, SignError, SigningKey};
+pub use signing_key::{KeyError, SignError, SigningKey, TokenType};
 pub use unverified::{Malformed, UnverifiedToken};
 pub use verify::{Rules, VerifyError, verify};

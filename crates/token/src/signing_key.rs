@@ -41,6 +41,16 @@ pub enum SignError {
     Library(#[from] Unspecified),
 }
 
+/// What a token says it is, in its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenType {
+    /// `JWT`, as published verifiers expect.
+    #[default]
+    Jwt,
+    /// `at+jwt`, an access token by the profile of RFC 9068.
+    AccessToken,
+}
+
 /// A zone signing key: ES256, named by its key id.
 pub struct SigningKey {
     kid: KeyId,
@@ -48,6 +58,8 @@ pub struct SigningKey {
     pair: EcdsaKeyPair,
     /// `{"alg":"ES256","kid":…,"typ":"JWT"}` in base64url, followed by a dot.
     header: Box<str>,
+    /// The same with `at+jwt`.
+    access_token_header: Box<str>,
 }
 
 impl SigningKey {
@@ -103,9 +115,21 @@ impl SigningKey {
     /// # Errors
     /// [`SignError`] when the claims cannot be written or AWS-LC fails.
     pub fn sign(&self, claims: &Claims) -> Result<String, SignError> {
+        self.sign_as(TokenType::Jwt, claims)
+    }
+
+    /// As [`SigningKey::sign`], naming the type of the token in its header.
+    ///
+    /// # Errors
+    /// As [`SigningKey::sign`].
+    pub fn sign_as(&self, token_type: TokenType, claims: &Claims) -> Result<String, SignError> {
+        let header = match token_type {
+            TokenType::Jwt => &self.header,
+            TokenType::AccessToken => &self.access_token_header,
+        };
         let payload = serde_json::to_vec(claims)?;
-        let mut token = String::with_capacity(self.header.len() + payload.len() * 4 / 3 + 96);
-        token.push_str(&self.header);
+        let mut token = String::with_capacity(header.len() + payload.len() * 4 / 3 + 96);
+        token.push_str(header);
         URL_SAFE_NO_PAD.encode_string(&payload, &mut token);
         let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes())?;
         token.push('.');
@@ -113,17 +137,28 @@ impl SigningKey {
         Ok(token)
     }
 
+    /// Signs segments as they are, for tests of what others send.
+    #[cfg(test)]
+    pub(crate) fn sign_raw(&self, header: &str, payload: &str) -> String {
+        let input = format!("{header}.{payload}");
+        let signature = self.pair.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
+    }
+
     fn from_pair(kid: KeyId, pair: EcdsaKeyPair) -> Result<Self, KeyError> {
         let point = pair.public_key().as_ref();
         let jwk = Jwk::from_uncompressed_point(kid.clone(), point).ok_or(KeyError::Library(Unspecified))?;
         // A key id needs no escaping in JSON: its alphabet is [A-Za-z0-9._:-].
-        let header = format!(r#"{{"alg":"ES256","kid":"{kid}","typ":"JWT"}}"#);
-        let header = URL_SAFE_NO_PAD.encode(header) + ".";
+        let header = |typ: &str| {
+            let header = format!(r#"{{"alg":"ES256","kid":"{kid}","typ":"{typ}"}}"#);
+            Box::from(URL_SAFE_NO_PAD.encode(header) + ".")
+        };
         Ok(Self {
+            header: header("JWT"),
+            access_token_header: header("at+jwt"),
             kid,
             jwk,
             pair,
-            header: header.into(),
         })
     }
 }

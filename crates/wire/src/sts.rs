@@ -13,8 +13,12 @@ use serde::{Deserialize, Serialize};
 pub const TOKEN_EXCHANGE_GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// The token type of mandates (RFC 8693 section 3).
 pub const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+/// The token type of a JSON Web Token (RFC 8693 section 3); asked for, it means a mandate by the profile of RFC 9068.
+pub const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
 /// The token type of a federated user's ID token (RFC 8693 section 3).
 pub const ID_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:id_token";
+/// The only accepted `client_assertion_type` (RFC 7523 section 2.2).
+pub const CLIENT_ASSERTION_JWT: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Value of `token_type` in every success answer (RFC 6750).
 pub const BEARER: &str = "Bearer";
 /// The media type of a token request.
@@ -40,8 +44,12 @@ pub mod field {
     pub const SUBJECT_TOKEN: &str = "subject_token";
     /// Its type.
     pub const SUBJECT_TOKEN_TYPE: &str = "subject_token_type";
-    /// A protected resource; the one field that may repeat.
+    /// A protected resource; may repeat (RFC 8707).
     pub const RESOURCE: &str = "resource";
+    /// The same by another name; may repeat (RFC 8693 section 2.1).
+    pub const AUDIENCE: &str = "audience";
+    /// Which kind of token is wanted.
+    pub const REQUESTED_TOKEN_TYPE: &str = "requested_token_type";
     /// Scopes, separated by white space.
     pub const SCOPE: &str = "scope";
     /// The authority record to bind, despite the name.
@@ -62,9 +70,9 @@ pub mod field {
     pub const GATEWAY_REQUEST_ID: &str = "gateway_request_id";
     /// Not supported; its presence is refused.
     pub const ACTOR_TOKEN: &str = "actor_token";
-    /// Not supported; its presence is refused.
+    /// A token with which the application proves itself (RFC 7523 section 2.2).
     pub const CLIENT_ASSERTION: &str = "client_assertion";
-    /// Not supported; its presence is refused.
+    /// Must say that it is a JWT.
     pub const CLIENT_ASSERTION_TYPE: &str = "client_assertion_type";
 }
 

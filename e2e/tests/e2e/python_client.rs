@@ -1,4 +1,5 @@
-//! The published Python client, unmodified, through its whole flow: session, delegation, mint, call, end.
+//! Clients nobody here wrote: the published Python client through its whole flow (session, delegation, mint, call, end), and
+//! an OAuth client library that is given nothing but the address of the metadata.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +10,12 @@ use tokio::process::Command;
 
 use crate::dev::Dev;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_published_python_client_performs_its_whole_transport_flow() {
+/// Runs a script of `e2e/clients` against `dev` and reads what it prints.
+async fn run(dev: &Dev, script: &str) -> Value {
     let python = std::env::var_os("CARACAL_TEST_PYTHON")
         .map(PathBuf::from)
-        .expect("CARACAL_TEST_PYTHON: ./x test installs the client and sets it");
-    let folder = TempDir::new().unwrap();
-    let dev = Dev::start(folder.path(), None).await;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python_flow.py");
+        .expect("CARACAL_TEST_PYTHON: ./x test installs the clients and sets it");
+    let script = format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR"));
     let flow = Command::new(python).arg(script).envs(&dev.environment).output();
     let output = tokio::time::timeout(Duration::from_mins(2), flow)
         .await
@@ -28,7 +27,37 @@ async fn the_published_python_client_performs_its_whole_transport_flow() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oauth_library_needs_nothing_but_the_metadata() {
+    let folder = TempDir::new().unwrap();
+    let dev = Dev::start(folder.path(), None).await;
+    let result = run(&dev, "oauth_client.py").await;
+    for method in ["client_secret_basic", "client_secret_post", "private_key_jwt"] {
+        let walk = &result[method];
+        assert_eq!(walk["before"]["active"], true, "{method}: {walk}");
+        assert_eq!(
+            walk["before"]["client_id"], dev.environment["CARACAL_APPLICATION_ID"],
+            "{method}"
+        );
+        assert_eq!(walk["called"], 200, "{method}: {walk}");
+        assert_eq!(walk["revoked"], 200, "{method}: {walk}");
+        assert_eq!(walk["after"], serde_json::json!({"active": false}), "{method}");
+        assert!(
+            walk["called_after"] == 401 || walk["called_after"] == 403,
+            "{method}: a revoked token passes no gateway: {walk}"
+        );
+    }
+    dev.interrupt().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_published_python_client_performs_its_whole_transport_flow() {
+    let folder = TempDir::new().unwrap();
+    let dev = Dev::start(folder.path(), None).await;
+    let result = run(&dev, "python_flow.py").await;
     let calls = result["transport"].as_array().unwrap();
     assert_eq!(calls.len(), 3, "three calls through the application transport");
     for call in calls.iter().chain([&result["child"]]) {

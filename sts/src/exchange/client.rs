@@ -1,11 +1,15 @@
 //! Which application asks, and how is that proved?
 
+mod assertion;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use caracal_chassis::Secret;
 use caracal_model::{ApplicationId, UnixSeconds, ZoneId};
 use caracal_storage::zone_model;
 
+pub(crate) use self::assertion::ClientAssertion;
 use super::control_key;
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
@@ -43,11 +47,46 @@ impl Caller {
     }
 }
 
-/// Authenticates the caller. Cost when its secret is known: one map read and one SHA-256.
+/// How a client says who it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Credentials<'a> {
+    /// Text of the zone's id.
+    pub(crate) zone_id: &'a str,
+    /// Text of the application's id.
+    pub(crate) application_id: &'a str,
+    pub(crate) proof: Proof<'a>,
+    /// Where the request came from.
+    pub(crate) source: IpAddr,
+}
+
+/// How a client proves it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Proof<'a> {
+    /// What only it and we know.
+    Secret(&'a Secret),
+    /// A token it signed with its own key (RFC 7523).
+    Assertion(&'a ClientAssertion),
+}
+
+impl<'a> Credentials<'a> {
+    fn of(request: &'a ExchangeRequest, source: IpAddr) -> Self {
+        let proof = match &request.client_assertion {
+            Some(assertion) => Proof::Assertion(assertion),
+            None => Proof::Secret(&request.client_secret),
+        };
+        Self {
+            zone_id: &request.zone_id,
+            application_id: &request.application_id,
+            proof,
+            source,
+        }
+    }
+}
+
+/// Authenticates the caller of an exchange. Cost when its secret is known: one map read and one SHA-256.
 ///
 /// # Errors
-/// [`Refusal::Client`] for every failure alike, after the same work; [`Refusal::ZoneInvalid`] to the owner of an
-/// application of another zone, once it has proved that.
+/// As [`authenticate_client`]; [`Refusal::Client`] also to a gateway that presents no mandate.
 pub(crate) async fn authenticate(
     sts: &Sts,
     source: IpAddr,
@@ -58,36 +97,59 @@ pub(crate) async fn authenticate(
     if request.zone_id.is_empty() && via == Via::Client {
         return without_zone(sts, source, request, now).await;
     }
-    let zone_id = ZoneId::try_from(request.zone_id.as_str());
-    let application_id = ApplicationId::try_from(request.application_id.as_str());
-    let (Ok(zone_id), Ok(application_id)) = (zone_id, application_id) else {
-        return refuse_after_work(sts, source, request, via).await;
-    };
-    let zone = match sts.zones.model(&zone_id).await {
-        Ok(zone) => Some(zone),
-        Err(ZoneError::Unknown) => None,
-        Err(ZoneError::Unavailable) => return Err(Refusal::ZoneUnavailable),
-    };
-    let application = zone
-        .as_ref()
-        .and_then(|zone| zone.application(&application_id, now).map(Arc::clone));
-    match (zone, application, via) {
-        (Some(zone), Some(application), Via::Gateway) if request.subject_token.is_some() => Ok(Caller {
-            zone,
-            application,
-            via,
-        }),
-        (_, _, Via::Gateway) => Err(Refusal::Client),
-        (Some(zone), Some(application), Via::Client) => {
-            verify(sts, source, request, application.secret_hash.as_ref()).await?;
+    let credentials = Credentials::of(request, source);
+    match via {
+        Via::Client => authenticate_client(sts, credentials, now).await,
+        Via::Gateway if request.subject_token.is_some() => {
+            let (zone, application) = find(sts, credentials, now).await?.ok_or(Refusal::Client)?;
             Ok(Caller {
                 zone,
                 application,
                 via,
             })
         }
-        (_, None, Via::Client) | (None, _, Via::Client) => {
-            Err(elsewhere(sts, source, request, zone_id, &application_id).await)
+        Via::Gateway => Err(Refusal::Client),
+    }
+}
+
+/// Authenticates a client. Cost when its secret is known: one map read and one SHA-256.
+///
+/// # Errors
+/// [`Refusal::Client`] for every failure alike, after the same work; [`Refusal::ZoneInvalid`] to the owner of an
+/// application of another zone, once it has proved that.
+pub(crate) async fn authenticate_client(
+    sts: &Sts,
+    credentials: Credentials<'_>,
+    now: UnixSeconds,
+) -> Result<Caller, Refusal> {
+    if let Some((zone, application)) = find(sts, credentials, now).await? {
+        match credentials.proof {
+            Proof::Secret(secret) => {
+                verify(sts, credentials.source, secret, application.secret_hash.as_ref()).await?;
+            }
+            Proof::Assertion(assertion) => {
+                assertion::prove(sts, &zone.id, &application, assertion, now).await?;
+            }
+        }
+        return Ok(Caller {
+            zone,
+            application,
+            via: Via::Client,
+        });
+    }
+    let Proof::Secret(secret) = credentials.proof else {
+        return Err(Refusal::Client);
+    };
+    let zone_id = ZoneId::try_from(credentials.zone_id);
+    let application_id = ApplicationId::try_from(credentials.application_id);
+    match (zone_id, application_id) {
+        (Ok(zone_id), Ok(application_id)) => {
+            Err(elsewhere(sts, credentials.source, secret, zone_id, &application_id).await)
+        }
+        // Ids that cannot exist cost as much as ids that do not.
+        _ => {
+            verify(sts, credentials.source, secret, None).await?;
+            Err(Refusal::Client)
         }
     }
 }
@@ -106,10 +168,18 @@ async fn without_zone(
         }
         _ => None,
     };
-    let stored = found
-        .as_ref()
-        .and_then(|(_, application)| application.secret_hash.as_ref());
-    verify(sts, source, request, stored).await?;
+    match (Credentials::of(request, source).proof, &found) {
+        (Proof::Secret(secret), found) => {
+            let stored = found
+                .as_ref()
+                .and_then(|(_, application)| application.secret_hash.as_ref());
+            verify(sts, source, secret, stored).await?;
+        }
+        (Proof::Assertion(assertion), Some((zone, application))) => {
+            assertion::prove(sts, &zone.id, application, assertion, now).await?;
+        }
+        (Proof::Assertion(_), None) => {}
+    }
     let (zone, application) = found.ok_or(Refusal::Client)?;
     Ok(Caller {
         zone,
@@ -141,13 +211,32 @@ async fn control_application(
     Ok(application.map(|application| (zone, application)))
 }
 
+/// The zone and the application, if both exist.
+async fn find(
+    sts: &Sts,
+    credentials: Credentials<'_>,
+    now: UnixSeconds,
+) -> Result<Option<(Arc<ZoneModel>, Arc<Application>)>, Refusal> {
+    let zone_id = ZoneId::try_from(credentials.zone_id);
+    let application_id = ApplicationId::try_from(credentials.application_id);
+    let (Ok(zone_id), Ok(application_id)) = (zone_id, application_id) else {
+        return Ok(None);
+    };
+    let zone = match sts.zones.model(&zone_id).await {
+        Ok(zone) => zone,
+        Err(ZoneError::Unknown) => return Ok(None),
+        Err(ZoneError::Unavailable) => return Err(Refusal::ZoneUnavailable),
+    };
+    let application = zone.application(&application_id, now).map(Arc::clone);
+    Ok(application.map(|application| (zone, application)))
+}
+
 async fn verify(
     sts: &Sts,
     source: IpAddr,
-    request: &ExchangeRequest,
+    secret: &Secret,
     stored: Option<&Arc<str>>,
 ) -> Result<(), Refusal> {
-    let secret = &request.client_secret;
     if stored.is_some_and(|stored| sts.secrets.knows(secret, stored)) {
         return Ok(());
     }
@@ -164,7 +253,7 @@ async fn verify(
 async fn elsewhere(
     sts: &Sts,
     source: IpAddr,
-    request: &ExchangeRequest,
+    secret: &Secret,
     asked: ZoneId,
     application: &ApplicationId,
 ) -> Refusal {
@@ -175,10 +264,7 @@ async fn elsewhere(
         Some((zone, stored)) if zone != asked => (Some(zone), stored.map(Arc::from)),
         _ => (None, None),
     };
-    let is_owner = sts
-        .secrets
-        .derive(&place, &request.client_secret, stored.as_ref())
-        .await;
+    let is_owner = sts.secrets.derive(&place, secret, stored.as_ref()).await;
     match actual {
         Some(actual) if is_owner => Refusal::ZoneInvalid { asked, actual },
         _ => Refusal::Client,
@@ -189,17 +275,4 @@ async fn elsewhere(
 async fn find_elsewhere(sts: &Sts, application: &ApplicationId) -> Option<(ZoneId, Option<String>)> {
     let mut tx = sts.database.read().await.ok()?;
     zone_model::application_zone(&mut tx, application).await.ok()?
-}
-
-/// Ids that cannot exist cost a client as much as ids that do not.
-async fn refuse_after_work(
-    sts: &Sts,
-    source: IpAddr,
-    request: &ExchangeRequest,
-    via: Via,
-) -> Result<Caller, Refusal> {
-    if via == Via::Client {
-        verify(sts, source, request, None).await?;
-    }
-    Err(Refusal::Client)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use caracal_model::{AuthorityRecordId, KeyId, SubjectId, TokenId, UnixSeconds};
 use caracal_storage::authority_record::{self, NewAuthorityRecord};
-use caracal_token::{Claims, Hop, SubjectType, Use};
+use caracal_token::{Actor, Claims, Hop, SubjectType, Use};
 
 use super::refusal::Refusal;
 use super::resources::Basis;
@@ -92,7 +92,8 @@ pub(crate) async fn mint(
     if claims.r#use == Use::Session {
         record(basis, &claims).await?;
     }
-    let token = key.sign(&claims).map_err(|error| {
+    let header_type = basis.request.requested.header_type();
+    let token = key.sign_as(header_type, &claims).map_err(|error| {
         tracing::error!(zone.id = %zone.id, error = &error as &dyn std::error::Error, "a mandate cannot be signed");
         Refusal::Issuance
     })?;
@@ -115,6 +116,7 @@ fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result
     let jti: TokenId = fresh(basis)?;
     let session = basis.references.session().map(|known| &known.session);
     let chain = basis.references.chain();
+    let sub_type = presented.map_or(SubjectType::Application, |claims| claims.sub_type);
     Ok(Claims {
         iss: issuer.clone(),
         sub: presented.map_or_else(
@@ -139,7 +141,7 @@ fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result
         },
         sid,
         r#use,
-        sub_type: presented.map_or(SubjectType::Application, |claims| claims.sub_type),
+        sub_type,
         target,
         agent_session_id: session.map(|session| session.id.clone()),
         delegation_edge_id: chain.and_then(|chain| chain.path.last().cloned()),
@@ -147,6 +149,7 @@ fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result
         target_session_id: chain.map(|chain| chain.target_session_id.clone()),
         delegation_path: chain.map(|chain| chain.path.clone()).unwrap_or_default(),
         delegation_chain: chain.map(hops).unwrap_or_default(),
+        act: actor(basis, sub_type),
         hop_count: chain.map_or(0, caracal_model::delegation::Chain::hop_count),
         delegation_graph_epoch: basis.references.epoch,
     })
@@ -166,6 +169,16 @@ fn class(basis: &Basis<'_>) -> Use {
         (Some(_), _, _) => Use::Resource,
         (None, Some(_), Some(_)) => Use::Gateway,
         (None, _, _) => Use::Session,
+    }
+}
+
+/// Who acts (RFC 8693 section 4.1): the applications of a delegation, the present one outermost; for a user without a
+/// delegation the application it signed in to. An application that acts for itself has no actor.
+fn actor(basis: &Basis<'_>, sub_type: SubjectType) -> Option<Actor> {
+    match (basis.references.chain(), sub_type) {
+        (Some(chain), _) => Actor::of_chain(chain.hops.iter().map(|hop| &hop.application_id)),
+        (None, SubjectType::User) => Actor::of_chain([&basis.caller.application().id]),
+        (None, SubjectType::Application) => None,
     }
 }
 

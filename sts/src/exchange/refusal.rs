@@ -32,6 +32,7 @@ pub(crate) enum Refusal {
     SubjectTokenType,
     SubjectTokenTypeMissing,
     SubjectTokenMissing,
+    RequestedTokenType,
     // Who asks.
     LockedOut,
     VerifierBusy,
@@ -64,6 +65,8 @@ pub(crate) enum Refusal {
     DelegationExpired,
     // What we cannot do now.
     RevocationStale,
+    /// Nobody can tell whether the client's assertion was used before.
+    AssertionStoreUnavailable,
     ZoneUnavailable,
     SessionStateUnavailable,
     PolicyEvaluation,
@@ -104,12 +107,12 @@ impl Refusal {
                 format!("duplicate form field: {name}").into(),
             ),
             Self::ActorToken => (400, E::InvalidToken, "actor_token is not supported".into()),
-            Self::ClientAssertion => (400, E::InvalidToken, "client_assertion is not supported".into()),
-            Self::ClientAssertionType => (
+            Self::ClientAssertion => (
                 400,
                 E::InvalidToken,
-                "client_assertion_type is not supported".into(),
+                "client_assertion must be a JWT and the only client authentication".into(),
             ),
+            Self::ClientAssertionType => (400, E::InvalidToken, "unsupported client_assertion_type".into()),
             Self::TtlSyntax | Self::TtlNegative => (400, E::InvalidToken, "invalid ttl_seconds".into()),
             Self::GatewaySignature => (401, E::AccessDenied, "invalid gateway exchange signature".into()),
             Self::EmptyResource => (400, E::InvalidToken, "resource must not be empty".into()),
@@ -125,6 +128,7 @@ impl Refusal {
                 E::InvalidToken,
                 "subject_token is required with subject_token_type".into(),
             ),
+            Self::RequestedTokenType => (400, E::InvalidToken, "unsupported requested_token_type".into()),
             Self::LockedOut => (
                 429,
                 E::ProviderRateLimited,
@@ -186,6 +190,11 @@ impl Refusal {
             Self::TtlTooLong => (400, E::InvalidToken, "ttl_seconds exceeds token TTL cap".into()),
             Self::DelegationExpired => (403, E::AccessDenied, "delegation edge inactive or expired".into()),
             Self::RevocationStale => (503, E::StsUnavailable, "revocation state unavailable".into()),
+            Self::AssertionStoreUnavailable => (
+                503,
+                E::StsUnavailable,
+                "client assertions cannot be checked now".into(),
+            ),
             Self::ZoneUnavailable => (503, E::StsUnavailable, "zone configuration unavailable".into()),
             Self::SessionStateUnavailable => (503, E::StsUnavailable, "session state unavailable".into()),
             Self::PolicyEvaluation => (503, E::PolicyEvalFailed, "policy evaluation failed".into()),
@@ -227,11 +236,13 @@ impl Refusal {
             | Self::GrantType
             | Self::SubjectTokenType
             | Self::SubjectTokenTypeMissing
-            | Self::SubjectTokenMissing => None,
+            | Self::SubjectTokenMissing
+            | Self::RequestedTokenType => None,
             Self::GatewaySignature
             | Self::LockedOut
             | Self::Client
             | Self::VerifierBusy
+            | Self::AssertionStoreUnavailable
             | Self::ZoneInvalid { .. } => Some(status::CLIENT_AUTH_FAILED),
             Self::FederationFields => Some(status::SUBJECT_FEDERATION_INVALID),
             Self::FederationIssuer => Some(status::SUBJECT_FEDERATION_REJECTED),
@@ -281,7 +292,10 @@ impl Refusal {
         match self {
             Self::LockedOut => "locked_out",
             Self::RateLimited(_) => "rate_limited",
-            Self::Client | Self::VerifierBusy | Self::ZoneInvalid { .. } => "client",
+            Self::Client
+            | Self::VerifierBusy
+            | Self::AssertionStoreUnavailable
+            | Self::ZoneInvalid { .. } => "client",
             Self::GatewaySignature => "gateway_signature",
             Self::SubjectToken | Self::FederationFields | Self::FederationIssuer => "subject_token",
             Self::Reference(_) => "reference",
@@ -311,6 +325,7 @@ impl Refusal {
             | Self::SubjectTokenType
             | Self::SubjectTokenTypeMissing
             | Self::SubjectTokenMissing
+            | Self::RequestedTokenType
             | Self::NoResource
             | Self::TtlNegative
             | Self::TtlTooLong => "request",
@@ -337,6 +352,7 @@ impl Refusal {
             Self::LockedOut => Some(60),
             Self::RateLimited(seconds) => Some(*seconds),
             Self::VerifierBusy
+            | Self::AssertionStoreUnavailable
             | Self::RevocationStale
             | Self::ZoneUnavailable
             | Self::SessionStateUnavailable

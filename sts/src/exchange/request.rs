@@ -2,9 +2,13 @@
 
 use caracal_chassis::Secret;
 use caracal_model::ScopeSet;
+use caracal_token::TokenType;
 use caracal_wire::form::{self, Form, FormError};
-use caracal_wire::sts::{ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, field};
+use caracal_wire::sts::{
+    ACCESS_TOKEN_TYPE, CLIENT_ASSERTION_JWT, ID_TOKEN_TYPE, JWT_TYPE, TOKEN_EXCHANGE_GRANT, field,
+};
 
+use super::client::ClientAssertion;
 use super::refusal::Refusal;
 
 /// A token exchange as requested.
@@ -15,6 +19,8 @@ pub(crate) struct ExchangeRequest {
     /// Text of the application's id.
     pub(crate) application_id: String,
     pub(crate) client_secret: Secret,
+    /// A token of the client that proves it instead of the secret.
+    pub(crate) client_assertion: Option<ClientAssertion>,
     pub(crate) subject_token: Option<SubjectToken>,
     /// Identifiers or row ids: trimmed, each once, sorted by bytes.
     pub(crate) resources: Vec<String>,
@@ -29,6 +35,7 @@ pub(crate) struct ExchangeRequest {
     pub(crate) approval_id: Option<String>,
     /// 0 when the form names none.
     pub(crate) ttl_seconds: i64,
+    pub(crate) requested: RequestedToken,
     /// The upstream operation; believed only when a gateway says so.
     pub(crate) unverified_method: String,
     pub(crate) unverified_path: String,
@@ -48,8 +55,35 @@ pub(crate) enum SubjectTokenKind {
     IdToken,
 }
 
-/// The field that may appear more than once.
-const REPEATABLE: [&str; 1] = [field::RESOURCE];
+/// Which kind of token is wanted (RFC 8693 section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestedToken {
+    /// A mandate as it always was.
+    Mandate,
+    /// A mandate by the profile of RFC 9068: the header says `at+jwt`.
+    AccessTokenProfile,
+}
+
+impl RequestedToken {
+    /// What the answer says was issued.
+    pub(crate) fn issued_type(self) -> &'static str {
+        match self {
+            Self::Mandate => ACCESS_TOKEN_TYPE,
+            Self::AccessTokenProfile => JWT_TYPE,
+        }
+    }
+
+    /// What the header of the token says.
+    pub(crate) fn header_type(self) -> TokenType {
+        match self {
+            Self::Mandate => TokenType::Jwt,
+            Self::AccessTokenProfile => TokenType::AccessToken,
+        }
+    }
+}
+
+/// Fields that may appear more than once.
+const REPEATABLE: [&str; 2] = [field::RESOURCE, field::AUDIENCE];
 
 /// Reads the body of a token request.
 ///
@@ -67,19 +101,30 @@ pub(crate) fn parse_form(body: &[u8]) -> Result<Form, Refusal> {
 /// # Errors
 /// Fields of unsupported methods, whatever they hold, and a lifetime that is not a number.
 pub(crate) fn check_supported(form: &Form) -> Result<i64, Refusal> {
-    let unsupported = [
-        (field::ACTOR_TOKEN, Refusal::ActorToken),
-        (field::CLIENT_ASSERTION, Refusal::ClientAssertion),
-        (field::CLIENT_ASSERTION_TYPE, Refusal::ClientAssertionType),
-    ];
-    for (name, refusal) in unsupported {
-        if form.contains(name) {
-            return Err(refusal);
-        }
+    if form.contains(field::ACTOR_TOKEN) {
+        return Err(Refusal::ActorToken);
     }
+    client_assertion(form)?;
     match form.get(field::TTL_SECONDS).map(str::trim) {
         None | Some("") => Ok(0),
         Some(text) => text.parse().or(Err(Refusal::TtlSyntax)),
+    }
+}
+
+/// The client assertion, if there is one: of the one kind that is taken, and instead of a secret (RFC 6749 section 2.3: a
+/// client uses one method).
+///
+/// # Errors
+/// [`Refusal::ClientAssertion`] and [`Refusal::ClientAssertionType`].
+pub(crate) fn client_assertion(form: &Form) -> Result<Option<ClientAssertion>, Refusal> {
+    let assertion = form.get(field::CLIENT_ASSERTION);
+    let kind = form.get(field::CLIENT_ASSERTION_TYPE);
+    match (assertion, kind) {
+        (None, None) => Ok(None),
+        (None | Some(""), _) => Err(Refusal::ClientAssertion),
+        (Some(_), kind) if kind != Some(CLIENT_ASSERTION_JWT) => Err(Refusal::ClientAssertionType),
+        (Some(_), _) if form.contains(field::CLIENT_SECRET) => Err(Refusal::ClientAssertion),
+        (Some(assertion), _) => Ok(Some(ClientAssertion::new(assertion))),
     }
 }
 
@@ -94,6 +139,7 @@ impl ExchangeRequest {
             return Err(Refusal::GrantType);
         }
         let subject_token = subject_token(form)?;
+        let requested = requested(form)?;
         let scope = form.get(field::SCOPE).unwrap_or_default().to_owned();
         Ok(Self {
             zone_id: text(form, field::ZONE_ID).unwrap_or_default(),
@@ -103,6 +149,7 @@ impl ExchangeRequest {
                 .trim()
                 .to_owned(),
             client_secret: Secret::from(form.get(field::CLIENT_SECRET).unwrap_or_default()),
+            client_assertion: client_assertion(form)?,
             subject_token,
             resources,
             scopes: ScopeSet::parse(&scope),
@@ -112,6 +159,7 @@ impl ExchangeRequest {
             delegation_edge_id: text(form, field::DELEGATION_EDGE_ID),
             approval_id: text(form, field::APPROVAL_ID),
             ttl_seconds,
+            requested,
             unverified_method: form
                 .get(field::REQUEST_METHOD)
                 .unwrap_or_default()
@@ -126,18 +174,29 @@ fn text(form: &Form, name: &str) -> Option<String> {
     form.get(name).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
+/// What `resource` and `audience` name, together. An empty audience was always passed over.
 fn resources(form: &Form) -> Result<Vec<String>, Refusal> {
-    let mut resources: Vec<String> = form
-        .all(field::RESOURCE)
-        .into_iter()
-        .map(|text| text.trim().to_owned())
-        .collect();
+    let named = |field: &str| -> Vec<String> {
+        let values = form.all(field).into_iter();
+        values.map(|text| text.trim().to_owned()).collect()
+    };
+    let mut resources = named(field::RESOURCE);
     if resources.iter().any(String::is_empty) {
         return Err(Refusal::EmptyResource);
     }
+    let audiences = named(field::AUDIENCE).into_iter();
+    resources.extend(audiences.filter(|audience| !audience.is_empty()));
     resources.sort_unstable();
     resources.dedup();
     Ok(resources)
+}
+
+fn requested(form: &Form) -> Result<RequestedToken, Refusal> {
+    match form.get(field::REQUESTED_TOKEN_TYPE).unwrap_or_default() {
+        "" | ACCESS_TOKEN_TYPE => Ok(RequestedToken::Mandate),
+        JWT_TYPE => Ok(RequestedToken::AccessTokenProfile),
+        _ => Err(Refusal::RequestedTokenType),
+    }
 }
 
 fn subject_token(form: &Form) -> Result<Option<SubjectToken>, Refusal> {
@@ -177,15 +236,39 @@ mod tests {
     }
 
     #[test]
-    fn unsupported_fields_are_refused_even_when_empty() {
+    fn a_client_assertion_is_a_jwt_and_stands_alone() {
+        let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+        let read = |body: &str| client_assertion(&form(body));
+        let both = format!("client_assertion=a&client_assertion_type={kind}");
+        assert!(read(&both).unwrap().is_some());
+        assert_eq!(read("").unwrap().map(|_| ()), None);
+        for (body, refusal) in [
+            ("client_assertion=a".to_owned(), Refusal::ClientAssertionType),
+            (
+                "client_assertion=a&client_assertion_type=x".to_owned(),
+                Refusal::ClientAssertionType,
+            ),
+            (format!("client_assertion_type={kind}"), Refusal::ClientAssertion),
+            (
+                format!("client_assertion=&client_assertion_type={kind}"),
+                Refusal::ClientAssertion,
+            ),
+            (format!("{both}&client_secret="), Refusal::ClientAssertion),
+        ] {
+            assert_eq!(read(&body).map(|_| ()).unwrap_err(), refusal, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_even_when_empty() {
         for (field, refusal) in [
             ("actor_token", Refusal::ActorToken),
             ("client_assertion", Refusal::ClientAssertion),
-            ("client_assertion_type", Refusal::ClientAssertionType),
+            ("client_assertion_type", Refusal::ClientAssertion),
         ] {
             assert_eq!(check_supported(&form(&format!("{field}="))), Err(refusal.clone()));
             assert_eq!(
-                check_supported(&form(&format!("ttl_seconds=x&{field}=y"))),
+                check_supported(&form(&format!("ttl_seconds=x&{field}="))),
                 Err(refusal),
                 "before the ttl"
             );
@@ -219,6 +302,30 @@ mod tests {
             read("resource=a&resource=%20").unwrap_err(),
             Refusal::EmptyResource
         );
+    }
+
+    #[test]
+    fn an_audience_is_a_resource_by_another_name() {
+        let request = read("audience=b&resource=a&audience=%20a&audience=").unwrap();
+        assert_eq!(request.resources, ["a", "b"]);
+    }
+
+    #[test]
+    fn the_kind_of_token_is_a_mandate_in_one_of_two_shapes() {
+        let kind = |name: &str| read(&format!("requested_token_type={name}")).map(|read| read.requested);
+        let urn = |name: &str| format!("urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3A{name}");
+        assert_eq!(read("").unwrap().requested, RequestedToken::Mandate);
+        assert_eq!(kind("").unwrap(), RequestedToken::Mandate);
+        assert_eq!(kind(&urn("access_token")).unwrap(), RequestedToken::Mandate);
+        assert_eq!(kind(&urn("jwt")).unwrap(), RequestedToken::AccessTokenProfile);
+        for other in [
+            urn("id_token"),
+            urn("refresh_token"),
+            urn("saml2"),
+            "x".to_owned(),
+        ] {
+            assert_eq!(kind(&other).unwrap_err(), Refusal::RequestedTokenType, "{other}");
+        }
     }
 
     #[test]

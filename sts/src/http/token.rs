@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
@@ -16,6 +16,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::answer::{NO_STORE, refused};
 use super::gateway::{self, NotOurGateway};
+use super::standard::{Problem, client_name};
 use crate::exchange::client::Via;
 use crate::exchange::evidence::{self, Known, Origin};
 use crate::exchange::refusal::Refusal;
@@ -32,22 +33,74 @@ pub(super) async fn exchange(
     request_id: RequestId,
     request: Request,
 ) -> Response {
-    let origin = Origin {
-        request_id: request_id.as_str().to_owned(),
-        source: peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-    };
-    match token(&sts, &origin, request).await {
+    let origin = origin(peer, &request_id);
+    match token(&sts, &origin, request, Naming::InForm).await {
         Ok(answer) => issued(&answer),
-        Err(refusal) => {
-            sts.metrics.refused(&refusal);
-            tracing::info!(
-                request.id = origin.request_id,
-                refusal = refusal.label(),
-                "refused a token exchange"
-            );
+        Err(Refused::Exchange(refusal)) => {
+            note(&sts, &origin, &refusal);
             refused(&refusal, &origin.request_id)
         }
+        Err(Refused::Client(problem)) => problem.respond(&origin.request_id),
     }
+}
+
+/// The token endpoint of one zone, as its metadata names it: the same exchange, standard client authentication and error
+/// codes.
+pub(super) async fn exchange_in_zone(
+    State(sts): State<Arc<Sts>>,
+    Path(zone): Path<String>,
+    peer: Peer,
+    request_id: RequestId,
+    request: Request,
+) -> Response {
+    let origin = origin(peer, &request_id);
+    match token(&sts, &origin, request, Naming::Standard { zone: &zone }).await {
+        Ok(answer) => issued(&answer),
+        Err(Refused::Exchange(refusal)) => {
+            note(&sts, &origin, &refusal);
+            Problem::from(&refusal).respond(&origin.request_id)
+        }
+        Err(Refused::Client(problem)) => problem.respond(&origin.request_id),
+    }
+}
+
+/// How a request names its zone and its client.
+#[derive(Debug, Clone, Copy)]
+enum Naming<'z> {
+    /// By fields of the form.
+    InForm,
+    /// The zone by the address, the client as RFC 6749 section 2.3.1 says.
+    Standard { zone: &'z str },
+}
+
+/// Why there is no token.
+#[derive(Debug)]
+enum Refused {
+    Exchange(Refusal),
+    /// The client named itself in a way that cannot be read.
+    Client(Problem),
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Exchange(refusal)
+    }
+}
+
+fn origin(peer: Peer, request_id: &RequestId) -> Origin {
+    Origin {
+        request_id: request_id.as_str().to_owned(),
+        source: peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    }
+}
+
+fn note(sts: &Sts, origin: &Origin, refusal: &Refusal) {
+    sts.metrics.refused(refusal);
+    tracing::info!(
+        request.id = origin.request_id,
+        refusal = refusal.label(),
+        "refused a token exchange"
+    );
 }
 
 /// Any method but POST.
@@ -60,7 +113,12 @@ pub(super) async fn wrong_method(State(sts): State<Arc<Sts>>, request_id: Reques
     response
 }
 
-async fn token(sts: &Sts, origin: &Origin, request: Request) -> Result<TokenResponse, Refusal> {
+async fn token(
+    sts: &Sts,
+    origin: &Origin,
+    request: Request,
+    naming: Naming<'_>,
+) -> Result<TokenResponse, Refused> {
     let (parts, body) = request.into_parts();
     check_head(&parts)?;
     let body = read_body(body, BODY_BYTES_MAX)
@@ -72,17 +130,24 @@ async fn token(sts: &Sts, origin: &Origin, request: Request) -> Result<TokenResp
     let form = request::parse_form(&body)?;
     let ttl_seconds = request::check_supported(&form)?;
     let via = authenticate_gateway(sts, &parts, &body, &form);
-    let request = ExchangeRequest::read(&form, ttl_seconds);
+    let mut request = ExchangeRequest::read(&form, ttl_seconds);
+    if let (Naming::Standard { zone }, Ok(request)) = (naming, &mut request) {
+        let client = client_name(&parts.headers, &form).map_err(Refused::Client)?;
+        zone.clone_into(&mut request.zone_id);
+        request.application_id = client.application_id;
+        request.client_secret = client.secret;
+        request.client_assertion = client.assertion;
+    }
     let (via, request) = match (via, request) {
         (Ok(via), Ok(request)) => (via, request),
         (Err(refusal), Ok(request)) => {
             evidence::record_refusal(sts, origin, &request, &Known::default(), &refusal).await;
-            return Err(refusal);
+            return Err(refusal.into());
         }
-        (Err(refusal), Err(_)) | (Ok(_), Err(refusal)) => return Err(refusal),
+        (Err(refusal), Err(_)) | (Ok(_), Err(refusal)) => return Err(refusal.into()),
     };
     let _timer = sts.metrics.exchange_timer(via);
-    guarded(sts, origin, &request, via).await
+    Ok(guarded(sts, origin, &request, via).await?)
 }
 
 /// URL and media type, before the body is read.

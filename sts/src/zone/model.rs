@@ -7,6 +7,7 @@ use caracal_model::{
     ApplicationId, ProviderId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds, ZoneId,
 };
 use caracal_storage::zone_model::{ApplicationRow, MintLimitRow, ResourceRow, ZoneRows};
+use caracal_token::KeySet;
 use caracal_token::envelope::Keyring;
 use serde::Deserialize;
 
@@ -43,6 +44,8 @@ pub(crate) struct Application {
     pub(crate) registration_method: String,
     /// The stored form of its secret; `None` when it cannot authenticate.
     pub(crate) secret_hash: Option<Arc<str>>,
+    /// The keys it may prove itself with; empty when it has none.
+    pub(crate) keys: KeySet,
     expires_at: Option<UnixSeconds>,
     /// What its traits allow at the control endpoint, if it is a control key.
     pub(crate) control_key: Option<ControlKey>,
@@ -99,7 +102,7 @@ impl ZoneModel {
             applications: rows
                 .applications
                 .into_iter()
-                .map(|row| (row.id.clone(), Arc::new(application(row))))
+                .map(|row| (row.id.clone(), Arc::new(application(zone, row))))
                 .collect(),
             by_identifier: numbered()
                 .map(|(at, resource)| (resource.identifier.clone(), at))
@@ -175,8 +178,17 @@ impl Resource {
     }
 }
 
-fn application(row: ApplicationRow) -> Application {
+/// Keys that cannot be read are no keys: the application cannot authenticate with them.
+fn application(zone: &ZoneId, row: ApplicationRow) -> Application {
+    let keys = row
+        .client_jwks
+        .map(|jwks| KeySet::from_jwks_bytes(jwks.to_string().as_bytes()));
+    let keys = keys.transpose().unwrap_or_else(|error| {
+        tracing::warn!(zone.id = %zone, application.id = %row.id, %error, "the keys of an application cannot be read");
+        None
+    });
     Application {
+        keys: keys.unwrap_or_default(),
         id: row.id,
         name: row.name,
         registration_method: row.registration_method,

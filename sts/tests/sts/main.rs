@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod client_keys;
 mod configuration;
 mod control_key;
 mod endpoints;
@@ -21,3 +22,4 @@ mod revocation;
 mod rotation;
 mod seed;
 mod stack;
+mod standard;

@@ -58,14 +58,21 @@ async fn what_is_not_a_token_exchange_is_refused() {
             "client_assertion=".to_owned(),
             400,
             "invalid_token",
-            "client_assertion is not supported",
+            "client_assertion must be a JWT and the only client authentication",
         ),
         (
             FORM,
             "client_assertion_type=".to_owned(),
             400,
             "invalid_token",
-            "client_assertion_type is not supported",
+            "client_assertion must be a JWT and the only client authentication",
+        ),
+        (
+            FORM,
+            "client_assertion=a&client_assertion_type=x".to_owned(),
+            400,
+            "invalid_token",
+            "unsupported client_assertion_type",
         ),
         (
             FORM,

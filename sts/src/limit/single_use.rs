@@ -1,0 +1,61 @@
+//! Was this id used before, anywhere?
+//!
+//! Ids of client assertions and proofs of possession are remembered by the event bus, so that every replica refuses what
+//! one of them has taken. Kept as long as the id could be accepted, under a digest, so that nobody decides how long a key is.
+//! Not on the path of a governed request.
+
+use std::sync::Arc;
+
+use caracal_bus::{Bus, BusError};
+
+/// The ids in use.
+#[derive(Debug)]
+pub(crate) struct SingleUse {
+    bus: Arc<dyn Bus>,
+}
+
+impl SingleUse {
+    pub(crate) fn new(bus: Arc<dyn Bus>) -> Self {
+        Self { bus }
+    }
+
+    /// Takes the id `parts` name together; `false` when it was taken before. Cost: one round trip.
+    ///
+    /// # Errors
+    /// [`BusError`] when nobody can tell: the caller refuses.
+    pub(crate) async fn take(
+        &self,
+        kind: &str,
+        parts: &[&str],
+        until_unix_seconds: i64,
+    ) -> Result<bool, BusError> {
+        let mut name = Vec::new();
+        for part in parts {
+            // Lengths keep two different lists of parts from looking alike.
+            name.extend_from_slice(&part.len().to_be_bytes());
+            name.extend_from_slice(part.as_bytes());
+        }
+        let digest = hex::encode(caracal_token::digest(&name));
+        let key = format!("caracal:sts:once:{kind}:{digest}");
+        let until_ms = until_unix_seconds.saturating_mul(1_000);
+        self.bus.claim_once(&key, "1", until_ms).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caracal_bus::MemoryBus;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_id_is_taken_once_and_its_parts_do_not_run_together() {
+        let ids = SingleUse::new(Arc::new(MemoryBus::new()));
+        let until = 4_000_000_000;
+        assert!(ids.take("assertion", &["z1", "app-1", "j"], until).await.unwrap());
+        assert!(!ids.take("assertion", &["z1", "app-1", "j"], until).await.unwrap());
+        assert!(ids.take("assertion", &["z1", "app-2", "j"], until).await.unwrap());
+        assert!(ids.take("assertion", &["z1a", "pp-1", "j"], until).await.unwrap());
+        assert!(ids.take("proof", &["z1", "app-1", "j"], until).await.unwrap());
+    }
+}
