@@ -134,8 +134,8 @@ pub(crate) struct KeysArguments {
 pub(crate) enum KeysCommand {
     /// Seal every stored secret under `SECRET_STORE_KEK` (`DATABASE_URL`, `SECRET_STORE_KEK_PREVIOUS`; can be stopped and repeated)
     ///
-    /// First give every STS and control plane the new key as SECRET_STORE_KEK and the old one as
-    /// SECRET_STORE_KEK_PREVIOUS; then run this; then take the old one away. Values are not opened: only the key that
+    /// First give every STS and control plane the new key as `SECRET_STORE_KEK` and the old one as
+    /// `SECRET_STORE_KEK_PREVIOUS`; then run this; then take the old one away. Values are not opened: only the key that
     /// each is sealed under is sealed again.
     #[command(
         after_help = "Example: DATABASE_URL=postgres://postgres@db/caracal SECRET_STORE_KEK=... SECRET_STORE_KEK_PREVIOUS=... caracal keys rewrap"

@@ -142,16 +142,12 @@ pub(crate) async fn authenticate_client(
     };
     let zone_id = ZoneId::try_from(credentials.zone_id);
     let application_id = ApplicationId::try_from(credentials.application_id);
-    match (zone_id, application_id) {
-        (Ok(zone_id), Ok(application_id)) => {
-            Err(elsewhere(sts, credentials.source, secret, zone_id, &application_id).await)
-        }
+    let (Ok(zone_id), Ok(application_id)) = (zone_id, application_id) else {
         // Ids that cannot exist cost as much as ids that do not.
-        _ => {
-            verify(sts, credentials.source, secret, None).await?;
-            Err(Refusal::Client)
-        }
-    }
+        verify(sts, credentials.source, secret, None).await?;
+        return Err(Refusal::Client);
+    };
+    Err(elsewhere(sts, credentials.source, secret, zone_id, &application_id).await)
 }
 
 /// A control key may leave its zone unsaid when it asks for the control endpoint only. One statement, off the path of governed

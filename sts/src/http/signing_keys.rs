@@ -125,7 +125,9 @@ async fn admit(sts: &Sts, headers: &HeaderMap, zone_id: String) -> Result<Arc<Zo
             None,
         )
     };
-    let zone = ZoneId::try_from(zone_id).map_err(|_| not_found())?;
+    let Ok(zone) = ZoneId::try_from(zone_id) else {
+        return Err(not_found());
+    };
     sts.zones
         .model(&zone)
         .await

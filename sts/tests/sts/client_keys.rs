@@ -122,8 +122,8 @@ async fn whatever_is_wrong_with_an_assertion_looks_the_same() {
     let good = claims("app-1", ISSUER);
     let with = |member: &str, value: Value| {
         let mut claims = good.clone();
-        claims[member] = value;
         claims["jti"] = json!(nonce());
+        claims[member] = value;
         claims
     };
     let now = Clock::system().unix_seconds();

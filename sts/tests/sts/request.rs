@@ -10,7 +10,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 async fn what_is_not_a_token_exchange_is_refused() {
     let stack = Stack::start().await;
     let grant = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange";
-    let cases: [(&str, String, u16, &str, &str); 16] = [
+    let cases: [(&str, String, u16, &str, &str); 17] = [
         (
             "text/plain",
             String::new(),

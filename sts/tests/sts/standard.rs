@@ -14,6 +14,9 @@ use crate::stack::{ACCESS_TOKEN, Answer, GRANT, ISSUER, SOON, Stack, header_map}
 const TOKEN: &str = "/zones/z1/oauth2/token";
 const INTROSPECT: &str = "/zones/z1/oauth2/introspect";
 const REVOKE: &str = "/zones/z1/oauth2/revoke";
+/// Fields of a form.
+type Fields<'f> = &'f [(&'f str, &'f str)];
+
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 
 fn basic(id: &str, secret: &str) -> String {
@@ -104,7 +107,7 @@ async fn a_client_authenticates_in_exactly_one_way() {
     let right = basic("app-1", seed::SECRET);
     let wrong = basic("app-1", "wrong");
     let in_form = [("client_id", "app-1"), ("client_secret", seed::SECRET)];
-    let rows: [(&str, Option<&str>, &[(&str, &str)], u16, &str); 10] = [
+    let rows: [(&str, Option<&str>, Fields<'_>, u16, &str); 10] = [
         ("Basic", Some(&right), &[], 200, ""),
         ("the form", None, &in_form, 200, ""),
         ("nothing", None, &[], 401, "invalid_client"),
@@ -159,7 +162,7 @@ async fn a_client_authenticates_in_exactly_one_way() {
 async fn refusals_of_the_token_endpoint_carry_the_codes_of_rfc_6749_and_rfc_8693() {
     let stack = Stack::start().await;
     let crm = ("resource", "resource://crm");
-    let rows: [(&[(&str, &str)], u16, &str); 7] = [
+    let rows: [(Fields<'_>, u16, &str); 7] = [
         (
             &[("grant_type", "client_credentials"), crm],
             400,
