@@ -205,6 +205,12 @@ impl Body {
     /// # Errors
     /// `code` with every problem found.
     pub(crate) fn finish_strict(&mut self, code: Code) -> Result<(), Refusal> {
+        self.note_unknown();
+        self.finish(code)
+    }
+
+    /// Adds a problem for every member that was not read, in an object within another.
+    pub(crate) fn note_unknown(&mut self) {
         let unknown: Vec<String> = self
             .members
             .keys()
@@ -214,7 +220,6 @@ impl Body {
         for name in unknown {
             self.problem(&[], &format!("Unrecognized key: \"{name}\""));
         }
-        self.finish(code)
     }
 
     /// Ends the reading of an object in which unknown members are ignored.

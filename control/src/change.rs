@@ -144,6 +144,57 @@ async fn append(
     Ok(())
 }
 
+/// A request that no administrator makes: a browser that comes back from a provider.
+#[derive(Debug)]
+pub(crate) struct Unattended<'a> {
+    /// Id of the request.
+    pub(crate) request_id: &'a str,
+    /// Its method.
+    pub(crate) method: &'a str,
+    /// Its path, without the query.
+    pub(crate) path: &'a str,
+}
+
+/// Adds the record of a change that no administrator made to the transaction that makes it.
+///
+/// # Errors
+/// A refusal when the database is out of reach.
+pub(crate) async fn append_unattended(
+    control: &Control,
+    tx: &mut WriteTx,
+    request: &Unattended<'_>,
+    done: &Done<'_>,
+) -> Result<(), Refusal> {
+    let id = Uuid::now_v7().to_string();
+    let action = format!("{} {}", request.method, request.path);
+    let payload = write(&Payload {
+        rls_mode: "zone_scoped",
+        rls_zone_guc: done.zone.as_str(),
+        operator: None,
+        change_kind: Some(done.kind.as_str()),
+        changed_fields: Vec::new(),
+        secret_rotated: false,
+    });
+    let record = Record {
+        id: &id,
+        request_id: request.request_id,
+        actor_id: None,
+        actor_name: None,
+        actor_scope: None,
+        action: &action,
+        method: request.method,
+        path: request.path,
+        zone_id: Some(done.zone),
+        entity_type: Some(done.entity.0),
+        entity_id: Some(done.entity.1),
+        status_code: done.status,
+        payload: Some(&payload),
+        occurred_at: OffsetDateTime::from(control.clock.now()),
+    };
+    admin_audit::append(tx, control.audit_key(), &record).await?;
+    Ok(())
+}
+
 /// What is recorded beside the request itself; the order of the members is part of what is hashed.
 #[derive(Serialize)]
 struct Payload<'a> {

@@ -9,6 +9,7 @@ use caracal_bus::HmacKey;
 use caracal_chassis::Secret;
 use caracal_chassis::config::Reader;
 use caracal_chassis::health::MetricsAccess;
+use caracal_egress::Settings as EgressSettings;
 use caracal_storage::PoolLimits;
 use caracal_token::envelope::{Kek, KekError, Keyring};
 use caracal_wire::gateway_signature;
@@ -51,6 +52,7 @@ pub struct Config {
     pub(crate) idle_timeout: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) relay: RelayConfig,
+    pub(crate) egress: EgressSettings,
     pub(crate) metrics: MetricsAccess,
 }
 
@@ -111,6 +113,11 @@ impl Config {
                 ),
                 batch: count(reader, "OUTBOX_BATCH_SIZE", 256, 1..=10_000),
                 attempts_max: count(reader, "OUTBOX_MAX_ATTEMPTS", 1_000, 1..=1_000_000),
+            },
+            egress: EgressSettings {
+                private_hosts: reader.list("CARACAL_PRIVATE_EGRESS_HOSTS"),
+                allow_loopback: reader.insecure_boolean("INSECURE_LOOPBACK_EGRESS"),
+                extra_ca_file: reader.optional_path("CARACAL_TLS_EXTRA_CA_FILE"),
             },
             metrics: MetricsAccess::read(reader),
         }

@@ -2,6 +2,7 @@
 
 use caracal_bus::HmacKey;
 use caracal_chassis::{Clock, Secret};
+use caracal_oauth::TokenCaller;
 use caracal_storage::Database;
 use caracal_token::{client_secret, envelope::Keyring};
 use tokio::sync::Semaphore;
@@ -19,6 +20,8 @@ pub(crate) struct Control {
     pub(crate) database: Database,
     /// Seals what must not be readable in the database.
     pub(crate) keyring: Keyring,
+    /// Asks the token endpoints of providers.
+    pub(crate) token_caller: TokenCaller,
     /// The time.
     pub(crate) clock: Clock,
     /// Signs the links of the admin audit chains; without it they are hashed only.

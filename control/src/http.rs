@@ -15,10 +15,12 @@ mod gateway_binding;
 mod policies;
 mod policy_sets;
 mod policy_templates;
+mod provider_connections;
 mod providers;
 mod resources;
 mod sessions;
 mod view;
+mod workloads;
 mod zones;
 
 pub use router::{RouteFacts, route_list};

@@ -18,6 +18,7 @@ mod body;
 mod caller;
 mod change;
 mod config;
+mod connection;
 mod control;
 mod cursor;
 mod http;
@@ -35,6 +36,7 @@ mod resource;
 mod run;
 mod timestamp;
 mod token_service;
+mod workload;
 mod zone;
 
 pub use admin_token::{Effect, Place};

@@ -232,6 +232,7 @@ fn keeps_enough(before: &Provider, kind: Kind, config: &Map<String, Value>) -> b
         Kind::ClientCredentials | Kind::AuthorizationCode => {
             config.get("client_auth_method").and_then(Value::as_str) == Some("none") || holds("client_secret")
         }
+        Kind::AwsSigv4 => holds("secret_access_key"),
         Kind::None | Kind::CaracalMandate | Kind::ApiKey | Kind::BearerToken | Kind::HttpBasic => {
             !before.secret_config_keys.is_empty()
         }

@@ -51,11 +51,25 @@ codes! {
     OperationScopeNotInResourceScopes = 400 "operation_scope_not_in_resource_scopes",
     OperationDuplicate = 400 "operation_duplicate",
     InvalidGatewayBinding = 400 "invalid_gateway_binding",
+    InvalidWorkload = 400 "invalid_workload",
+    InvalidCredentialEnv = 400 "invalid_credential_env",
+    DuplicateCredentialEnv = 400 "duplicate_credential_env",
     InvalidProvider = 400 "invalid_provider",
     InvalidProviderIdentifier = 400 "invalid_provider_identifier",
     InvalidProviderConfig = 400 "invalid_provider_config",
     ProviderConfigRequired = 400 "provider_config_required",
     ProviderCheckUnsupported = 400 "provider_check_unsupported",
+    InvalidProviderConnection = 400 "invalid_provider_connection",
+    ProviderConnectionUnsupported = 400 "provider_connection_unsupported",
+    InvalidProviderOauthAuthorize = 400 "invalid_provider_oauth_authorize",
+    ProviderAuthorizationEndpointInvalid = 400 "provider_authorization_endpoint_invalid",
+    InvalidOauthCallback = 400 "invalid_oauth_callback",
+    OauthStateExpired = 400 "oauth_state_expired",
+    OauthStateInvalid = 400 "oauth_state_invalid",
+    OauthStateMismatch = 400 "oauth_state_mismatch",
+    ProviderOauthDenied = 400 "provider_oauth_denied",
+    AuthorizationCodeRequired = 400 "authorization_code_required",
+    ProviderTokenEndpointNotAllowed = 400 "provider_token_endpoint_not_allowed",
     ResourceVerificationUnsupported = 400 "resource_verification_unsupported",
     InvalidAuthorityRecordRevoke = 400 "invalid_authority_record_revoke",
     InvalidAdminToken = 401 "invalid_admin_token",
@@ -75,8 +89,10 @@ codes! {
     ZoneNotFound = 404 "zone_not_found",
     ApplicationNotFound = 404 "application_not_found",
     ApplicationKeysNotFound = 404 "application_keys_not_found",
+    WorkloadNotFound = 404 "workload_not_found",
     ResourceNotFound = 404 "resource_not_found",
     ProviderNotFound = 404 "provider_not_found",
+    ProviderConnectionNotFound = 404 "provider_connection_not_found",
     GatewayBindingNotFound = 404 "gateway_binding_not_found",
     PolicyNotFound = 404 "policy_not_found",
     PolicySetNotFound = 404 "policy_set_not_found",
@@ -90,6 +106,7 @@ codes! {
     DcrShutdownRequired = 409 "dcr_shutdown_required",
     ZoneSlugConflict = 409 "zone_slug_conflict",
     ApplicationNameTaken = 409 "application_name_taken",
+    WorkloadNameTaken = 409 "workload_name_taken",
     ResourceIdentifierConflict = 409 "resource_identifier_conflict",
     ResourceQuotaExceeded = 409 "resource_quota_exceeded",
     ProtectedResource = 409 "protected_resource",
@@ -104,6 +121,9 @@ codes! {
     InvalidPolicyBundle = 422 "invalid_policy_bundle",
     RateLimited = 429 "rate_limited",
     Internal = 500 "internal_error",
+    ProviderTokenExchangeFailed = 502 "provider_token_exchange_failed",
+    ProviderTokenResponseInvalid = 502 "provider_token_response_invalid",
+    ProviderTokenTypeUnsupported = 502 "provider_token_type_unsupported",
     DatabaseUnreachable = 503 "postgres_unreachable",
 }
 
@@ -149,6 +169,15 @@ impl Refusal {
         Self {
             cause: Some(cause.into()),
             ..Self::new(code)
+        }
+    }
+
+    /// The same refusal with a sentence for the client.
+    #[must_use]
+    pub(crate) fn explained(self, description: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            description: Some(description.into()),
+            ..self
         }
     }
 

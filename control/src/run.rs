@@ -16,6 +16,8 @@ use caracal_chassis::metrics::Registry;
 use caracal_chassis::server::{self, Limits as ServerLimits, Peer, ServeError};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::tasks::{Tasks, TasksError};
+use caracal_egress::{Client, SystemResolver, TrustError};
+use caracal_oauth::TokenCaller;
 use caracal_relay::RelaySettings;
 use caracal_storage::schema_version::{self, SchemaMismatch};
 use caracal_storage::{Database, StorageError, outbox};
@@ -64,6 +66,9 @@ pub enum RunError {
     /// The address is taken or not ours.
     #[error(transparent)]
     Listen(#[from] ServeError),
+    /// No client for providers can be made.
+    #[error("CARACAL_TLS_EXTRA_CA_FILE: providers cannot be called")]
+    Egress(#[from] TrustError),
     /// A background task ended by itself.
     #[error(transparent)]
     Tasks(#[from] TasksError),
@@ -151,6 +156,7 @@ fn build(
     let control = Control {
         database,
         keyring: config.keyring.ok_or(RunError::NoKek)?,
+        token_caller: TokenCaller::new(Client::new(Arc::new(SystemResolver), &config.egress)?),
         clock,
         audit_key: config.audit_key,
         audience: config.control_audience,

@@ -17,6 +17,7 @@ use caracal_chassis::Clock;
 use caracal_model::ZoneId;
 use caracal_token::KeySet;
 use caracal_wire::gateway_signature;
+use caracal_wire::header::TIMEOUT_MS;
 use caracal_wire::sts::{FORM_MEDIA_TYPE, JWKS_PATH, REVOCATIONS_PATH, RevocationSnapshot, TOKEN_PATH};
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -352,6 +353,7 @@ impl StsClient {
         };
         if let Some(request_id) = request_id {
             line("X-Request-Id", request_id);
+            line(TIMEOUT_MS, &self.timeout.as_millis().to_string());
         }
         if let Some(key) = self.key.as_ref().filter(|_key| signed) {
             let (now, nonce) = (self.clock.unix_seconds(), nonce());

@@ -10,6 +10,7 @@ use caracal_bus::spool::{Fsync, SpoolLimits};
 use caracal_chassis::Secret;
 use caracal_chassis::config::Reader;
 use caracal_chassis::health::MetricsAccess;
+use caracal_egress::Settings as EgressSettings;
 use caracal_token::envelope::{Kek, KekError, Keyring};
 use caracal_wire::gateway_signature;
 
@@ -48,6 +49,9 @@ pub struct Config {
     pub(crate) denial_events_per_minute: u32,
     pub(crate) policy_evaluations: usize,
     pub(crate) policy_evaluations_waiting_max: usize,
+    pub(crate) egress: EgressSettings,
+    /// The longest a provider's token is used, in seconds.
+    pub(crate) provider_ttl_max: i64,
     pub(crate) settings: Settings,
     pub(crate) metrics: MetricsAccess,
 }
@@ -111,7 +115,14 @@ impl Config {
                 1_000,
                 1..=100_000,
             ),
+            egress: egress(reader),
+            provider_ttl_max: reader.integer("MAX_GRANT_TTL_SECONDS", 3_600, 60..=86_400),
             settings: Settings {
+                upstream_credential_wait: reader.duration(
+                    "UPSTREAM_CREDENTIAL_WAIT",
+                    4 * SECOND,
+                    SECOND / 20..=9 * SECOND,
+                ),
                 revocation_freshness: reader.duration(
                     "REVOCATION_FRESHNESS",
                     5 * SECOND,
@@ -129,6 +140,15 @@ impl Config {
             },
             metrics: MetricsAccess::read(reader),
         }
+    }
+}
+
+/// Which providers may be called.
+fn egress(reader: &mut Reader<'_>) -> EgressSettings {
+    EgressSettings {
+        private_hosts: reader.list("CARACAL_PRIVATE_EGRESS_HOSTS"),
+        allow_loopback: reader.insecure_boolean("INSECURE_LOOPBACK_EGRESS"),
+        extra_ca_file: reader.optional_path("CARACAL_TLS_EXTRA_CA_FILE"),
     }
 }
 

@@ -5,6 +5,7 @@
 mod authorize;
 pub(crate) mod client;
 pub(crate) mod control_key;
+mod credential;
 mod directive;
 pub(crate) mod evidence;
 mod mint;
@@ -76,13 +77,14 @@ pub(crate) async fn exchange(
         now,
     };
     resources::decide_all(&basis, &mut known.verdicts).await?;
+    let credentials = credential::obtain_all(&basis, &mut known.verdicts, origin.wait).await?;
     let granted = authorize::conclude(&known.verdicts)?;
     if presented.is_some() && via == Via::Client {
         return Err(Refusal::NotThroughGateway);
     }
     let lifetime = mint::lifetime(&basis)?;
     let upstreams = match via {
-        Via::Gateway => directive::directives(&caller, &granted)?,
+        Via::Gateway => directive::directives(&caller, &granted, &credentials)?,
         Via::Client => BTreeMap::new(),
     };
     let minted = mint::mint(&basis, &granted, lifetime).await?;

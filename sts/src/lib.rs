@@ -8,6 +8,7 @@
 //! | configuration of a zone (`zone`) | when it is first asked for | when its version moves |
 //! | sessions and delegations (`session_graph`) | when first presented, one statement | when they are announced to have changed |
 //! | revocations | at start | by every announcement, and again after a loss |
+//! | tokens of upstream providers (`upstream_credential`) | when first needed, one call | ahead of their end, in the background |
 //!
 //! Announcements come by the event streams (`feed`). When the streams have not proved within the freshness bound that
 //! nothing is missing, every exchange is refused with 503.
@@ -32,6 +33,7 @@ mod session_graph;
 mod state;
 mod token_revocation;
 mod unique_id;
+mod upstream_credential;
 mod zone;
 
 pub use config::Config;

@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) denial_events_suppressed: IntCounter,
     pub(crate) stream_entries: IntCounterVec,
     introspections: IntCounterVec,
+    pub(crate) upstream_credentials: IntCounterVec,
     audit_dropped: IntCounter,
     gauges: Gauges,
 }
@@ -88,6 +89,11 @@ impl Metrics {
                 &name("introspections_total"),
                 "Tokens introspected, by whether they held.",
                 &["active"],
+            ),
+            upstream_credentials: registry.counter_vec(
+                &name("upstream_credentials_total"),
+                "Fetches of upstream credentials by outcome: fetched, failed, refreshed, waited, circuit_opened.",
+                &["outcome"],
             ),
             audit_dropped: counter(
                 "audit_dropped_total",

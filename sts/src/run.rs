@@ -13,6 +13,8 @@ use caracal_chassis::metrics::Registry;
 use caracal_chassis::server::{self, Limits, ServeError};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::tasks::{Tasks, TasksError};
+use caracal_egress::{Client, SystemResolver, TrustError};
+use caracal_oauth::TokenCaller;
 use caracal_relay::RelaySettings;
 use caracal_storage::schema_version::{self, SchemaMismatch};
 use caracal_storage::{Database, PoolLimits, StorageError};
@@ -33,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::session_graph::SessionGraph;
 use crate::state::Sts;
 use crate::unique_id::unique_id;
+use crate::upstream_credential::{self, UpstreamCredentials};
 use crate::zone::ZoneCache;
 
 /// How long background work may take to end after the last request.
@@ -80,6 +83,9 @@ pub enum RunError {
     /// The address is taken or not ours.
     #[error(transparent)]
     Listen(#[from] ServeError),
+    /// No client for providers can be made.
+    #[error("CARACAL_TLS_EXTRA_CA_FILE: providers cannot be called")]
+    Egress(#[from] TrustError),
     /// A background task ended by itself.
     #[error(transparent)]
     Tasks(#[from] TasksError),
@@ -165,6 +171,16 @@ pub(crate) fn build(
         clock.clone(),
         config.zone_outdated_max,
     );
+    let metrics = Metrics::new(registry);
+    let client = Client::new(Arc::new(SystemResolver), &config.egress)?;
+    let upstream_credentials = UpstreamCredentials::new(upstream_credential::Parts {
+        caller: TokenCaller::new(client),
+        clock: clock.clone(),
+        database: database.clone(),
+        keyring: Arc::clone(&keyring),
+        ttl_max: config.provider_ttl_max,
+        outcomes: metrics.upstream_credentials.clone(),
+    });
     Ok(Sts {
         issuer: config.issuer,
         settings: config.settings,
@@ -181,13 +197,14 @@ pub(crate) fn build(
         single_use: SingleUse::new(Arc::clone(&deps.bus)),
         minted: MintedTokens::new(config.minted_tokens_max, TOKEN_LIFE_MAX),
         spool,
-        metrics: Metrics::new(registry),
         evaluations: EvaluationPool::new(
             config.policy_evaluations,
             config.policy_evaluations_waiting_max,
             clock.clone(),
         ),
         replica: unique_id(clock.unix_millis()).map_err(|_unspecified| RunError::Randomness)?,
+        metrics,
+        upstream_credentials: Arc::new(upstream_credentials),
         clock,
         database,
         keyring,
@@ -212,6 +229,10 @@ impl Jobs {
         tasks.spawn(
             "zone polls",
             Arc::clone(&sts.zones).run_polls(self.zone_poll, shutdown.clone()),
+        );
+        tasks.spawn(
+            "upstream credentials",
+            Arc::clone(&sts.upstream_credentials).run(shutdown.clone()),
         );
         let evidence = spool::run_publisher(
             sts.spool.clone(),

@@ -20,6 +20,7 @@ use crate::limit::secret_verification::SecretVerifier;
 use crate::limit::single_use::SingleUse;
 use crate::metrics::Metrics;
 use crate::session_graph::SessionGraph;
+use crate::upstream_credential::UpstreamCredentials;
 use crate::zone::{ZoneCache, ZoneModel};
 
 /// What the request path works with.
@@ -45,6 +46,8 @@ pub(crate) struct Sts {
     pub(crate) denials: DenialBudget,
     pub(crate) single_use: SingleUse,
     pub(crate) minted: MintedTokens,
+    /// Credentials of providers that run out.
+    pub(crate) upstream_credentials: Arc<UpstreamCredentials>,
     pub(crate) spool: Spool,
     /// Interprets documents that read `input`.
     pub(crate) evaluations: EvaluationPool,
@@ -64,6 +67,8 @@ pub(crate) struct Settings {
     pub(crate) mints_per_minute: u32,
     /// Introspections and revocations per minute for one application.
     pub(crate) token_management_per_minute: u32,
+    /// How long an exchange may wait for a provider.
+    pub(crate) upstream_credential_wait: Duration,
     /// The resource identifier of the remote control endpoint.
     pub(crate) control_audience: String,
 }

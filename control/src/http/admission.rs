@@ -107,6 +107,26 @@ pub(super) async fn admit(State(gate): State<Arc<Gate>>, request: Request, next:
     with_headers(write_refusal(response, &about))
 }
 
+/// The layer around routes that need no administrator, because what is presented there proves itself. Only addresses are
+/// counted.
+pub(super) async fn admit_anybody(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let request_id = parts.extensions.get::<RequestId>();
+    let about = About {
+        request_id: request_id.map_or_else(String::new, |id| id.as_str().to_owned()),
+        method: parts.method.clone(),
+        path: parts.uri.path().to_owned(),
+    };
+    let address = client_address(&parts, gate.admission.trust_proxy);
+    let response = if gate.admission.limits.address.take(&address) {
+        next.run(Request::from_parts(parts, body)).await
+    } else {
+        Refusal::from(Code::RateLimited).into_response()
+    };
+    gate.admission.note(&response, &about, None);
+    with_headers(write_refusal(response, &about))
+}
+
 impl Gate {
     async fn allow(&self, parts: &Parts, about: &About) -> Result<Caller, Denied> {
         let address = client_address(parts, self.admission.trust_proxy);

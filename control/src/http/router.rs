@@ -14,7 +14,7 @@ use http::Method;
 use super::admission::{self, Admission, Gate};
 use super::{
     admin_audit, application_keys, applications, audit, authority_records, gateway_binding, policies,
-    policy_sets, policy_templates, providers, resources, sessions, zones,
+    policy_sets, policy_templates, provider_connections, providers, resources, sessions, workloads, zones,
 };
 use crate::admin_token::{Effect, Place};
 use crate::control::Control;
@@ -97,11 +97,23 @@ fn routes() -> Vec<Route> {
         zone(PUT,    "/v1/zones/{zone}/applications/{id}/keys", Write, put(application_keys::put)),
         zone(DELETE, "/v1/zones/{zone}/applications/{id}/keys", Write, delete(application_keys::delete)),
 
+        zone(GET,    "/v1/zones/{zone}/workloads", Read,  get(workloads::list)),
+        zone(POST,   "/v1/zones/{zone}/workloads", Write, post(workloads::create)),
+        zone(GET,    "/v1/zones/{zone}/workloads/{id}", Read,  get(workloads::find)),
+        zone(PUT,    "/v1/zones/{zone}/workloads/{id}", Write, put(workloads::put)),
+        zone(DELETE, "/v1/zones/{zone}/workloads/{id}", Write, delete(workloads::delete)),
+        zone(POST,   "/v1/zones/{zone}/workloads/{id}/rotate-secret", Write, post(workloads::rotate_secret)),
+
         zone(GET,    "/v1/zones/{zone}/providers", Read,  get(providers::list)),
         zone(POST,   "/v1/zones/{zone}/providers", Write, post(providers::create)),
         zone(GET,    "/v1/zones/{zone}/providers/{id}", Read,  get(providers::find)),
         zone(PATCH,  "/v1/zones/{zone}/providers/{id}", Write, patch(providers::patch)),
         zone(DELETE, "/v1/zones/{zone}/providers/{id}", Write, delete(providers::archive)),
+
+        zone(GET,    "/v1/zones/{zone}/provider-connections", Read,  get(provider_connections::list)),
+        zone(POST,   "/v1/zones/{zone}/provider-connections", Write, post(provider_connections::create)),
+        zone(POST,   "/v1/zones/{zone}/provider-connections/revoke", Write, post(provider_connections::revoke)),
+        zone(POST,   "/v1/zones/{zone}/provider-connections/oauth/authorize", Write, post(provider_connections::authorize)),
 
         zone(GET,    "/v1/zones/{zone}/resources", Read,  get(resources::list)),
         zone(POST,   "/v1/zones/{zone}/resources", Write, post(resources::create)),
@@ -160,8 +172,18 @@ pub(crate) fn router(control: Arc<Control>, admission: Admission) -> Router {
     router
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
+        .with_state(Arc::clone(&control))
+        .layer(from_fn_with_state(Arc::clone(&gate), admission::admit))
+        .merge(public(control, gate))
+}
+
+/// Routes without an administrator.
+fn public(control: Arc<Control>, gate: Arc<Gate>) -> Router {
+    let callback = get(provider_connections::callback).fallback(no_route);
+    Router::new()
+        .route("/v1/zones/{zone}/provider-connections/oauth/callback", callback)
         .with_state(control)
-        .layer(from_fn_with_state(gate, admission::admit))
+        .layer(from_fn_with_state(gate, admission::admit_anybody))
 }
 
 async fn no_route() -> Refusal {

@@ -31,12 +31,14 @@ pub(crate) enum Secrets {
 }
 
 /// Members that hold a secret, whatever the kind.
-pub(crate) const SECRET_MEMBERS: [&str; 5] = [
+pub(crate) const SECRET_MEMBERS: [&str; 7] = [
     "api_key",
     "bearer_token",
     "password",
     "client_secret",
     "private_key",
+    "secret_access_key",
+    "session_token",
 ];
 
 const API_KEY: [&str; 8] = [
@@ -101,6 +103,15 @@ const AUTHORIZATION_CODE: [&str; 14] = [
     "forward_caracal_identity",
 ];
 
+const AWS_SIGV4: [&str; 6] = [
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "region",
+    "service",
+    "forward_caracal_identity",
+];
+
 const AUTHORIZATION_PARAMS_RESERVED: [&str; 7] = [
     "client_id",
     "code_challenge",
@@ -132,6 +143,7 @@ impl Kind {
             Self::HttpBasic => &HTTP_BASIC,
             Self::ClientCredentials => &CLIENT_CREDENTIALS,
             Self::AuthorizationCode => &AUTHORIZATION_CODE,
+            Self::AwsSigv4 => &AWS_SIGV4,
         }
     }
 }
@@ -174,6 +186,7 @@ pub(crate) fn check(
         Kind::HttpBasic => http_basic(&checked, secrets)?,
         Kind::ClientCredentials => client_credentials(&mut checked, secrets)?,
         Kind::AuthorizationCode => authorization_code(&mut checked, secrets)?,
+        Kind::AwsSigv4 => aws_sigv4(&checked, secrets)?,
     }
     Ok(checked)
 }
@@ -193,7 +206,7 @@ fn public_member(name: &'static str, value: &Value) -> Result<Value, Fault> {
         ),
         "grant_type" => member::word(name, value, &["client_credentials", "jwt_bearer"]),
         "header_name" | "auth_header" => member::header_name(name, value),
-        "query_param_name" => member::parameter_name(name, value),
+        "query_param_name" | "access_key_id" | "region" | "service" => member::parameter_name(name, value),
         "auth_scheme" => member::auth_scheme(name, value),
         "allowed_token_hosts" => member::hosts(name, value),
         "scopes" => member::texts(name, value),
@@ -301,6 +314,13 @@ fn authorization_code(config: &mut ProviderConfig, secrets: Secrets) -> Result<(
         return Err("config_json.revocation_endpoint must be on one of allowed_token_hosts".into());
     }
     Ok(())
+}
+
+fn aws_sigv4(config: &ProviderConfig, secrets: Secrets) -> Result<(), Fault> {
+    for name in ["access_key_id", "region", "service"] {
+        config.require(name)?;
+    }
+    config.require_secret("secret_access_key", secrets)
 }
 
 impl ProviderConfig {

@@ -17,11 +17,13 @@ pub(crate) enum Kind {
     ClientCredentials,
     /// RFC 6749 section 4.1: one stored connection per subject.
     AuthorizationCode,
+    /// AWS Signature Version 4, made by the gateway.
+    AwsSigv4,
 }
 
 impl Kind {
     /// The wire names, in the order of the contract.
-    pub(crate) const NAMES: [&'static str; 7] = [
+    pub(crate) const NAMES: [&'static str; 8] = [
         "none",
         "caracal_mandate",
         "api_key",
@@ -29,6 +31,7 @@ impl Kind {
         "http_basic",
         "oauth2_client_credentials",
         "oauth2_authorization_code",
+        "aws_sigv4",
     ];
 
     /// Reads a wire name.
@@ -41,6 +44,7 @@ impl Kind {
             "http_basic" => Self::HttpBasic,
             "oauth2_client_credentials" => Self::ClientCredentials,
             "oauth2_authorization_code" => Self::AuthorizationCode,
+            "aws_sigv4" => Self::AwsSigv4,
             _ => return None,
         })
     }
@@ -55,6 +59,7 @@ impl Kind {
             Self::HttpBasic => "http_basic",
             Self::ClientCredentials => "oauth2_client_credentials",
             Self::AuthorizationCode => "oauth2_authorization_code",
+            Self::AwsSigv4 => "aws_sigv4",
         }
     }
 

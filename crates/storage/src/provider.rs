@@ -24,7 +24,7 @@ pub struct Provider {
     pub name: String,
     /// `provider://...`, unique among the zone's providers that are not archived.
     pub identifier: String,
-    /// One of the seven kinds.
+    /// One of the provider kinds.
     pub provider_kind: String,
     /// Public configuration.
     pub config_json: Value,

@@ -24,6 +24,10 @@ const SEALED_DATA_KEY_BYTES: usize = 48;
 
 /// Logical location of a zone signing key, the AAD of its envelope.
 pub const ZONE_SIGNING_KEY_AAD: &str = "caracal/secrets/zoneSigningKey";
+/// Logical location of the access token of a provider connection, the AAD of its envelope.
+pub const CONNECTION_ACCESS_TOKEN_AAD: &str = "caracal/providerConnections/accessToken";
+/// Logical location of the refresh token of a provider connection, the AAD of its envelope.
+pub const CONNECTION_REFRESH_TOKEN_AAD: &str = "caracal/providerConnections/refreshToken";
 
 /// Why a text is not acceptable as a key encryption key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -18,6 +18,8 @@ pub const TOKEN_EXPIRES_IN: &str = "x-caracal-token-expires-in";
 pub const REVOKED: &str = "x-caracal-revoked";
 /// Id of one `caracal run` launch.
 pub const LAUNCH_ID: &str = "x-caracal-launch-id";
+/// How long the caller will wait for the answer, in milliseconds: no work is done for longer on its behalf.
+pub const TIMEOUT_MS: &str = "x-caracal-timeout-ms";
 /// W3C trace context, see [`crate::trace`].
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C trace context of vendors; passed through.

@@ -89,6 +89,8 @@ pub enum AuthMode {
     ProviderOauth,
     /// A key of the provider, in a header or the query.
     ProviderApikey,
+    /// An AWS Signature Version 4 over the request, made by the gateway.
+    AwsSigv4,
 }
 
 impl AuthMode {
@@ -99,6 +101,7 @@ impl AuthMode {
             Self::CaracalJwt => "caracal_jwt",
             Self::ProviderOauth => "provider_oauth",
             Self::ProviderApikey => "provider_apikey",
+            Self::AwsSigv4 => "aws_sigv4",
         }
     }
 }
@@ -111,6 +114,32 @@ pub enum AuthLocation {
     Header,
     /// Into the query.
     Query,
+}
+
+/// With what the gateway signs a request to an AWS service. `Debug` redacts the secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwsSigning {
+    /// The id of the access key; not a secret.
+    pub access_key_id: String,
+    /// The secret key.
+    pub secret_access_key: String,
+    /// The token of temporary credentials, sent in `X-Amz-Security-Token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<String>,
+    /// The region of the credential scope.
+    pub region: String,
+    /// The service of the credential scope, e.g. `s3`.
+    pub service: String,
+}
+
+impl fmt::Debug for AwsSigning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsSigning")
+            .field("access_key_id", &self.access_key_id)
+            .field("region", &self.region)
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where the gateway sends a request and which credential it puts in. Only gateways ever receive one.
@@ -141,6 +170,9 @@ pub struct Upstream {
     /// The credential itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_token: Option<String>,
+    /// With what to sign the request, in mode [`AuthMode::AwsSigv4`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws: Option<AwsSigning>,
     /// The provider it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
@@ -169,6 +201,7 @@ impl fmt::Debug for Upstream {
                 "provider_token",
                 &self.provider_token.as_ref().map(|_| "[redacted]"),
             )
+            .field("aws", &self.aws)
             .field("provider_id", &self.provider_id)
             .field("connection_id", &self.connection_id)
             .field("expires_at", &self.expires_at)

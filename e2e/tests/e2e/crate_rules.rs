@@ -10,6 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("migrations", &[]),
     ("chassis", &[]),
     ("egress", &[]),
+    ("oauth", &["chassis", "egress"]),
     ("token", &["model"]),
     ("policy", &["model"]),
     ("wire", &["model"]),
@@ -20,13 +21,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "sts",
         &[
-            "chassis", "egress", "storage", "relay", "bus", "policy", "wire", "token", "model",
+            "chassis", "egress", "oauth", "storage", "relay", "bus", "policy", "wire", "token", "model",
         ],
     ),
     (
         "control",
         &[
-            "chassis", "storage", "relay", "bus", "policy", "wire", "token", "model",
+            "chassis", "egress", "oauth", "storage", "relay", "bus", "policy", "wire", "token", "model",
         ],
     ),
     (

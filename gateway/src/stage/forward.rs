@@ -49,7 +49,7 @@ pub(crate) async fn reach(gateway: &Gateway, credential: &Credential) -> Result<
     let upstream = credential.upstream();
     let is_custody = matches!(
         upstream.auth_mode,
-        AuthMode::ProviderOauth | AuthMode::ProviderApikey
+        AuthMode::ProviderOauth | AuthMode::ProviderApikey | AuthMode::AwsSigv4
     );
     let host = reachable.target().host();
     let hosts = &upstream.allowed_token_hosts;

@@ -2,6 +2,8 @@
 //!
 //! Everything that can fail is decided in [`plan`], before the request is recorded; applying the plan only sets values.
 
+mod sigv4;
+
 use std::fmt;
 
 use caracal_wire::header::{is_reserved_credential_header, is_same_name};
@@ -11,6 +13,7 @@ use pingora_error::Result;
 use pingora_http::RequestHeader;
 use url::{Url, form_urlencoded};
 
+use self::sigv4::Signing;
 use super::exchange::Credential;
 use super::forward::Reachable;
 use super::revocation::Standing;
@@ -31,6 +34,8 @@ pub(crate) struct Injection {
     /// Removed whatever the client put there, under any name an upstream may take for this one.
     removed: Option<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
+    /// Made last, over everything else.
+    signing: Option<Signing>,
 }
 
 impl fmt::Debug for Injection {
@@ -74,6 +79,7 @@ pub(crate) fn plan(
         mandate: Some(mandate.into()),
         removed: None,
         set: common_headers(gateway, request, reachable, seen)?,
+        signing: signing(gateway, request, credential, reachable)?,
     };
     if let Some(Place::Header(name, value)) = place {
         injection.removed = Some(name.clone());
@@ -82,7 +88,7 @@ pub(crate) fn plan(
     let upstream = credential.upstream();
     let is_custody = matches!(
         upstream.auth_mode,
-        AuthMode::ProviderOauth | AuthMode::ProviderApikey
+        AuthMode::ProviderOauth | AuthMode::ProviderApikey | AuthMode::AwsSigv4
     );
     if is_custody && upstream.forward_caracal_identity {
         injection
@@ -108,7 +114,27 @@ pub(crate) fn plan_public(
         mandate: None,
         removed: None,
         set: common_headers(gateway, request, reachable, seen)?,
+        signing: None,
     })
+}
+
+/// What is to be signed with AWS credentials, if that is how the upstream is called.
+fn signing(
+    gateway: &Gateway,
+    request: &Inbound<'_>,
+    credential: &Credential,
+    reachable: &Reachable,
+) -> Result<Option<Signing>, Denial> {
+    let upstream = credential.upstream();
+    if upstream.auth_mode != AuthMode::AwsSigv4 {
+        return Ok(None);
+    }
+    let aws = upstream
+        .aws
+        .as_ref()
+        .ok_or(Denial::Unbuildable("no provider credential"))?;
+    let is_tls = reachable.target().is_tls();
+    Signing::plan(aws, request, is_tls, gateway.clock.unix_seconds()).map(Some)
 }
 
 impl Injection {
@@ -124,7 +150,11 @@ impl Injection {
         for (name, value) in &self.set {
             head.insert_header(name.clone(), value.clone())?;
         }
-        head.set_raw_path(self.target.as_bytes())
+        head.set_raw_path(self.target.as_bytes())?;
+        match &self.signing {
+            Some(signing) => signing.apply(head),
+            None => Ok(()),
+        }
     }
 }
 
@@ -172,7 +202,7 @@ fn common_headers(
 fn place(credential: &Credential) -> Result<Option<Place>, Denial> {
     let upstream = credential.upstream();
     match upstream.auth_mode {
-        AuthMode::None => Ok(None),
+        AuthMode::None | AuthMode::AwsSigv4 => Ok(None),
         AuthMode::CaracalJwt => {
             let scheme = upstream
                 .auth_scheme
@@ -359,6 +389,7 @@ mod tests {
                     HeaderName::from_static(credential),
                     HeaderValue::from_static("real"),
                 )],
+                signing: None,
             };
             let mut head = RequestHeader::build("GET", b"/", None).unwrap();
             head.append_header(spelled, "forged").unwrap();
@@ -375,7 +406,7 @@ mod tests {
             AuthMode::ProviderOauth | AuthMode::ProviderApikey => {
                 in_header(upstream, upstream.auth_scheme.as_deref(), token(upstream)?)?
             }
-            AuthMode::None | AuthMode::CaracalJwt => return Ok(None),
+            AuthMode::None | AuthMode::CaracalJwt | AuthMode::AwsSigv4 => return Ok(None),
         };
         match place {
             Place::Header(name, value) => Ok(Some((name.to_string(), value.to_str().unwrap().to_owned()))),

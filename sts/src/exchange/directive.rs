@@ -6,23 +6,32 @@ use std::sync::Arc;
 use caracal_wire::sts::{AuthLocation, AuthMode, Upstream};
 
 use super::client::Caller;
+use super::credential::Credentials;
 use super::refusal::Refusal;
-use crate::zone::{Credential, Placement, Resource, SecretCredential};
+use crate::upstream_credential::Held;
+use crate::zone::{Credential, OAuthProvider, Placement, Resource, SecretCredential};
 
-/// The directive of every granted resource, by identifier. Memory only: secrets were opened when the zone was loaded.
+/// The directive of every granted resource, by identifier. Memory only: secrets were opened when the zone was loaded, and
+/// `credentials` are those that run out.
 ///
 /// # Errors
 /// [`Refusal::ProviderCredential`] for the first resource whose provider gives no credential.
 pub(crate) fn directives(
     caller: &Caller,
     granted: &[Arc<Resource>],
+    credentials: &Credentials,
 ) -> Result<BTreeMap<String, Upstream>, Refusal> {
-    let directive =
-        |resource: &Arc<Resource>| Ok((resource.identifier.to_string(), directive(caller, resource)?));
+    let directive = |resource: &Arc<Resource>| {
+        let held = credentials.get(&resource.identifier).map(AsRef::as_ref);
+        Ok((
+            resource.identifier.to_string(),
+            directive(caller, resource, held)?,
+        ))
+    };
     granted.iter().map(directive).collect()
 }
 
-fn directive(caller: &Caller, resource: &Resource) -> Result<Upstream, Refusal> {
+fn directive(caller: &Caller, resource: &Resource, held: Option<&Held>) -> Result<Upstream, Refusal> {
     let bare = Upstream {
         url: resource.upstream_url.clone(),
         ..Upstream::default()
@@ -55,6 +64,23 @@ fn directive(caller: &Caller, resource: &Resource) -> Result<Upstream, Refusal> 
             provider_id,
             ..with_secret(bare, secret)
         },
+        Credential::Client(oauth) | Credential::Connection(oauth) => {
+            let held = held.ok_or_else(|| unavailable("no token was obtained".to_owned()))?;
+            Upstream {
+                provider_id,
+                ..with_token(bare, oauth, held)
+            }
+        }
+        Credential::Aws {
+            signing,
+            forwards_identity,
+        } => Upstream {
+            provider_id,
+            auth_mode: AuthMode::AwsSigv4,
+            aws: Some(signing.clone()),
+            forward_caracal_identity: *forwards_identity,
+            ..bare
+        },
     })
 }
 
@@ -65,7 +91,22 @@ fn with_secret(bare: Upstream, secret: &SecretCredential) -> Upstream {
         forward_caracal_identity: secret.forwards_identity,
         ..bare
     };
-    match &secret.placement {
+    placed(common, &secret.placement)
+}
+
+fn with_token(bare: Upstream, oauth: &OAuthProvider, held: &Held) -> Upstream {
+    let common = Upstream {
+        provider_token: Some(held.token.expose().clone()),
+        forward_caracal_identity: oauth.forwards_identity,
+        connection_id: held.connection_id.clone(),
+        expires_at: held.connection_id.as_ref().and(held.expires_at),
+        ..bare
+    };
+    placed(common, &oauth.placement)
+}
+
+fn placed(common: Upstream, placement: &Placement) -> Upstream {
+    match placement {
         Placement::KeyHeader { name, scheme } => Upstream {
             auth_mode: AuthMode::ProviderApikey,
             auth_location: Some(AuthLocation::Header),

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use caracal_model::{EventId, UnixMicros};
@@ -37,6 +38,8 @@ pub(crate) struct Known {
 pub(crate) struct Origin {
     pub(crate) request_id: String,
     pub(crate) source: IpAddr,
+    /// How long it may wait for somebody else's answer.
+    pub(crate) wait: Duration,
 }
 
 /// Evidence cannot be recorded, so its effect must not happen.

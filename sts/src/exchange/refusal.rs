@@ -76,6 +76,10 @@ pub(crate) enum Refusal {
         resource: ResourceIdentifier,
         reason: String,
     },
+    /// The subject has connected no account with the provider.
+    CredentialNotConnected,
+    /// The connected account has run out and cannot be renewed.
+    CredentialNotRenewable,
     EvidenceUnavailable,
 }
 
@@ -209,6 +213,16 @@ impl Refusal {
                 E::HttpRequestFailed,
                 format!("upstream credential for resource {resource} is unavailable: {reason}").into(),
             ),
+            Self::CredentialNotConnected => (
+                403,
+                E::AccessDenied,
+                "policy denied (credential_not_provisioned)".into(),
+            ),
+            Self::CredentialNotRenewable => (
+                403,
+                E::CredentialExpiredNotRenewable,
+                "the connected account has to be connected again".into(),
+            ),
             Self::EvidenceUnavailable => (503, E::StsUnavailable, "audit evidence unavailable".into()),
         };
         Answer {
@@ -256,6 +270,8 @@ impl Refusal {
             Self::ApprovalRequired => Some(status::COMPLETE),
             Self::PolicyEvaluation => Some(status::POLICY_EVAL_FAILED),
             Self::ProviderCredential { .. } => Some(status::PROVIDER_CREDENTIAL_UNAVAILABLE),
+            Self::CredentialNotConnected => Some(status::CREDENTIAL_NOT_PROVISIONED),
+            Self::CredentialNotRenewable => Some(status::CREDENTIAL_REFRESH_FAILED),
             Self::NoResource
             | Self::PolicyDenied(_)
             | Self::RateLimited(_)
@@ -308,7 +324,9 @@ impl Refusal {
             Self::RevocationStale => "revocation_stale",
             Self::ZoneUnavailable | Self::SessionStateUnavailable | Self::RecordStoreUnavailable => "store",
             Self::Issuance => "issuance",
-            Self::ProviderCredential { .. } => "provider_credential",
+            Self::ProviderCredential { .. } | Self::CredentialNotConnected | Self::CredentialNotRenewable => {
+                "provider_credential"
+            }
             Self::EvidenceUnavailable => "evidence",
             Self::Method
             | Self::QueryParameters
@@ -343,6 +361,8 @@ impl Refusal {
                 | Self::PolicyDenied(_)
                 | Self::PolicyEvaluation
                 | Self::ProviderCredential { .. }
+                | Self::CredentialNotConnected
+                | Self::CredentialNotRenewable
         )
     }
 

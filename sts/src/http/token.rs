@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -9,10 +10,10 @@ use bytes::Bytes;
 use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
 use caracal_model::ZoneId;
 use caracal_wire::form::Form;
-use caracal_wire::header::REQUEST_ID;
+use caracal_wire::header::{REQUEST_ID, TIMEOUT_MS};
 use caracal_wire::sts::{FORM_MEDIA_TYPE, TokenResponse, field};
 use http::request::Parts;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::answer::{NO_STORE, refused};
 use super::gateway::{self, NotOurGateway};
@@ -33,7 +34,7 @@ pub(super) async fn exchange(
     request_id: RequestId,
     request: Request,
 ) -> Response {
-    let origin = origin(peer, &request_id);
+    let origin = origin(&sts, peer, &request_id, request.headers());
     match token(&sts, &origin, request, Naming::InForm).await {
         Ok(answer) => issued(&answer),
         Err(Refused::Exchange(refusal)) => {
@@ -53,7 +54,7 @@ pub(super) async fn exchange_in_zone(
     request_id: RequestId,
     request: Request,
 ) -> Response {
-    let origin = origin(peer, &request_id);
+    let origin = origin(&sts, peer, &request_id, request.headers());
     match token(&sts, &origin, request, Naming::Standard { zone: &zone }).await {
         Ok(answer) => issued(&answer),
         Err(Refused::Exchange(refusal)) => {
@@ -87,10 +88,11 @@ impl From<Refusal> for Refused {
     }
 }
 
-fn origin(peer: Peer, request_id: &RequestId) -> Origin {
+fn origin(sts: &Sts, peer: Peer, request_id: &RequestId, headers: &HeaderMap) -> Origin {
     Origin {
         request_id: request_id.as_str().to_owned(),
         source: peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        wait: wait(sts, headers),
     }
 }
 
@@ -101,6 +103,16 @@ fn note(sts: &Sts, origin: &Origin, refusal: &Refusal) {
         refusal = refusal.label(),
         "refused a token exchange"
     );
+}
+
+/// How long the request may wait for a provider: as the settings say, and less when the caller waits less. What is left
+/// of the caller's time is for everything else.
+pub(super) fn wait(sts: &Sts, headers: &HeaderMap) -> Duration {
+    const RESERVE: Duration = Duration::from_millis(250);
+    let told = headers.get(TIMEOUT_MS).and_then(|value| value.to_str().ok());
+    let told = told.and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let wait = sts.settings.upstream_credential_wait;
+    told.map_or(wait, |told| wait.min(told.saturating_sub(RESERVE)))
 }
 
 /// Any method but POST.

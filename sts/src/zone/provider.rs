@@ -1,16 +1,21 @@
 //! With which credential is a resource's upstream called?
 //!
 //! The provider's public configuration and its opened secrets, turned once, when the zone is loaded, into what the
-//! gateway has to do (`docs/contract/token-exchange.md`, section "Upstream directive").
+//! gateway has to do (`docs/contract/upstream-credentials.md`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use caracal_chassis::Secret;
 use caracal_model::{ProviderId, ZoneId};
+use caracal_oauth::{ClientGrant, ConfigError, OAuthClient, OAuthSecrets};
 use caracal_storage::zone_model::{ProviderRow, SecretRow};
 use caracal_token::envelope::Keyring;
+use caracal_wire::sts::AwsSigning;
 use serde::{Deserialize, Deserializer};
 
 /// A provider of upstream credentials.
@@ -34,6 +39,8 @@ pub(crate) enum Unusable {
     SecretMissing(&'static str),
     #[error("provider secrets cannot be opened")]
     SecretSealed,
+    #[error(transparent)]
+    OAuth(#[from] ConfigError),
 }
 
 /// What the gateway puts into the upstream request.
@@ -45,6 +52,30 @@ pub(crate) enum Credential {
     Mandate,
     /// A secret of the provider.
     Secret(SecretCredential),
+    /// A token the client gets for itself.
+    Client(Arc<OAuthProvider>),
+    /// A token of an account the caller's subject has connected.
+    Connection(Arc<OAuthProvider>),
+    /// A signature of the request.
+    Aws {
+        signing: AwsSigning,
+        /// Whether the mandate goes along in a header of its own.
+        forwards_identity: bool,
+    },
+}
+
+/// An OAuth server and how its tokens are presented to the upstream.
+#[derive(Debug)]
+pub(crate) struct OAuthProvider {
+    pub(crate) id: ProviderId,
+    pub(crate) zone_id: ZoneId,
+    pub(crate) client: OAuthClient,
+    /// For what the client asks on its own behalf; only where it does.
+    pub(crate) grant: Option<ClientGrant>,
+    pub(crate) placement: Placement,
+    pub(crate) forwards_identity: bool,
+    /// Changes with anything a token depends on: kind, configuration, secrets.
+    pub(crate) fingerprint: [u8; 32],
 }
 
 /// A secret of the provider and where it goes.
@@ -81,6 +112,9 @@ struct Config {
     allowed_token_hosts: Vec<String>,
     forward_caracal_identity: bool,
     username: Option<String>,
+    access_key_id: Option<String>,
+    region: Option<String>,
+    service: Option<String>,
 }
 
 /// The secret document of a provider.
@@ -90,6 +124,10 @@ struct SecretDocument {
     api_key: Option<SecretText>,
     bearer_token: Option<SecretText>,
     password: Option<SecretText>,
+    client_secret: Option<SecretText>,
+    private_key: Option<SecretText>,
+    secret_access_key: Option<SecretText>,
+    session_token: Option<SecretText>,
 }
 
 #[derive(Debug)]
@@ -114,7 +152,7 @@ pub(super) fn read_all(
         .collect();
     let read = |row: ProviderRow| {
         let reference = format!("zones/{zone}/providers/{}/secretConfig", row.id);
-        let credential = credential(&row, envelopes.get(reference.as_str()).copied(), keyring);
+        let credential = credential(zone, &row, envelopes.get(reference.as_str()).copied(), keyring);
         if let Err(reason) = &credential {
             tracing::warn!(zone.id = %zone, provider.id = %row.id, %reason, "a provider has no usable credential");
         }
@@ -130,6 +168,7 @@ pub(super) fn read_all(
 }
 
 fn credential(
+    zone: &ZoneId,
     row: &ProviderRow,
     sealed: Option<&SecretRow>,
     keyring: &Keyring,
@@ -141,6 +180,16 @@ fn credential(
         "api_key" => api_key(&config, open(sealed, keyring)?)?,
         "bearer_token" => bearer_token(&config, open(sealed, keyring)?)?,
         "http_basic" => http_basic(&config, open(sealed, keyring)?)?,
+        "oauth2_client_credentials" | "oauth2_authorization_code" => {
+            let secrets = open(sealed, keyring)?;
+            return oauth(zone, row, &config, &secrets);
+        }
+        "aws_sigv4" => {
+            return Ok(Credential::Aws {
+                signing: aws(&config, open(sealed, keyring)?)?,
+                forwards_identity: config.forward_caracal_identity,
+            });
+        }
         other => return Err(Unusable::Kind(other.to_owned())),
     };
     Ok(Credential::Secret(secret))
@@ -183,6 +232,12 @@ fn api_key(config: &Config, secrets: SecretDocument) -> Result<SecretCredential,
 }
 
 fn bearer_token(config: &Config, secrets: SecretDocument) -> Result<SecretCredential, Unusable> {
+    let placement = token_header(config)?;
+    finish(config, secret(secrets.bearer_token, "bearer_token")?, placement)
+}
+
+/// `Authorization: Bearer`, unless configured otherwise.
+fn token_header(config: &Config) -> Result<Placement, Unusable> {
     let name = config
         .auth_header
         .as_deref()
@@ -191,12 +246,86 @@ fn bearer_token(config: &Config, secrets: SecretDocument) -> Result<SecretCreden
     if !is_header_name(name) {
         return Err(Unusable::Setting("auth_header"));
     }
-    let scheme = scheme(config)?.unwrap_or("Bearer").to_owned();
-    let placement = Placement::TokenHeader {
+    Ok(Placement::TokenHeader {
         name: name.to_owned(),
-        scheme,
+        scheme: scheme(config)?.unwrap_or("Bearer").to_owned(),
+    })
+}
+
+fn oauth(
+    zone: &ZoneId,
+    row: &ProviderRow,
+    config: &Config,
+    secrets: &SecretDocument,
+) -> Result<Credential, Unusable> {
+    let held = |text: &Option<SecretText>| text.as_ref().map(|text| text.0.clone());
+    let secrets = OAuthSecrets {
+        client_secret: held(&secrets.client_secret),
+        private_key: held(&secrets.private_key),
     };
-    finish(config, secret(secrets.bearer_token, "bearer_token")?, placement)
+    let is_client = row.kind == "oauth2_client_credentials";
+    let grant = is_client
+        .then(|| ClientGrant::read(&row.config, &secrets))
+        .transpose()?;
+    let client = OAuthClient::read(&row.config, &secrets)?;
+    if !client.is_endpoint_allowed() {
+        return Err(Unusable::Setting("allowed_token_hosts"));
+    }
+    let provider = Arc::new(OAuthProvider {
+        id: row.id.clone(),
+        zone_id: zone.clone(),
+        client,
+        grant,
+        placement: token_header(config)?,
+        forwards_identity: config.forward_caracal_identity,
+        fingerprint: fingerprint(row, &secrets),
+    });
+    Ok(if is_client {
+        Credential::Client(provider)
+    } else {
+        Credential::Connection(provider)
+    })
+}
+
+fn fingerprint(row: &ProviderRow, secrets: &OAuthSecrets) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    let secret = |text: &Option<Secret>| {
+        let text = text.as_ref().map(|text| text.expose().as_bytes());
+        caracal_token::digest(text.unwrap_or_default())
+    };
+    context.update(row.kind.as_bytes());
+    context.update(&[0]);
+    context.update(row.config.to_string().as_bytes());
+    context.update(&[0]);
+    context.update(&secret(&secrets.client_secret));
+    context.update(&secret(&secrets.private_key));
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(context.finish().as_ref());
+    fingerprint
+}
+
+fn aws(config: &Config, secrets: SecretDocument) -> Result<AwsSigning, Unusable> {
+    let word = |text: &Option<String>, name: &'static str| {
+        let text = text.as_deref().filter(|text| {
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        });
+        text.map(str::to_owned).ok_or(Unusable::Setting(name))
+    };
+    Ok(AwsSigning {
+        access_key_id: word(&config.access_key_id, "access_key_id")?,
+        secret_access_key: secret(secrets.secret_access_key, "secret_access_key")?
+            .expose()
+            .clone(),
+        session_token: secrets
+            .session_token
+            .map(|token| token.0.expose().clone())
+            .filter(|token| !token.is_empty()),
+        region: word(&config.region, "region")?,
+        service: word(&config.service, "service")?,
+    })
 }
 
 /// RFC 7617 section 2: user-id and password joined by a colon, in base64.

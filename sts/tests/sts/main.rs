@@ -23,3 +23,4 @@ mod rotation;
 mod seed;
 mod stack;
 mod standard;
+mod upstream_credentials;

@@ -41,8 +41,8 @@ pub(crate) struct Stack {
     pub(crate) shutdown: Shutdown,
     served: Option<JoinHandle<Result<(), RunError>>>,
     _spool: TempDir,
-    pub(crate) redis: TestRedis,
-    _database: TestDatabase,
+    pub(crate) redis: Arc<TestRedis>,
+    database: Arc<TestDatabase>,
 }
 
 /// What a service answered.
@@ -82,8 +82,25 @@ impl Stack {
         redis_url: &str,
         settings: &[(&str, &str)],
     ) -> Self {
+        seed::seed(&database.pool().await).await;
+        Self::launch(Arc::new(database), url, Arc::new(redis), redis_url, settings).await
+    }
+
+    /// Another replica on the same database and event bus.
+    pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Self {
+        let (database, redis) = (Arc::clone(&self.database), Arc::clone(&self.redis));
+        let (url, redis_url) = (database.url_as(Role::Sts), redis.url().to_owned());
+        Self::launch(database, &url, redis, &redis_url, settings).await
+    }
+
+    async fn launch(
+        database: Arc<TestDatabase>,
+        url: &str,
+        redis: Arc<TestRedis>,
+        redis_url: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let pool = database.pool().await;
-        seed::seed(&pool).await;
         let spool = tempfile::tempdir().unwrap();
         let bus: Arc<dyn Bus> = Arc::new(RedisBus::connect(redis.url()).unwrap());
         let config = config(url, redis_url, &spool, settings);
@@ -119,7 +136,7 @@ impl Stack {
             served: Some(served),
             _spool: spool,
             redis,
-            _database: database,
+            database,
         };
         stack.until_ready().await;
         stack
