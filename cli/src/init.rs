@@ -112,6 +112,8 @@ pub(crate) async fn provision_groups(bus: &dyn Bus) -> Result<()> {
             made += 1;
         }
     }
+    // Mandates issued from now on can be told from those whose use was forgotten.
+    bus.remembers_since().await?;
     tracing::info!(
         made,
         existing = PROVISIONED_GROUPS.len() - made,

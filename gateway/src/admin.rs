@@ -28,7 +28,7 @@ pub(crate) fn readiness(gateway: &Arc<Gateway>, shutdown: Shutdown) -> Readiness
             async move { holds(&gateway) }
         }
     };
-    let (bus, sts) = (Arc::clone(gateway), Arc::clone(gateway));
+    let (bus, table, sts) = (Arc::clone(gateway), Arc::clone(gateway), Arc::clone(gateway));
     Readiness::new()
         .until(shutdown)
         .add("redis_unreachable", move || {
@@ -39,7 +39,10 @@ pub(crate) fn readiness(gateway: &Arc<Gateway>, shutdown: Shutdown) -> Readiness
             "revocation_snapshot_stale",
             check(|gateway| gateway.revocations.is_fresh(gateway.clock.now())),
         )
-        .add("replay_table_warming", check(Gateway::remembers_enough))
+        .add("replay_table_warming", move || {
+            let gateway = Arc::clone(&table);
+            async move { gateway.remembers_enough().await }
+        })
         .add(
             "audit_replay_unavailable",
             check(|gateway| {

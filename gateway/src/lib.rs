@@ -72,8 +72,12 @@ struct Gateway {
 
 impl Gateway {
     /// Whether a mandate issued now would be accepted by the replay table.
-    fn remembers_enough(&self) -> bool {
-        self.remembers_since_unix_s
-            .is_none_or(|started| self.clock.unix_seconds() > started)
+    async fn remembers_enough(&self) -> bool {
+        let now = self.clock.unix_seconds();
+        if self.remembers_since_unix_s.is_some_and(|started| now <= started) {
+            return false;
+        }
+        let since = self.bus.remembers_since().await;
+        since.is_ok_and(|since| stage::replay::is_remembered(now, since))
     }
 }

@@ -51,6 +51,28 @@ impl Extent {
     }
 }
 
+/// Whether a claim was the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The store remembers no claim of this key.
+    First {
+        /// Since when the store remembers, in Unix milliseconds by its own clock. A store that was started anew, or another
+        /// one that took its place, may have forgotten claims that were made before: for a key that is older the answer
+        /// decides nothing (docs/contract/event-bus.md, "Claims"). The smallest number for a store that lives and dies with
+        /// this process.
+        remembers_since_unix_ms: i64,
+    },
+    /// Somebody has claimed the key before.
+    Repeated,
+}
+
+impl Claim {
+    /// Whether the store remembers no earlier claim.
+    pub fn is_first(self) -> bool {
+        matches!(self, Self::First { .. })
+    }
+}
+
 /// Ordered streams of messages, consumer groups, and first-use claims.
 ///
 /// Two implementations pass one conformance suite: [`crate::RedisBus`] and [`crate::MemoryBus`].
@@ -168,14 +190,21 @@ pub trait Bus: Send + Sync + Debug {
     /// [`BusError`] when the bus did not answer.
     async fn trim_consumed(&self, stream: &str) -> Result<u64, BusError>;
 
-    /// Remembers `key` until `expires_at_unix_ms`: `true` for the first caller, `false` for every other one until
-    /// then. One round trip.
+    /// Remembers `key` until `expires_at_unix_ms`: [`Claim::First`] for the first caller, [`Claim::Repeated`] for every
+    /// other one until then. One round trip.
     ///
     /// # Errors
     /// [`BusError::NotRemembered`] when the store holds the expiry for past already (its clock is ahead, or the
     /// caller did not check), so that a second use could not be noticed; else [`BusError`] when the bus did not
     /// confirm. Whoever gets an error must treat the key as used.
-    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<bool, BusError>;
+    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError>;
+
+    /// Since when the store that answers now remembers every claim it has confirmed, in Unix milliseconds by its own
+    /// clock; see [`Claim::First`]. No round trip while the connection holds.
+    ///
+    /// # Errors
+    /// [`BusError`] when the bus did not answer.
+    async fn remembers_since(&self) -> Result<i64, BusError>;
 
     /// Whether the bus answers.
     ///

@@ -22,6 +22,9 @@ pub enum BusError {
     /// A claim could not be remembered until its expiry.
     #[error("the event bus holds the expiry of the claim for past already: check the clocks")]
     NotRemembered,
+    /// The store was emptied, and the claims with it.
+    #[error("the event bus was emptied: earlier claims are forgotten")]
+    Forgotten,
     /// A bounded store is full.
     #[error("the event bus is full")]
     Full,
@@ -49,6 +52,7 @@ impl BusError {
             Self::Unavailable(_) | Self::Timeout => true,
             Self::NoGroup { .. }
             | Self::NotRemembered
+            | Self::Forgotten
             | Self::Full
             | Self::Refused(_)
             | Self::Unexpected(_)

@@ -26,7 +26,7 @@ pub mod revocation;
 mod signing;
 pub mod spool;
 
-pub use bus::{Bus, Extent, GroupStart, Pending, STREAM_LENGTH_DEFAULT};
+pub use bus::{Bus, Claim, Extent, GroupStart, Pending, STREAM_LENGTH_DEFAULT};
 pub use clock::StoreClock;
 pub use consumer::GroupConsumer;
 pub use cursor::{Cursor, CursorEvent};

@@ -18,7 +18,7 @@ use caracal_wire::stream::Fields;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::bus::{Bus, Extent, GroupStart, Pending};
+use crate::bus::{Bus, Claim, Extent, GroupStart, Pending};
 use crate::clock::StoreClock;
 use crate::directory::DirectoryError;
 use crate::entry::{Entry, EntryId};
@@ -325,13 +325,25 @@ impl Bus for MemoryBus {
         Ok(before - inside.state.extent(stream).length)
     }
 
-    async fn claim_once(&self, key: &str, _value: &str, expires_at_unix_ms: i64) -> Result<bool, BusError> {
+    async fn claim_once(&self, key: &str, _value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError> {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
         let now_ms = self.clock.unix_ms();
-        self.claims
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .claim(key, expires_at_unix_ms, now_ms)
+        let is_first = self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(
+            key,
+            expires_at_unix_ms,
+            now_ms,
+        )?;
+        Ok(if is_first {
+            Claim::First {
+                remembers_since_unix_ms: i64::MIN,
+            }
+        } else {
+            Claim::Repeated
+        })
+    }
+
+    async fn remembers_since(&self) -> Result<i64, BusError> {
+        Ok(i64::MIN)
     }
 
     async fn ping(&self) -> Result<(), BusError> {

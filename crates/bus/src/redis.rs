@@ -5,6 +5,7 @@
 //! made again after an outage; while Redis is out of reach every call fails within the connect timeout.
 
 mod link;
+mod memory;
 mod readers;
 mod reply;
 mod trim;
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 use caracal_wire::stream::Fields;
 use redis::{Cmd, Pipeline, Value, cmd};
 
-use crate::bus::{Bus, Extent, GroupStart, Pending};
+use crate::bus::{Bus, Claim, Extent, GroupStart, Pending};
 use crate::entry::{Entry, EntryId};
 use crate::error::BusError;
 use crate::length::StreamLengths;
@@ -75,7 +76,8 @@ impl RedisBus {
                 client.clone(),
                 settings.connect_timeout,
                 settings.response_timeout,
-            ),
+            )
+            .introduced_by(memory::begin),
             commands: Link::new(
                 client.clone(),
                 settings.connect_timeout,
@@ -308,11 +310,11 @@ impl Bus for RedisBus {
         trim::consumed(self, stream).await
     }
 
-    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<bool, BusError> {
+    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError> {
         if expires_at_unix_ms <= 0 {
             return Err(BusError::NotRemembered);
         }
-        let mut pipeline = Pipeline::with_capacity(2);
+        let mut pipeline = Pipeline::with_capacity(3);
         pipeline
             .cmd("SET")
             .arg(key)
@@ -322,13 +324,34 @@ impl Bus for RedisBus {
             .arg(expires_at_unix_ms);
         // Redis says OK to an expiry it holds for past, and remembers nothing.
         pipeline.cmd("EXISTS").arg(key);
+        pipeline.cmd("HGET").arg(memory::KEY).arg(memory::SINCE);
         self.count();
         let answers = self.claims.send_all(&pipeline).await?;
         match answers.as_slice() {
-            [_, Value::Int(0)] => Err(BusError::NotRemembered),
-            [Value::Okay, Value::Int(_)] => Ok(true),
-            [Value::Nil, Value::Int(_)] => Ok(false),
+            [_, _, Value::Nil] => {
+                // Emptied under our hands: the next connection writes down that memory begins now.
+                self.claims.reconnect();
+                Err(BusError::Forgotten)
+            }
+            [_, Value::Int(0), _] => Err(BusError::NotRemembered),
+            [Value::Okay, Value::Int(_), since] => Ok(Claim::First {
+                remembers_since_unix_ms: memory::since(since)?,
+            }),
+            [Value::Nil, Value::Int(_), _] => Ok(Claim::Repeated),
             _ => Err(BusError::Unexpected("answer to a claim")),
+        }
+    }
+
+    async fn remembers_since(&self) -> Result<i64, BusError> {
+        let mut read = cmd("HGET");
+        read.arg(memory::KEY).arg(memory::SINCE);
+        self.count();
+        match self.claims.send(&read).await? {
+            Value::Nil => {
+                self.claims.reconnect();
+                Err(BusError::Forgotten)
+            }
+            since => memory::since(&since),
         }
     }
 

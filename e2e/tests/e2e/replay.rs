@@ -1,8 +1,8 @@
 //! A one-shot mandate passes once: at one gateway, and at two at once.
 
-use caracal_testing::StackOptions;
+use caracal_testing::{StackOptions, wait_until};
 
-use crate::world::{World, unique};
+use crate::world::{SOON, World, unique};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_one_of_a_hundred_uses_at_two_gateways_passes() {
@@ -63,4 +63,35 @@ async fn exactly_one_of_a_hundred_uses_at_two_gateways_passes() {
             "the upstream hears of the one use only"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burned_mandate_stays_burned_when_redis_loses_its_memory() {
+    let world = World::start(StackOptions {
+        gateways: 2,
+        ..StackOptions::default()
+    })
+    .await;
+    let agent = world.agent().await;
+    let burned = world.one_shot(&agent).await;
+    assert_eq!(world.call().mandate(&burned).send("/once").await.status, 200);
+
+    world.stack.redis.as_ref().unwrap().empty().await;
+    for _ in 0..5 {
+        let answer = world.call_through(1).mandate(&burned).send("/once").await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    wait_until(SOON, async || {
+        let fresh = world.one_shot(&agent).await;
+        world.call_through(1).mandate(&fresh).send("/fresh").await.status == 200
+    })
+    .await;
+    let late = world.call_through(1).mandate(&burned).send("/once").await;
+    assert_ne!(late.status, 200, "{}", late.text());
+    let uses = world.upstream.take_requests();
+    assert_eq!(
+        uses.iter().filter(|request| request.target == "/once").count(),
+        1,
+        "the upstream heard of the one use only"
+    );
 }

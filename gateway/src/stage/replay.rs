@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use caracal_bus::Claim;
+
 use super::authenticate::{Caller, LEEWAY_S};
 use super::revocation::Standing;
 use crate::Gateway;
@@ -112,10 +114,19 @@ pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> 
 #[derive(Debug)]
 pub struct FirstUse(());
 
+/// How far the clocks of the STS and of the shared table may be apart, in milliseconds.
+const CLOCKS_APART_MS: i64 = 1_000;
+
+/// Whether a table that remembers since then knows every use of a mandate issued at `iat_unix_s`.
+pub(crate) fn is_remembered(iat_unix_s: i64, remembers_since_unix_ms: i64) -> bool {
+    iat_unix_s.saturating_mul(1_000) >= remembers_since_unix_ms.saturating_add(CLOCKS_APART_MS)
+}
+
 /// Burns the mandate for every gateway. One round trip for a one-shot mandate, none for a reusable one.
 ///
 /// # Errors
-/// [`Denial::Replayed`]; [`Denial::ReplayUndecided`] when the shared table does not answer.
+/// [`Denial::Replayed`]; [`Denial::ReplayUndecided`] when the shared table does not answer, or has lost its memory since
+/// the mandate was issued.
 pub(crate) async fn claim(
     gateway: &Gateway,
     standing: &Standing,
@@ -134,8 +145,16 @@ pub(crate) async fn claim(
         .claim_once(&key, seen.request_id.as_str(), expires_ms)
         .await
     {
-        Ok(true) => Ok(FirstUse(())),
-        Ok(false) => Err(Denial::Replayed),
+        Ok(Claim::First {
+            remembers_since_unix_ms,
+        }) if is_remembered(claims.iat, remembers_since_unix_ms) => Ok(FirstUse(())),
+        Ok(Claim::First { .. }) => {
+            tracing::warn!(
+                "the shared replay table is younger than the mandate, whose first use it may have forgotten"
+            );
+            Err(Denial::ReplayUndecided)
+        }
+        Ok(Claim::Repeated) => Err(Denial::Replayed),
         Err(error) if gateway.config.jti_fail_open => {
             tracing::warn!(%error, "the shared replay table failed; JTI_FAIL_OPEN lets the request pass");
             Ok(FirstUse(()))
@@ -150,6 +169,17 @@ pub(crate) async fn claim(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_lost_its_memory_decides_only_about_what_is_younger() {
+        assert!(is_remembered(1_000, i64::MIN));
+        assert!(is_remembered(1_001, 1_000_000));
+        assert!(
+            !is_remembered(1_000, 1_000_000),
+            "its first use may have been in the same second"
+        );
+        assert!(!is_remembered(1_000, 2_000_000));
+    }
 
     #[test]
     fn a_mandate_burns_once_until_it_has_expired() {

@@ -14,7 +14,7 @@ use caracal_gateway::{Addresses, Config, Deps};
 use caracal_model::Anchor;
 use caracal_testing::{Behaviour, Upstream as Service, wait_for};
 use caracal_wire::event::{SessionsRevoke, Watermark};
-use caracal_wire::stream::{AUDIT_EVENTS, Fields, SESSIONS_REVOKE, WATERMARKS};
+use caracal_wire::stream::{AUDIT_EVENTS, Fields, KEYS_INVALIDATE, SESSIONS_REVOKE, WATERMARKS};
 use caracal_wire::sts::{AuthMode, Upstream};
 use http::{Request, StatusCode};
 use http_body_util::Full;
@@ -138,12 +138,16 @@ impl Relay {
             let publisher = Publisher::new(Arc::clone(&bus), stream_keys());
             loop {
                 if !is_silent.load(Ordering::SeqCst)
-                    && let Ok(last) = bus.last_id(SESSIONS_REVOKE).await
+                    && let Ok(revoked) = bus.last_id(SESSIONS_REVOKE).await
+                    && let Ok(keys) = bus.last_id(KEYS_INVALIDATE).await
                 {
+                    let last_ids = [(SESSIONS_REVOKE, revoked), (KEYS_INVALIDATE, keys)];
                     let watermark = Watermark {
                         relay: "test".to_owned(),
                         as_of_unix_us: Clock::system().unix_micros(),
-                        last_ids: [(SESSIONS_REVOKE.to_owned(), last.to_string())].into(),
+                        last_ids: last_ids
+                            .map(|(stream, last)| (stream.to_owned(), last.to_string()))
+                            .into(),
                     };
                     let _published = publisher
                         .publish_signed(WATERMARKS, vec![watermark.to_fields()])

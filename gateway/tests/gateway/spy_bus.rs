@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use caracal_bus::{Bus, BusError, Entry, EntryId, Extent, GroupStart, Pending};
+use caracal_bus::{Bus, BusError, Claim, Entry, EntryId, Extent, GroupStart, Pending};
 use caracal_wire::stream::Fields;
 
 #[derive(Debug)]
@@ -91,12 +91,16 @@ impl Bus for SpyBus {
         self.inner.trim_consumed(stream).await
     }
 
-    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<bool, BusError> {
+    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError> {
         self.claims.fetch_add(1, Ordering::SeqCst);
         if self.claims_fail.load(Ordering::SeqCst) {
             return Err(BusError::Timeout);
         }
         self.inner.claim_once(key, value, expires_at_unix_ms).await
+    }
+
+    async fn remembers_since(&self) -> Result<i64, BusError> {
+        self.inner.remembers_since().await
     }
 
     async fn ping(&self) -> Result<(), BusError> {

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
 use tokio::sync::Mutex;
@@ -25,7 +27,12 @@ pub(super) struct Link {
     response_timeout: Duration,
     live: RwLock<Live>,
     failed_at: Mutex<Option<Instant>>,
+    introduction: Option<Introduction>,
 }
+
+/// What is said on a new connection before anybody else uses it.
+type Introduction =
+    Box<dyn Fn(MultiplexedConnection) -> BoxFuture<'static, Result<(), RedisError>> + Send + Sync>;
 
 #[derive(Default)]
 struct Live {
@@ -41,7 +48,28 @@ impl Link {
             response_timeout,
             live: RwLock::default(),
             failed_at: Mutex::new(None),
+            introduction: None,
         }
+    }
+
+    /// The same, with something to say on each new connection. A connection on which it fails is not used.
+    pub(super) fn introduced_by<F>(
+        self,
+        introduction: impl Fn(MultiplexedConnection) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), RedisError>> + Send + 'static,
+    {
+        Self {
+            introduction: Some(Box::new(move |connection| introduction(connection).boxed())),
+            ..self
+        }
+    }
+
+    /// Gives the connection up: the next caller makes a new one.
+    pub(super) fn reconnect(&self) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        live.connection = None;
     }
 
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, BusError> {
@@ -92,7 +120,7 @@ impl Link {
                 "the last attempt to connect has just failed".into(),
             ));
         }
-        match dial(&self.client, self.connect_timeout).await {
+        match self.dial().await {
             Ok(connection) => {
                 *failed_at = None;
                 let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
@@ -105,6 +133,17 @@ impl Link {
                 Err(error)
             }
         }
+    }
+
+    async fn dial(&self) -> Result<MultiplexedConnection, BusError> {
+        let connection = dial(&self.client, self.connect_timeout).await?;
+        if let Some(introduce) = &self.introduction {
+            match tokio::time::timeout(self.response_timeout, introduce(connection.clone())).await {
+                Ok(introduced) => introduced.map_err(classify)?,
+                Err(_elapsed) => return Err(BusError::Timeout),
+            }
+        }
+        Ok(connection)
     }
 
     fn live(&self) -> Option<(MultiplexedConnection, u64)> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use caracal_bus::{Bus, BusError, Entry, EntryId, Extent, GroupStart, MemoryBus, Pending};
+use caracal_bus::{Bus, BusError, Claim, Entry, EntryId, Extent, GroupStart, MemoryBus, Pending};
 use caracal_wire::stream::Fields;
 
 #[derive(Debug)]
@@ -139,8 +139,12 @@ impl Bus for FlakyBus {
         self.up()?.trim_consumed(stream).await
     }
 
-    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<bool, BusError> {
+    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError> {
         self.up()?.claim_once(key, value, expires_at_unix_ms).await
+    }
+
+    async fn remembers_since(&self) -> Result<i64, BusError> {
+        self.up()?.remembers_since().await
     }
 
     async fn ping(&self) -> Result<(), BusError> {
