@@ -38,7 +38,7 @@ impl SingleUse {
         let digest = hex::encode(caracal_token::digest(&name));
         let key = format!("caracal:sts:once:{kind}:{digest}");
         let until_ms = until_unix_seconds.saturating_mul(1_000);
-        self.bus.claim_once(&key, "1", until_ms).await
+        Ok(self.bus.claim_once(&key, "1", until_ms).await?.is_first())
     }
 }
 
