@@ -177,6 +177,40 @@ pub(crate) async fn activate(
     Ok(outbox_id)
 }
 
+/// Puts a version on trial, in place of any other of the zone, or ends the trial of this set.
+pub(crate) async fn shadow(
+    control: &Control,
+    caller: &Caller,
+    zone: &ZoneId,
+    id: &PolicySetId,
+    version_id: Option<&PolicySetVersionId>,
+    members: &Map<String, Value>,
+) -> Result<(), Refusal> {
+    if let Some(version_id) = version_id {
+        let version = match find_version(control, zone, id, version_id).await {
+            Err(refusal) if refusal.code() == Code::PolicySetVersionNotFound => {
+                return Err(Code::VersionNotFound.into());
+            }
+            answer => answer?,
+        };
+        let entries = policy_versions(&version)?;
+        let documents = manifest::load(control, zone, &entries).await?;
+        manifest::check(zone, &entries, &documents)?;
+        if manifest::compile(&entries, documents).await?.reads_input() {
+            let sentence = "A version whose documents read input cannot be on trial";
+            return Err(Refusal::because(Code::InvalidPolicyBundle, sentence));
+        }
+    }
+    let mut change = Change::in_zone(control, caller, zone).await?;
+    if !policy_set::lock(change.tx(), zone, id).await? {
+        return Err(Code::PolicySetNotFound.into());
+    }
+    policy_set::shadow(change.tx(), zone, id, version_id).await?;
+    change
+        .commit(done(zone, id, 200, Kind::Action, Some(members)))
+        .await
+}
+
 async fn announce(
     change: &mut Change<'_>,
     caller: &Caller,

@@ -13,6 +13,7 @@ mod references;
 pub(crate) mod refusal;
 pub(crate) mod request;
 mod resources;
+pub(crate) mod shadow;
 mod subject_token;
 
 use std::collections::BTreeMap;

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) subject_token_verified: IntCounter,
     pub(crate) audit_sink_errors: IntCounter,
     pub(crate) denial_events_suppressed: IntCounter,
+    pub(crate) policy_shadow: IntCounterVec,
     pub(crate) stream_entries: IntCounterVec,
     introspections: IntCounterVec,
     pub(crate) upstream_credentials: IntCounterVec,
@@ -79,6 +80,11 @@ impl Metrics {
             denial_events_suppressed: counter(
                 "denial_events_suppressed_total",
                 "Refusals not written to the ledger because their source exceeded its budget.",
+            ),
+            policy_shadow: registry.counter_vec(
+                &name("policy_shadow_total"),
+                "Decisions a policy on trial was asked about: same, different, or failed.",
+                &["outcome"],
             ),
             stream_entries: registry.counter_vec(
                 &name("stream_entries_total"),

@@ -31,6 +31,7 @@ struct SetView<'a> {
     created_at: Timestamp,
     updated_at: Timestamp,
     active_version_id: Option<&'a str>,
+    shadow_version_id: Option<&'a str>,
 }
 
 fn view(set: &PolicySet) -> SetView<'_> {
@@ -43,6 +44,7 @@ fn view(set: &PolicySet) -> SetView<'_> {
         created_at: Timestamp(set.created_at),
         updated_at: Timestamp(set.updated_at),
         active_version_id: set.active_version_id.as_deref(),
+        shadow_version_id: set.shadow_version_id.as_deref(),
     }
 }
 
@@ -193,6 +195,26 @@ pub(super) async fn activate(
         "outbox_id": outbox_id,
         "status_url": status_url,
     })))
+}
+
+pub(super) async fn shadow(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Ids((zone, id)): Ids<(ZoneId, PolicySetId)>,
+    mut body: Body,
+) -> Result<Response, Refusal> {
+    let named = body.nullable_text("version_id", 1..=128);
+    if named.is_none() && !body.has("version_id") {
+        body.problem(&["version_id"], "Required");
+    }
+    let named = named.flatten();
+    let version: Option<PolicySetVersionId> = named.as_deref().and_then(|text| text.parse().ok());
+    if named.is_some() && version.is_none() {
+        body.problem(&["version_id"], "Expected the id of a policy set version");
+    }
+    body.finish(Code::InvalidBody)?;
+    policy_set::shadow(&control, &caller, &zone, &id, version.as_ref(), body.members()).await?;
+    Ok(ok(json!({ "policy_set_id": id, "shadow_version_id": version })))
 }
 
 pub(super) async fn simulate(

@@ -459,3 +459,60 @@ async fn an_activation_is_loaded_once_every_replica_decides_by_it() {
     .await;
     assert_eq!(status["propagation_status"], "waiting_for_sts");
 }
+
+#[tokio::test]
+async fn a_version_is_put_on_trial_beside_the_one_in_force() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let (path, version) = ready_set(&api, &zone).await;
+    let shadow = format!("{path}/shadow");
+    let put = api
+        .post(&shadow, &json!({ "version_id": version }))
+        .await
+        .expect(200);
+    assert_eq!(put["shadow_version_id"], json!(version));
+    let read = api.get(&path).await.expect(200);
+    assert_eq!(
+        (&read["shadow_version_id"], &read["active_version_id"]),
+        (&json!(version), &json!(null))
+    );
+    let reading = "# caracal:data-document\npackage caracal.authz\n\nimport rego.v1\n\nrestrict contains \"x\" if input.action.method == \"DELETE\"\n";
+    let reading = policy(&api, &zone, "reading", reading).await;
+    let added = api
+        .post(&format!("{path}/versions"), &manifest(&[&reading]))
+        .await
+        .expect(201);
+    let body = json!({ "version_id": added["version_id"] });
+    api.post(&shadow, &body)
+        .await
+        .refused(422, "invalid_policy_bundle");
+    api.post(&shadow, &json!({ "version_id": "nothing" }))
+        .await
+        .refused(404, "version_not_found");
+    api.post(&shadow, &json!({})).await.refused(400, "invalid_body");
+    let second = format!(
+        "/v1/zones/{zone}/policy-sets/{}",
+        set(&api, &zone, "second").await
+    );
+    let own = policy(&api, &zone, "own", &document("app-2")).await;
+    let other = api
+        .post(&format!("{second}/versions"), &manifest(&[&own]))
+        .await
+        .expect(201);
+    let body = json!({ "version_id": other["version_id"] });
+    api.post(&format!("{second}/shadow"), &body).await.expect(200);
+    assert_eq!(
+        api.get(&path).await.expect(200)["shadow_version_id"],
+        json!(null),
+        "one version of a zone is on trial"
+    );
+    let ended = api
+        .post(&format!("{second}/shadow"), &json!({ "version_id": null }))
+        .await
+        .expect(200);
+    assert_eq!(ended["shadow_version_id"], json!(null));
+    assert_eq!(
+        api.get(&second).await.expect(200)["shadow_version_id"],
+        json!(null)
+    );
+}

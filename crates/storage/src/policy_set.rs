@@ -33,6 +33,8 @@ pub struct PolicySet {
     pub updated_at: OffsetDateTime,
     /// The version that decides, if this set is the active one.
     pub active_version_id: Option<String>,
+    /// The version on trial, if there is one.
+    pub shadow_version_id: Option<String>,
 }
 
 /// One manifest of a set.
@@ -84,7 +86,8 @@ pub async fn list<'t>(
 ) -> Result<Vec<PolicySet>, StorageError> {
     Ok(sqlx::query_as(
         "SELECT s.id, s.zone_id, s.name, s.description, s.created_by, s.created_via_operator, s.updated_by,
-             s.updated_via_operator, s.created_at, s.updated_at, b.active_version_id
+             s.updated_via_operator, s.created_at, s.updated_at, b.active_version_id,
+             b.shadow_version_id
          FROM policy_sets s
          LEFT JOIN policy_set_bindings b ON b.zone_id = s.zone_id AND b.policy_set_id = s.id
          WHERE s.zone_id = $1 AND s.archived_at IS NULL
@@ -110,7 +113,8 @@ pub async fn find<'t>(
 ) -> Result<Option<PolicySet>, StorageError> {
     Ok(sqlx::query_as(
         "SELECT s.id, s.zone_id, s.name, s.description, s.created_by, s.created_via_operator, s.updated_by,
-             s.updated_via_operator, s.created_at, s.updated_at, b.active_version_id
+             s.updated_via_operator, s.created_at, s.updated_at, b.active_version_id,
+             b.shadow_version_id
          FROM policy_sets s
          LEFT JOIN policy_set_bindings b ON b.zone_id = s.zone_id AND b.policy_set_id = s.id
          WHERE s.zone_id = $1 AND s.id = $2 AND s.archived_at IS NULL",
@@ -152,7 +156,7 @@ pub async fn insert(
         "INSERT INTO policy_sets (id, zone_id, name, description, created_by, created_via_operator)
          VALUES ($1, $2, $3, $4, $5, $6)
          RETURNING id, zone_id, name, description, created_by, created_via_operator, updated_by, updated_via_operator,
-             created_at, updated_at, NULL::text AS active_version_id",
+             created_at, updated_at, NULL::text AS active_version_id, NULL::text AS shadow_version_id",
     )
     .bind(set.as_str())
     .bind(zone.as_str())
@@ -199,8 +203,9 @@ pub async fn archive(
     )
     .bind(zone.as_str())
     .bind(set.as_str())
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
+    shadow(tx, zone, set, None).await?;
     Ok(Some(was_active.rows_affected() == 1))
 }
 
@@ -306,6 +311,43 @@ pub async fn activate(
         "INSERT INTO policy_set_bindings (zone_id, policy_set_id, active_version_id) VALUES ($1, $2, $3)
          ON CONFLICT (zone_id, policy_set_id)
              DO UPDATE SET active_version_id = excluded.active_version_id, updated_at = now()",
+    )
+    .bind(zone.as_str())
+    .bind(set.as_str())
+    .bind(version.as_str())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Puts one version of a set on trial in place of any other of the zone; `None` ends the trial of this set. Call [`lock`] first.
+///
+/// # Errors
+/// [`StorageError::Contention`] when another change of the zone does not end in time.
+pub async fn shadow(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    set: &PolicySetId,
+    version: Option<&PolicySetVersionId>,
+) -> Result<(), StorageError> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('policy_activation:' || $1, 0))")
+        .bind(zone.as_str())
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(
+        "UPDATE policy_set_bindings SET shadow_version_id = NULL, updated_at = now()
+         WHERE zone_id = $1 AND shadow_version_id IS NOT NULL AND (policy_set_id = $2 OR $3)",
+    )
+    .bind(zone.as_str())
+    .bind(set.as_str())
+    .bind(version.is_some())
+    .execute(&mut *tx)
+    .await?;
+    let Some(version) = version else { return Ok(()) };
+    sqlx::query(
+        "INSERT INTO policy_set_bindings (zone_id, policy_set_id, shadow_version_id) VALUES ($1, $2, $3)
+         ON CONFLICT (zone_id, policy_set_id)
+             DO UPDATE SET shadow_version_id = excluded.shadow_version_id, updated_at = now()",
     )
     .bind(zone.as_str())
     .bind(set.as_str())

@@ -30,6 +30,8 @@ pub struct ZoneRows {
     pub signing_keys: Vec<SigningKeyRow>,
     /// The active policy set, if one is bound.
     pub policy: Option<PolicyRows>,
+    /// The version on trial, if there is one.
+    pub shadow: Option<PolicyRows>,
     /// Which application may present a reusable mandate for which resource at the gateway.
     pub bindings: Vec<BindingRow>,
     /// The platform's limit of mints per minute, when one is set.
@@ -164,7 +166,7 @@ pub struct BindingRow {
 
 /// Reads everything about `zone`; `None` when it does not exist or is archived.
 ///
-/// Nine statements in the caller's snapshot.
+/// Ten statements in the caller's snapshot.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach, [`StorageError::Inconsistent`] when a row cannot
@@ -180,7 +182,8 @@ pub async fn load(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<ZoneRows>, St
         providers: providers(tx, zone).await?,
         secrets: secrets(tx, zone).await?,
         signing_keys: signing_keys(tx, zone).await?,
-        policy: policy(tx, zone).await?,
+        policy: policy(tx, zone, ACTIVE).await?,
+        shadow: policy(tx, zone, SHADOW).await?,
         bindings: bindings(tx, zone).await?,
         mints_per_minute: mints_per_minute(tx).await?,
     }))
@@ -356,15 +359,22 @@ async fn signing_keys(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<SigningKeyRo
     rows.iter().map(read).collect()
 }
 
-async fn policy(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<PolicyRows>, StorageError> {
-    let row = sqlx::query(
-        "SELECT b.policy_set_id, v.id AS version_id, v.manifest_sha256, v.manifest_json
-         FROM policy_set_bindings b JOIN policy_set_versions v ON v.id = b.active_version_id
-         WHERE b.zone_id = $1",
-    )
-    .bind(zone.as_str())
-    .fetch_optional(&mut *tx)
-    .await?;
+const ACTIVE: &str = "SELECT b.policy_set_id, v.id AS version_id, v.manifest_sha256, v.manifest_json
+     FROM policy_set_bindings b JOIN policy_set_versions v ON v.id = b.active_version_id
+     WHERE b.zone_id = $1";
+const SHADOW: &str = "SELECT b.policy_set_id, v.id AS version_id, v.manifest_sha256, v.manifest_json
+     FROM policy_set_bindings b JOIN policy_set_versions v ON v.id = b.shadow_version_id
+     WHERE b.zone_id = $1 ORDER BY b.updated_at DESC LIMIT 1";
+
+async fn policy(
+    tx: &mut ReadTx,
+    zone: &ZoneId,
+    statement: &'static str,
+) -> Result<Option<PolicyRows>, StorageError> {
+    let row = sqlx::query(statement)
+        .bind(zone.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
     let Some(row) = row else { return Ok(None) };
     let version_id: PolicySetVersionId = id(&row, "version_id", "policy_set_versions")?;
     let manifest: Value = row.try_get("manifest_json")?;

@@ -41,7 +41,7 @@ pub(super) async fn decide(basis: &Basis<'_>, resource: &Resource) -> Result<Dec
 }
 
 /// The facts of the request, borrowed.
-fn input<'a>(basis: &'a Basis<'a>, resource: &'a Resource) -> Input<'a> {
+pub(super) fn input<'a>(basis: &'a Basis<'a>, resource: &'a Resource) -> Input<'a> {
     let (request, application) = (basis.request, basis.caller.application());
     let is_gateway = basis.caller.via() == Via::Gateway;
     let session = basis.references.session();

@@ -164,6 +164,14 @@ impl Scribe<'_> {
         let mut event = self.event(event_type::TOKEN_EXCHANGE)?;
         let mut metadata = self.metadata();
         metadata.insert("resource".to_owned(), json!(resource_name(verdict)));
+        if let Some(shadow) = &verdict.shadow {
+            let trial = json!({
+                "policy_set_version_id": shadow.version_id,
+                "manifest_sha256": shadow.manifest_sha256,
+                "result": shadow.decision,
+            });
+            metadata.insert("policy_shadow".to_owned(), trial);
+        }
         decision::DENY.clone_into(&mut event.decision);
         match &verdict.outcome {
             Outcome::Refused(status) => (*status).clone_into(&mut event.evaluation_status),

@@ -16,6 +16,7 @@ use super::control_key::ControlKey;
 use super::references::References;
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
+use super::shadow::{self, Difference};
 use super::subject_token::Presented;
 use crate::limit::mint_rate::Spent;
 use crate::state::Sts;
@@ -28,6 +29,8 @@ pub(crate) struct Verdict {
     pub(crate) asked: String,
     pub(crate) resource: Option<Arc<Resource>>,
     pub(crate) outcome: Outcome,
+    /// What a policy on trial decided differently.
+    pub(crate) shadow: Option<Difference>,
 }
 
 /// How a resource came out.
@@ -81,13 +84,19 @@ pub(crate) async fn decide_all(basis: &Basis<'_>, verdicts: &mut Vec<Verdict>) -
             asked: asked.clone(),
             resource: resource.clone(),
             outcome: Outcome::Refused(status::RESOURCE_NOT_FOUND),
+            shadow: None,
         };
         let decided = match &resource {
             None => Ok(Outcome::Refused(status::RESOURCE_NOT_FOUND)),
             Some(resource) => decide(basis, resource).await,
         };
         match decided {
-            Ok(outcome) => verdict.outcome = outcome,
+            Ok(outcome) => {
+                if let (Outcome::Decided(decision), Some(resource)) = (&outcome, &resource) {
+                    verdict.shadow = shadow::compare(basis, resource, decision);
+                }
+                verdict.outcome = outcome;
+            }
             Err(refusal) => {
                 verdict.outcome =
                     Outcome::Refused(refusal.evaluation_status().unwrap_or(status::EXCHANGE_DENIED));

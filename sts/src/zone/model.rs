@@ -118,7 +118,8 @@ impl ZoneModel {
                 .map(|row| (row.resource, row.application_id))
                 .collect(),
             keys: KeyRing::open(zone, rows.signing_keys, keyring, UnixSeconds(now)),
-            policy: ZonePolicy::load(zone, rows.policy, previous.map(|previous| &previous.policy), now),
+            policy: ZonePolicy::load(zone, rows.policy, previous.map(|previous| &previous.policy), now)
+                .with_shadow(zone, rows.shadow, previous.map(|previous| &previous.policy)),
             mints_per_minute: rows.mints_per_minute.and_then(|limit| u32::try_from(limit).ok()),
         }
     }

@@ -19,6 +19,16 @@ pub(crate) struct ZonePolicy {
     bundle: Option<Arc<Bundle>>,
     /// When the bundle was compiled, in Unix seconds.
     loaded_at: i64,
+    /// A version on trial.
+    shadow: Option<Shadow>,
+}
+
+/// A version that is asked as well and never obeyed. Its documents are tables.
+#[derive(Debug, Clone)]
+pub(crate) struct Shadow {
+    pub(crate) version_id: PolicySetVersionId,
+    pub(crate) manifest_sha256: String,
+    pub(crate) bundle: Arc<Bundle>,
 }
 
 /// What the evidence says about the policy that decided.
@@ -65,6 +75,7 @@ impl ZonePolicy {
                 identity,
                 bundle: previous.bundle.clone(),
                 loaded_at: previous.loaded_at,
+                shadow: None,
             };
         }
         match compile(&rows) {
@@ -72,6 +83,7 @@ impl ZonePolicy {
                 identity,
                 bundle: Some(Arc::new(bundle)),
                 loaded_at: now,
+                shadow: None,
             },
             Err(error) => {
                 tracing::error!(
@@ -85,15 +97,52 @@ impl ZonePolicy {
                         identity: previous.identity.clone(),
                         bundle: previous.bundle.clone(),
                         loaded_at: previous.loaded_at,
+                        shadow: None,
                     },
                     None => Self {
                         identity,
                         bundle: None,
                         loaded_at: now,
+                        shadow: None,
                     },
                 }
             }
         }
+    }
+
+    /// Takes over the version on trial. One that cannot be used is left alone, which is logged: nothing depends on it.
+    pub(super) fn with_shadow(
+        mut self,
+        zone: &ZoneId,
+        rows: Option<PolicyRows>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let Some(rows) = rows else { return self };
+        let known = previous
+            .and_then(|previous| previous.shadow.as_ref())
+            .filter(|shadow| shadow.version_id == rows.version_id);
+        self.shadow = match known {
+            Some(shadow) => Some(shadow.clone()),
+            None => match compile(&rows) {
+                Ok(bundle) if !bundle.reads_input() => Some(Shadow {
+                    version_id: rows.version_id,
+                    manifest_sha256: rows.manifest_sha256,
+                    bundle: Arc::new(bundle),
+                }),
+                unusable => {
+                    let error = unusable.err();
+                    let error = error.as_ref().map(|error| error as &dyn std::error::Error);
+                    tracing::warn!(zone.id = %zone, policy_set_version.id = %rows.version_id, error, "a policy on trial cannot be used");
+                    None
+                }
+            },
+        };
+        self
+    }
+
+    /// The version on trial, if there is one.
+    pub(crate) fn shadow(&self) -> Option<&Shadow> {
+        self.shadow.as_ref()
     }
 
     /// The compiled policy.
@@ -127,6 +176,7 @@ impl ZonePolicy {
             },
             bundle: Some(Arc::new(Bundle::deny_all(Reason::NoActivePolicySet))),
             loaded_at: now,
+            shadow: None,
         }
     }
 }

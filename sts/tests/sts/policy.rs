@@ -229,3 +229,59 @@ async fn a_policy_that_never_ends_costs_its_zone_and_nobody_else() {
         asked.elapsed()
     );
 }
+
+#[tokio::test]
+async fn a_version_on_trial_is_recorded_and_never_obeyed() {
+    let stack = Stack::start().await;
+    let fields = [
+        ("resource", "resource://crm"),
+        ("scope", "crm:write"),
+        ("agent_session_id", "s-target"),
+        ("delegation_edge_id", "e-1"),
+    ];
+    // Made active and then put on trial, with the first one back in force: it takes the right to write away.
+    let narrower = seed::POLICY.replace(
+        "{\"editor\": [\"crm:read\", \"crm:write\"], \"reader\": [\"crm:read\"]}, \"ambient\"",
+        "{\"editor\": [\"crm:read\"]}, \"ambient\"",
+    );
+    seed::policy(&stack.pool, "psv-2", &narrower).await;
+    stack
+        .sql("UPDATE policy_set_bindings SET active_version_id = 'psv-1', shadow_version_id = 'psv-2'")
+        .await;
+    let event = wait_for(SOON, async || {
+        let answer = stack.mint(&fields).await;
+        if answer.status != StatusCode::OK {
+            return None;
+        }
+        let event = stack.events_of(&answer).await.remove(0);
+        event["metadata_json"]["policy_shadow"]
+            .is_object()
+            .then_some(event)
+    })
+    .await;
+    assert_eq!(
+        (&event["decision"], &event["policy_set_version_id"]),
+        (&json!("allow"), &json!("psv-1"))
+    );
+    let trial = &event["metadata_json"]["policy_shadow"];
+    assert_eq!(trial["policy_set_version_id"], "psv-2");
+    assert_eq!(
+        (&trial["result"]["decision"], &trial["result"]["diagnostics"]),
+        (&json!("deny"), &json!([{"reason": "role_scope_mismatch"}]))
+    );
+    let read = stack
+        .mint(&[("scope", "crm:read"), fields[0], fields[2], fields[3]])
+        .await;
+    let agreed = &stack.events_of(&read).await[0];
+    assert!(
+        agreed["metadata_json"].get("policy_shadow").is_none(),
+        "where it agrees there is nothing to record"
+    );
+    let bearer = [("authorization", "Bearer metrics"), ("accept", "text/plain")];
+    let text = stack.send(Method::GET, "/metrics", header_map(&bearer), "").await;
+    let text = String::from_utf8(text.bytes.to_vec()).unwrap();
+    assert!(
+        text.contains("caracal_sts_policy_shadow_total{outcome=\"same\"} 1"),
+        "{text}"
+    );
+}
