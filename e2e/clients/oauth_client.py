@@ -75,10 +75,12 @@ def with_key(server: AuthorizationServerMetadata) -> dict:
         timeout=10,
     )
     stored.raise_for_status()
+    method = PrivateKeyJWT(server["token_endpoint"], alg="ES256")
     client = OAuth2Session(
         ENV["CARACAL_APPLICATION_ID"],
         key,
-        token_endpoint_auth_method=PrivateKeyJWT(server["token_endpoint"], alg="ES256"),
+        token_endpoint_auth_method=method,
+        revocation_endpoint_auth_method=method,
     )
     return walk(client, server)
 
