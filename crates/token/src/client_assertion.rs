@@ -79,6 +79,8 @@ pub enum AssertionError {
 pub struct ProvenAssertion {
     /// Its id, unique for the client.
     pub jti: String,
+    /// When it was made, as it says; else the earliest moment it can have been made.
+    pub issued_at: UnixSeconds,
     /// When it ends.
     pub expires_at: UnixSeconds,
 }
@@ -151,8 +153,10 @@ impl<'a> UnverifiedAssertion<'a> {
         if claims.jti.is_empty() || claims.jti.len() > JTI_BYTES_MAX {
             return Err(AssertionError::Id);
         }
+        let earliest = claims.exp.saturating_sub(rules.life_max_seconds);
         Ok(ProvenAssertion {
             jti: claims.jti,
+            issued_at: UnixSeconds(claims.iat.unwrap_or(earliest)),
             expires_at: UnixSeconds(claims.exp),
         })
     }
@@ -222,6 +226,11 @@ mod tests {
         );
         let proven = verify(&text, &keys(&[&key])).unwrap();
         assert_eq!((proven.jti.as_str(), proven.expires_at), ("a-1", NOW + 60));
+        assert_eq!(proven.issued_at, NOW);
+        let mut unsaid = claims();
+        unsaid.as_object_mut().unwrap().remove("iat");
+        let proven = verify(&signed(&key, &header(), &unsaid), &keys(&[&key])).unwrap();
+        assert_eq!(proven.issued_at, NOW + 60 - 300, "as early as it can be");
     }
 
     #[test]

@@ -6,7 +6,17 @@
 
 use std::sync::Arc;
 
-use caracal_bus::{Bus, BusError};
+use caracal_bus::{Bus, BusError, Claim};
+use caracal_model::UnixSeconds;
+
+/// Why nobody can tell whether an id was used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Undecided {
+    #[error("the event bus does not answer")]
+    Bus(#[from] BusError),
+    #[error("the event bus remembers nothing from when this was made")]
+    Forgotten,
+}
 
 /// The ids in use.
 #[derive(Debug)]
@@ -19,16 +29,18 @@ impl SingleUse {
         Self { bus }
     }
 
-    /// Takes the id `parts` name together; `false` when it was taken before. Cost: one round trip.
+    /// Takes the id `parts` name together, of something made at `made_at`; `false` when it was taken before. Cost: one round
+    /// trip.
     ///
     /// # Errors
-    /// [`BusError`] when nobody can tell: the caller refuses.
+    /// [`Undecided`] when nobody can tell: the caller refuses.
     pub(crate) async fn take(
         &self,
         kind: &str,
         parts: &[&str],
-        until_unix_seconds: i64,
-    ) -> Result<bool, BusError> {
+        made_at: UnixSeconds,
+        until: UnixSeconds,
+    ) -> Result<bool, Undecided> {
         let mut name = Vec::new();
         for part in parts {
             // Lengths keep two different lists of parts from looking alike.
@@ -37,8 +49,14 @@ impl SingleUse {
         }
         let digest = hex::encode(caracal_token::digest(&name));
         let key = format!("caracal:sts:once:{kind}:{digest}");
-        let until_ms = until_unix_seconds.saturating_mul(1_000);
-        Ok(self.bus.claim_once(&key, "1", until_ms).await?.is_first())
+        let until_ms = until.get().saturating_mul(1_000);
+        match self.bus.claim_once(&key, "1", until_ms).await? {
+            Claim::Repeated => Ok(false),
+            Claim::First {
+                remembers_since_unix_ms,
+            } if remembers_since_unix_ms > made_at.get().saturating_mul(1_000) => Err(Undecided::Forgotten),
+            Claim::First { .. } => Ok(true),
+        }
     }
 }
 
@@ -51,11 +69,12 @@ mod tests {
     #[tokio::test]
     async fn an_id_is_taken_once_and_its_parts_do_not_run_together() {
         let ids = SingleUse::new(Arc::new(MemoryBus::new()));
-        let until = 4_000_000_000;
-        assert!(ids.take("assertion", &["z1", "app-1", "j"], until).await.unwrap());
-        assert!(!ids.take("assertion", &["z1", "app-1", "j"], until).await.unwrap());
-        assert!(ids.take("assertion", &["z1", "app-2", "j"], until).await.unwrap());
-        assert!(ids.take("assertion", &["z1a", "pp-1", "j"], until).await.unwrap());
-        assert!(ids.take("proof", &["z1", "app-1", "j"], until).await.unwrap());
+        let (made, until) = (UnixSeconds(1_700_000_000), UnixSeconds(4_000_000_000));
+        let take = async |kind: &str, parts: &[&str]| ids.take(kind, parts, made, until).await.unwrap();
+        assert!(take("assertion", &["z1", "app-1", "j"]).await);
+        assert!(!take("assertion", &["z1", "app-1", "j"]).await);
+        assert!(take("assertion", &["z1", "app-2", "j"]).await);
+        assert!(take("assertion", &["z1a", "pp-1", "j"]).await);
+        assert!(take("proof", &["z1", "app-1", "j"]).await);
     }
 }

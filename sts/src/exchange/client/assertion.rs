@@ -83,7 +83,11 @@ pub(super) async fn prove(
     }
     let until = proven.expires_at + LEEWAY_SECONDS;
     let parts = [zone.as_str(), application.id.as_str(), &proven.jti];
-    match sts.single_use.take("assertion", &parts, until.get()).await {
+    match sts
+        .single_use
+        .take("assertion", &parts, proven.issued_at, until)
+        .await
+    {
         Ok(true) => {
             assertion.is_taken.store(true, Ordering::Relaxed);
             Ok(())
