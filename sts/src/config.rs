@@ -52,6 +52,7 @@ pub struct Config {
     pub(crate) egress: EgressSettings,
     /// The longest a provider's token is used, in seconds.
     pub(crate) provider_ttl_max: i64,
+    pub(crate) approval_waiters_max: usize,
     pub(crate) settings: Settings,
     pub(crate) metrics: MetricsAccess,
 }
@@ -117,6 +118,7 @@ impl Config {
             ),
             egress: egress(reader),
             provider_ttl_max: reader.integer("MAX_GRANT_TTL_SECONDS", 3_600, 60..=86_400),
+            approval_waiters_max: count(reader, "STS_APPROVAL_WAITERS_MAX", 1_000, 1..=100_000),
             settings: Settings {
                 upstream_credential_wait: reader.duration(
                     "UPSTREAM_CREDENTIAL_WAIT",

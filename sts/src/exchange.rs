@@ -2,6 +2,7 @@
 //!
 //! [`exchange`] is the order; each file is one step. Every step takes what the steps before it have proved.
 
+pub(crate) mod approval;
 mod authorize;
 pub(crate) mod client;
 pub(crate) mod control_key;
@@ -24,7 +25,7 @@ use caracal_token::Use;
 use caracal_wire::sts::{BEARER, TokenResponse};
 
 use self::client::Via;
-use self::evidence::{Known, Origin};
+use self::evidence::{ApprovalFact, Known, Origin};
 use self::mint::Minted;
 use self::refusal::Refusal;
 use self::request::{ExchangeRequest, SubjectTokenKind};
@@ -35,7 +36,7 @@ use crate::zone::Resource;
 /// Exchanges what the caller has proved for a mandate. `known` collects what became known, for the evidence of a refusal.
 ///
 /// Steady state: no SQL, no round trip; one signature, one policy decision for each resource, one append. A reusable mandate
-/// also costs one INSERT.
+/// also costs one INSERT. A request that needs a human's yes costs a few SQL statements more.
 ///
 /// # Errors
 /// [`Refusal`], the first in the order of the contract.
@@ -58,9 +59,7 @@ pub(crate) async fn exchange(
     }
     let presented = subject_token::present(sts, request, &caller, now)?;
     known.presented.clone_from(&presented);
-    if request.approval_id.is_some() {
-        return Err(Refusal::ApprovalUnknown);
-    }
+    let agreed = approval::present(sts, origin, request, &caller, presented.as_ref()).await?;
     let references = Arc::new(references::resolve(sts, request, &caller, presented.as_ref(), now).await?);
     known.references = Arc::clone(&references);
     let basis = Basis {
@@ -70,6 +69,7 @@ pub(crate) async fn exchange(
         caller: &caller,
         presented: presented.as_ref(),
         references: &references,
+        is_agreed: agreed.is_some(),
         control_key: caller
             .application()
             .control_key
@@ -79,6 +79,10 @@ pub(crate) async fn exchange(
     };
     resources::decide_all(&basis, &mut known.verdicts).await?;
     let credentials = credential::obtain_all(&basis, &mut known.verdicts, origin.wait).await?;
+    let agreed = match agreed {
+        Some(agreed) => Some(agreed),
+        None => approval::gate(&basis, &known.verdicts, &mut known.approval).await?,
+    };
     let granted = authorize::conclude(&known.verdicts)?;
     if presented.is_some() && via == Via::Client {
         return Err(Refusal::NotThroughGateway);
@@ -88,7 +92,8 @@ pub(crate) async fn exchange(
         Via::Gateway => directive::directives(&caller, &granted, &credentials)?,
         Via::Client => BTreeMap::new(),
     };
-    let minted = mint::mint(&basis, &granted, lifetime).await?;
+    let minted = mint::mint(&basis, &granted, lifetime, agreed.as_ref()).await?;
+    known.approval = agreed.as_ref().and_then(ApprovalFact::of_use);
     release(sts, origin, request, known, minted, upstreams, &granted).await
 }
 
@@ -106,7 +111,8 @@ fn refuse_federation(request: &ExchangeRequest) -> Result<(), Refusal> {
         || request.session_id.is_some()
         || request.agent_session_id.is_some()
         || request.delegation_edge_id.is_some()
-        || request.approval_id.is_some();
+        || request.approval_id.is_some()
+        || request.challenge.is_some();
     Err(if has_more {
         Refusal::FederationFields
     } else {

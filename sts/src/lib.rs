@@ -16,6 +16,7 @@
 //! The life of a request: `http` reads it, `exchange` is the order of all checks, `exchange::refusal` is every
 //! way to say no. This service never forwards traffic, and never acts without evidence.
 
+mod approval;
 mod config;
 #[cfg(test)]
 mod cost;

@@ -42,6 +42,7 @@ struct Gauges {
     zone_reloads: IntGauge,
     session_views: IntGauge,
     minted_tokens: IntGauge,
+    approval_waiters: IntGauge,
     opa_max_policy_age_seconds: IntGauge,
     database_statements: IntGauge,
 }
@@ -121,6 +122,10 @@ impl Metrics {
                 zone_reloads: gauge("zone_reloads", "Zones read again since start."),
                 session_views: gauge("session_views", "Sessions and delegations in memory."),
                 minted_tokens: gauge("minted_tokens", "Tokens remembered by digest."),
+                approval_waiters: gauge(
+                    "approval_waiters",
+                    "Requests that wait for a decision about an approval.",
+                ),
                 opa_max_policy_age_seconds: gauge(
                     "opa_max_policy_age_seconds",
                     "Age of the policy compiled first.",
@@ -175,6 +180,9 @@ impl Metrics {
         gauges.zone_reloads.set(signed(sts.zones.reloads()));
         gauges.session_views.set(signed(sts.graph.len()));
         gauges.minted_tokens.set(signed(sts.minted.len()));
+        gauges
+            .approval_waiters
+            .set(i64::try_from(sts.waiters.len()).unwrap_or(i64::MAX));
         gauges
             .opa_max_policy_age_seconds
             .set(signed(sts.zones.oldest_policy().as_secs()));

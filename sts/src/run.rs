@@ -19,6 +19,7 @@ use caracal_relay::RelaySettings;
 use caracal_storage::schema_version::{self, SchemaMismatch};
 use caracal_storage::{Database, PoolLimits, StorageError};
 
+use crate::approval::{self, Waiters};
 use crate::config::Config;
 use crate::feed::{self, FeedError};
 use crate::http;
@@ -142,7 +143,10 @@ pub async fn run(
     let router = http::router(Arc::clone(&sts), health(&sts, readiness, registry, access));
     listening(Addresses { http: address });
     let served = tokio::select! {
-        served = server::serve(listener, router, http_limits(), shutdown) => served,
+        (served, ()) = async {
+            let serving = server::serve(listener, router, http_limits(), shutdown.clone());
+            tokio::join!(serving, end_waits(&sts, &shutdown))
+        } => served,
         () = background.requested() => Ok(()),
     };
     background.trigger();
@@ -151,6 +155,12 @@ pub async fn run(
     database.close().await;
     served?;
     Ok(joined?)
+}
+
+/// Whoever waits for an approval is told to come again elsewhere, so that requests in progress can end.
+async fn end_waits(sts: &Sts, shutdown: &Shutdown) {
+    shutdown.requested().await;
+    sts.waiters.close();
 }
 
 pub(crate) fn build(
@@ -190,7 +200,9 @@ pub(crate) fn build(
         graph: SessionGraph::new(database.clone(), config.session_views_max),
         revocations: Revocations::new(),
         secrets: SecretVerifier::new(config.secret_verifications),
-        lockout: Lockout::new(),
+        lockout: Lockout::of_secrets(),
+        challenges: Lockout::of_challenges(),
+        waiters: Waiters::new(config.approval_waiters_max),
         mint_rate: MintRate::new(),
         nonces: NonceTable::new(clock.unix_seconds(), config.nonces_max),
         denials: DenialBudget::new(config.denial_events_per_minute),
@@ -250,6 +262,14 @@ impl Jobs {
                 () = stopping => {}
             }
         });
+        tasks.spawn(
+            "approval decisions",
+            approval::listen(Arc::clone(sts), shutdown.clone()),
+        );
+        tasks.spawn(
+            "approval sweep",
+            approval::sweep(Arc::clone(sts), shutdown.clone()),
+        );
         let relay = RelaySettings {
             // This service's role may not delete outbox rows; those of control and coordinator do.
             prune_after: None,
@@ -281,7 +301,8 @@ async fn stop(shutdown: Shutdown) {
 fn http_limits() -> Limits {
     Limits {
         body_bytes: 64 << 10,
-        request_timeout: Duration::from_secs(10),
+        // Of those who wait for an approval; everything else has its own, shorter limit.
+        request_timeout: Duration::from_secs(35),
         drain_timeout: Duration::from_secs(10),
         ..Limits::default()
     }

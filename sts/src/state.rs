@@ -10,6 +10,7 @@ use caracal_model::ZoneId;
 use caracal_storage::Database;
 use caracal_token::envelope::Keyring;
 
+use crate::approval::Waiters;
 use crate::key::{self, CreateKeyError, MintedTokens};
 use crate::limit::denial_budget::DenialBudget;
 use crate::limit::evaluation::EvaluationPool;
@@ -41,6 +42,8 @@ pub(crate) struct Sts {
     pub(crate) revocations: Revocations,
     pub(crate) secrets: SecretVerifier,
     pub(crate) lockout: Lockout,
+    pub(crate) challenges: Lockout,
+    pub(crate) waiters: Waiters,
     pub(crate) mint_rate: MintRate,
     pub(crate) nonces: NonceTable,
     pub(crate) denials: DenialBudget,

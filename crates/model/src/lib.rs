@@ -4,6 +4,7 @@
 //! time passes it in. The words used here are those of `docs/glossary.md`; the rules of delegation are written
 //! down in `docs/contract/delegation-rules.md`.
 
+pub mod approval;
 pub mod delegation;
 pub mod id;
 pub mod revocation;
@@ -12,6 +13,7 @@ pub mod session;
 pub mod text;
 pub mod time;
 
+pub use approval::{ApprovalState, ApprovalTimes};
 pub use delegation::{Authority, Constraints, DelegationEdge, Exceeds, Lineage, LineageError};
 pub use id::{
     AdminTokenId, ApplicationId, AuthorityRecordId, DelegationId, EventId, IdError, KeyId, PolicyId,

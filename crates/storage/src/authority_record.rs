@@ -77,6 +77,6 @@ pub async fn end(
 
 /// `to_timestamp` takes a double, which is exact for whole seconds of any year we live in.
 #[expect(clippy::cast_precision_loss, reason = "whole seconds are exact up to 2^53")]
-fn seconds(unix: i64) -> f64 {
+pub(crate) fn seconds(unix: i64) -> f64 {
     unix as f64
 }

@@ -6,6 +6,7 @@
 pub mod admin_audit;
 pub mod admin_token;
 pub mod application;
+pub mod approval;
 pub mod audit_event;
 pub mod audit_read;
 pub mod authority_record;

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use caracal_model::ApprovalState;
+
 use crate::digest::sha256_hex;
 use crate::error::{ErrorCode, is_blank};
 
@@ -89,37 +91,8 @@ pub fn pseudonym(zone_id: &str, subject: &str) -> String {
     format!("subject:pseudonym:{}", digest.get(..16).unwrap_or(&digest))
 }
 
-/// Where an approval is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ApprovalState {
-    /// Nobody has decided.
-    Pending,
-    /// Granted, not yet used.
-    Approved,
-    /// Refused.
-    Rejected,
-    /// Nobody decided in time, or nobody used it in time.
-    Expired,
-    /// Used.
-    Consumed,
-}
-
-impl ApprovalState {
-    /// The state as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Approved => "approved",
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-            Self::Consumed => "consumed",
-        }
-    }
-}
-
 /// The 401 body that tells a client to wait for an approval.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldBody {
     /// Always [`ErrorCode::InteractionRequired`].
     pub error: ErrorCode,
@@ -139,9 +112,42 @@ pub struct HoldBody {
     pub binding: String,
     /// Until when it can be decided and used, RFC 3339.
     pub approval_expires_at: String,
+    /// The same id under the name that clients of the step-up routes read.
+    #[serde(default, skip_serializing_if = "is_blank")]
+    pub challenge_id: Option<String>,
+    /// The same type under that name.
+    #[serde(default, skip_serializing_if = "is_blank")]
+    pub challenge_type: Option<String>,
+    /// Proves who raised the approval; only in the answer that raised it.
+    #[serde(default, skip_serializing_if = "is_blank")]
+    pub challenge_secret: Option<String>,
+    /// The same time under that name.
+    #[serde(default, skip_serializing_if = "is_blank")]
+    pub challenge_expires_at: Option<String>,
     /// The value of the response header `X-Request-Id`.
     #[serde(rename = "requestId", default, skip_serializing_if = "is_blank")]
     pub request_id: Option<String>,
+}
+
+impl std::fmt::Debug for HoldBody {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("HoldBody")
+            .field("approval_id", &self.approval_id)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `GET /approvals/{id}` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalStatus {
+    /// Until when it can be decided and used, RFC 3339.
+    pub expires_at: String,
+    /// Its id.
+    pub id: String,
+    /// Where it is in its life.
+    pub state: ApprovalState,
 }
 
 #[cfg(test)]
@@ -259,6 +265,10 @@ mod tests {
             tier: None,
             binding: "ab".to_owned(),
             approval_expires_at: "2026-01-02T03:04:05Z".to_owned(),
+            challenge_id: None,
+            challenge_type: None,
+            challenge_secret: None,
+            challenge_expires_at: None,
             request_id: Some("req-1".to_owned()),
         };
         let text = serde_json::to_string(&hold).unwrap();

@@ -60,6 +60,10 @@ pub mod field {
     pub const DELEGATION_EDGE_ID: &str = "delegation_edge_id";
     /// An approval raised by an earlier request.
     pub const APPROVAL_ID: &str = "approval_id";
+    /// The same approval, by clients of the step-up routes.
+    pub const CHALLENGE_ID: &str = "challenge_id";
+    /// The secret that came with it.
+    pub const CHALLENGE_RESPONSE: &str = "challenge_response";
     /// The token lifetime asked for, in seconds.
     pub const TTL_SECONDS: &str = "ttl_seconds";
     /// Method of the governed request; only a gateway may send it.

@@ -77,7 +77,7 @@ pub(super) fn input<'a>(basis: &'a Basis<'a>, resource: &'a Resource) -> Input<'
             complete: claims,
         }),
         trace_id: basis.request_id,
-        challenge_resolved: false,
+        challenge_resolved: basis.is_agreed,
         requested_scopes: &request.scopes,
     }
 }
@@ -103,7 +103,6 @@ fn edge<'a>(basis: &Basis<'a>) -> Option<Edge<'a>> {
 /// What is granted, once every resource has its verdict.
 ///
 /// # Errors
-/// [`Refusal::ApprovalRequired`] when a grant waits for a human: approvals are not served here, so it is refused.
 /// [`Refusal::RateLimited`] when nothing is granted and a budget is spent; [`Refusal::PolicyDenied`] when nothing else is
 /// granted, with the first reason a policy gave.
 pub(crate) fn conclude(verdicts: &[Verdict]) -> Result<Vec<Arc<Resource>>, Refusal> {
@@ -113,9 +112,6 @@ pub(crate) fn conclude(verdicts: &[Verdict]) -> Result<Vec<Arc<Resource>>, Refus
             Outcome::ControlKey | Outcome::Refused(_) | Outcome::Spent(_) => None,
         })
     };
-    if decisions().any(|decision| !decision.step_up_tiers().is_empty()) {
-        return Err(Refusal::ApprovalRequired);
-    }
     let granted: Vec<Arc<Resource>> = verdicts
         .iter()
         .filter_map(|verdict| verdict.granted().map(Arc::clone))

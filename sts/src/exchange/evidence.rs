@@ -10,9 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use caracal_model::{EventId, UnixMicros};
 use caracal_policy::Decision;
+use caracal_storage::approval::Approval;
 use caracal_wire::audit::{AuditEvent, decision, event_type, status};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
+use super::approval::Agreed;
 use super::client::Caller;
 use super::mint::Minted;
 use super::references::References;
@@ -31,6 +34,61 @@ pub(crate) struct Known {
     pub(crate) presented: Option<Presented>,
     pub(crate) references: Arc<References>,
     pub(crate) verdicts: Vec<Verdict>,
+    /// What happened to an approval.
+    pub(crate) approval: Option<ApprovalFact>,
+}
+
+/// An approval was raised or used.
+#[derive(Debug, Clone)]
+pub(crate) struct ApprovalFact {
+    event_type: &'static str,
+    decision: &'static str,
+    metadata: Map<String, Value>,
+}
+
+impl ApprovalFact {
+    /// A new one.
+    pub(crate) fn raised(approval: &Approval) -> Self {
+        Self {
+            event_type: event_type::STEP_UP_ISSUED,
+            decision: decision::PENDING,
+            metadata: about(approval),
+        }
+    }
+
+    /// One that was used for the token, unless the token was given before.
+    pub(crate) fn of_use(agreed: &Agreed) -> Option<Self> {
+        match agreed {
+            Agreed::Usable(approval) => Some(Self {
+                event_type: event_type::STEP_UP_CONSUMED,
+                decision: decision::CONSUMED,
+                metadata: about(approval),
+            }),
+            Agreed::Used(..) => None,
+        }
+    }
+}
+
+/// What every event about an approval says.
+pub(crate) fn about(approval: &Approval) -> Map<String, Value> {
+    let mut metadata = Map::new();
+    let texts = [
+        ("challenge_id", Some(approval.id.as_str())),
+        ("tier", approval.tier.as_deref()),
+        ("approver_class", Some(approval.approver_class.as_str())),
+        ("privacy_mode", Some(approval.privacy_mode.as_str())),
+        ("session_id", approval.session_id.as_deref()),
+        ("application_id", approval.application_id.as_deref()),
+        ("subject_anchor", approval.subject_anchor.as_deref()),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            metadata.insert(name.to_owned(), json!(text));
+        }
+    }
+    let binding = approval.resource_set_hash.as_deref().map(hex::encode);
+    metadata.insert("binding".to_owned(), json!(binding));
+    metadata
 }
 
 /// Where a request came from.
@@ -40,6 +98,8 @@ pub(crate) struct Origin {
     pub(crate) source: IpAddr,
     /// How long it may wait for somebody else's answer.
     pub(crate) wait: Duration,
+    /// When it came.
+    pub(crate) arrived_at: Instant,
 }
 
 /// Evidence cannot be recorded, so its effect must not happen.
@@ -71,7 +131,8 @@ pub(crate) async fn record_issue(
     let events = known
         .verdicts
         .iter()
-        .map(|verdict| scribe.about_resource(verdict, Some(minted), None));
+        .map(|verdict| scribe.about_resource(verdict, Some(minted), None))
+        .chain(known.approval.iter().map(|fact| scribe.about_approval(fact)));
     append(sts, events.collect()).await
 }
 
@@ -112,6 +173,7 @@ pub(crate) async fn record_refusal(
     if events.is_empty() {
         events.push(scribe.about_request(refusal, status, suppressed));
     }
+    events.extend(known.approval.iter().map(|fact| scribe.about_approval(fact)));
     if append(sts, events).await.is_err() {
         tracing::error!(refusal = refusal.label(), "a refusal could not be recorded");
     }
@@ -213,6 +275,17 @@ impl Scribe<'_> {
         Some(event)
     }
 
+    fn about_approval(&self, fact: &ApprovalFact) -> Option<AuditEvent> {
+        let mut event = self.event(fact.event_type)?;
+        fact.decision.clone_into(&mut event.decision);
+        status::COMPLETE.clone_into(&mut event.evaluation_status);
+        let mut metadata = self.metadata();
+        metadata.insert("resources".to_owned(), json!(self.request.resources));
+        metadata.extend(fact.metadata.clone());
+        event.metadata_json = Value::Object(metadata);
+        Some(event)
+    }
+
     fn event(&self, event_type: &str) -> Option<AuditEvent> {
         let id = EventId::try_from(unique_id(self.sts.clock.unix_millis()).ok()?).ok()?;
         let occurred_at = UnixMicros(self.sts.clock.unix_micros());
@@ -306,6 +379,9 @@ fn put_end(
             .evaluation_status()
             .unwrap_or(status::EXCHANGE_DENIED)
             .clone_into(&mut event.evaluation_status);
+        if matches!(refusal, Refusal::Hold(_)) {
+            decision::PENDING.clone_into(&mut event.decision);
+        }
         push_reason(&mut event.diagnostics_json, refusal);
     }
 }
@@ -334,7 +410,7 @@ fn put_token(metadata: &mut Map<String, Value>, minted: &Minted) {
 
 fn push_reason(diagnostics: &mut Value, refusal: &Refusal) {
     let reason = match refusal {
-        Refusal::ApprovalRequired => "approval_required".into(),
+        Refusal::Hold(_) => "approval_required".into(),
         other => other.answer().description,
     };
     if let Value::Array(entries) = diagnostics {

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use caracal_model::{AuthorityRecordId, KeyId, SubjectId, TokenId, UnixSeconds};
+use caracal_storage::StorageError;
+use caracal_storage::approval::{self, Approval};
 use caracal_storage::authority_record::{self, NewAuthorityRecord};
 use caracal_token::{Actor, Claims, Hop, SubjectType, Use};
+use serde_json::json;
 
+use super::approval::{Agreed, Reissue};
 use super::refusal::Refusal;
 use super::resources::Basis;
 use super::subject_token::Presented;
@@ -66,17 +70,23 @@ pub(crate) fn lifetime(basis: &Basis<'_>) -> Result<i64, Refusal> {
     Ok(lifetime)
 }
 
-/// Signs the mandate; a reusable one is recorded first. Cost: one signature, and for a reusable mandate one INSERT.
+/// Signs the mandate; a reusable one, and one that a human agreed to, is recorded first. Cost: one signature, and for a
+/// recorded mandate one statement.
 ///
 /// # Errors
+/// [`Refusal::ApprovalConsumed`] when another request used the approval first,
 /// [`Refusal::Issuance`] when there is no key or no randomness, [`Refusal::RecordStoreUnavailable`] when a reusable mandate
 /// cannot be recorded.
 pub(crate) async fn mint(
     basis: &Basis<'_>,
     granted: &[Arc<Resource>],
     lifetime: i64,
+    agreed: Option<&Agreed>,
 ) -> Result<Minted, Refusal> {
-    let claims = claims(basis, granted, lifetime)?;
+    let mut claims = claims(basis, granted, lifetime)?;
+    if let Some(Agreed::Used(reissue)) = agreed {
+        repeat(&mut claims, reissue);
+    }
     let model;
     let zone = basis.caller.zone();
     let keys = if zone.keys.is_empty() {
@@ -89,8 +99,10 @@ pub(crate) async fn mint(
         &zone.keys
     };
     let key = keys.signing(basis.now).ok_or(Refusal::Issuance)?;
-    if claims.r#use == Use::Session {
-        record(basis, &claims).await?;
+    match agreed {
+        Some(Agreed::Usable(approval)) => consume(basis, &claims, approval).await?,
+        None if claims.r#use == Use::Session => record(basis, &claims).await?,
+        Some(Agreed::Used(_)) | None => {}
     }
     let header_type = basis.request.requested.header_type();
     let token = key.sign_as(header_type, &claims).map_err(|error| {
@@ -206,8 +218,37 @@ fn fresh<T: TryFrom<String>>(basis: &Basis<'_>) -> Result<T, Refusal> {
     T::try_from(id).ok().ok_or(Refusal::Issuance)
 }
 
+/// The token that was issued before: the same id, so that it is burned with the first one, and the same end.
+fn repeat(claims: &mut Claims, reissue: &Reissue) {
+    if claims.root_sid == claims.sid {
+        claims.root_sid = reissue.sid.clone();
+    }
+    claims.sid = reissue.sid.clone();
+    claims.jti = reissue.jti.clone();
+    claims.iat = reissue.issued_at;
+    // Never beyond what it stands on now.
+    claims.exp = claims.exp.min(reissue.expires_at);
+}
+
+/// Uses the approval and records the mandate, both or neither.
+async fn consume(basis: &Basis<'_>, claims: &Claims, approval: &Approval) -> Result<(), Refusal> {
+    let mut record = record_of(claims);
+    record.claims = Some(json!({"approval_id": approval.id, "jti": claims.jti}));
+    match approval::consume(&basis.sts.database, &approval.id, &record).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refusal::ApprovalConsumed),
+        Err(error) => Err(not_recorded(&error)),
+    }
+}
+
 async fn record(basis: &Basis<'_>, claims: &Claims) -> Result<(), Refusal> {
-    let record = NewAuthorityRecord {
+    authority_record::insert(&basis.sts.database, &record_of(claims))
+        .await
+        .map_err(|error| not_recorded(&error))
+}
+
+fn record_of(claims: &Claims) -> NewAuthorityRecord<'_> {
+    NewAuthorityRecord {
         id: &claims.sid,
         zone_id: &claims.zone_id,
         session_type: claims.sub_type.as_str(),
@@ -215,18 +256,17 @@ async fn record(basis: &Basis<'_>, claims: &Claims) -> Result<(), Refusal> {
         expires_at: claims.exp,
         authenticated_at: claims.iat,
         claims: None,
-    };
-    authority_record::insert(&basis.sts.database, &record)
-        .await
-        .map_err(|error| {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "an authority record cannot be written"
-            );
-            if error.is_unavailable() {
-                Refusal::RecordStoreUnavailable
-            } else {
-                Refusal::Issuance
-            }
-        })
+    }
+}
+
+fn not_recorded(error: &StorageError) -> Refusal {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "an authority record cannot be written"
+    );
+    if error.is_unavailable() {
+        Refusal::RecordStoreUnavailable
+    } else {
+        Refusal::Issuance
+    }
 }

@@ -12,6 +12,8 @@ use caracal_wire::audit::{event_type, status};
 use caracal_wire::error::ErrorCode;
 use http::StatusCode;
 
+use super::approval::Hold;
+
 /// Why an exchange is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -57,8 +59,15 @@ pub(crate) enum Refusal {
     PolicyDenied(Option<Reason>),
     /// Nothing was granted, and a budget of mints is spent for so many seconds.
     RateLimited(u32),
-    /// The policy asks for a human decision first.
-    ApprovalRequired,
+    /// A human must decide first.
+    Hold(Box<Hold>),
+    ApprovalConsumed,
+    ApprovalRejected,
+    ApprovalExpired,
+    /// The tiers ask for deciders that exclude each other.
+    ApprovalClass,
+    ChallengeInvalid,
+    ChallengeCooldown,
     NotThroughGateway,
     TtlNegative,
     TtlTooLong,
@@ -71,6 +80,7 @@ pub(crate) enum Refusal {
     SessionStateUnavailable,
     PolicyEvaluation,
     RecordStoreUnavailable,
+    ApprovalStoreUnavailable,
     Issuance,
     ProviderCredential {
         resource: ResourceIdentifier,
@@ -185,7 +195,30 @@ impl Refusal {
                 format!("policy denied ({})", reason.as_str()).into(),
             ),
             Self::RateLimited(_) => (429, E::ProviderRateLimited, "rate limit exceeded".into()),
-            Self::ApprovalRequired => (403, E::AccessDenied, "policy denied (approval_required)".into()),
+            Self::Hold(_) => (
+                401,
+                E::InteractionRequired,
+                "Human approval required for this request".into(),
+            ),
+            Self::ApprovalConsumed => (
+                409,
+                E::ApprovalConsumed,
+                "approval already used; another request consumed it".into(),
+            ),
+            Self::ApprovalRejected => (403, E::AccessDenied, "approval was rejected".into()),
+            Self::ApprovalExpired => (401, E::AccessDenied, "approval expired".into()),
+            Self::ApprovalClass => (
+                403,
+                E::AccessDenied,
+                "approval requires separate operator and subject decisions".into(),
+            ),
+            Self::ChallengeInvalid => (
+                401,
+                E::AccessDenied,
+                "challenge not found or response does not match".into(),
+            ),
+            Self::ChallengeCooldown => (429, E::AccessDenied, "too many failed challenge responses".into()),
+            Self::ApprovalStoreUnavailable => (503, E::StsUnavailable, "approval store unavailable".into()),
             Self::NotThroughGateway => (
                 403,
                 E::AccessDenied,
@@ -267,7 +300,13 @@ impl Refusal {
             Self::ApprovalUnknown => Some(status::APPROVAL_INVALID),
             Self::OperationNotPermitted => Some(status::OPERATION_NOT_PERMITTED),
             Self::ControlResource => Some(status::CONTROL_RESOURCE_REQUIRES_CONTROL_KEY),
-            Self::ApprovalRequired => Some(status::COMPLETE),
+            Self::Hold(_) => Some(status::COMPLETE),
+            Self::ApprovalConsumed => Some(status::APPROVAL_ALREADY_CONSUMED),
+            Self::ApprovalRejected => Some(status::APPROVAL_REJECTED),
+            Self::ApprovalExpired => Some(status::APPROVAL_EXPIRED),
+            Self::ApprovalClass => Some(status::APPROVAL_CLASS_CONFLICT),
+            Self::ChallengeInvalid => Some(status::CHALLENGE_INVALID),
+            Self::ChallengeCooldown => Some(status::CHALLENGE_COOLDOWN),
             Self::PolicyEvaluation => Some(status::POLICY_EVAL_FAILED),
             Self::ProviderCredential { .. } => Some(status::PROVIDER_CREDENTIAL_UNAVAILABLE),
             Self::CredentialNotConnected => Some(status::CREDENTIAL_NOT_PROVISIONED),
@@ -282,6 +321,7 @@ impl Refusal {
             | Self::ZoneUnavailable
             | Self::SessionStateUnavailable
             | Self::RecordStoreUnavailable
+            | Self::ApprovalStoreUnavailable
             | Self::Issuance
             | Self::EvidenceUnavailable => Some(status::EXCHANGE_DENIED),
         }
@@ -316,13 +356,23 @@ impl Refusal {
             Self::SubjectToken | Self::FederationFields | Self::FederationIssuer => "subject_token",
             Self::Reference(_) => "reference",
             Self::Lineage(_) | Self::DelegationExpired => "delegation",
-            Self::ApprovalUnknown | Self::ApprovalRequired => "approval",
+            Self::Hold(_) => "hold",
+            Self::ApprovalUnknown
+            | Self::ApprovalConsumed
+            | Self::ApprovalRejected
+            | Self::ApprovalExpired
+            | Self::ApprovalClass
+            | Self::ChallengeInvalid
+            | Self::ChallengeCooldown => "approval",
             Self::OperationNotPermitted => "operation",
             Self::PolicyDenied(_) | Self::ControlResource => "policy",
             Self::PolicyEvaluation => "policy_error",
             Self::NotThroughGateway => "not_through_gateway",
             Self::RevocationStale => "revocation_stale",
-            Self::ZoneUnavailable | Self::SessionStateUnavailable | Self::RecordStoreUnavailable => "store",
+            Self::ZoneUnavailable
+            | Self::SessionStateUnavailable
+            | Self::RecordStoreUnavailable
+            | Self::ApprovalStoreUnavailable => "store",
             Self::Issuance => "issuance",
             Self::ProviderCredential { .. } | Self::CredentialNotConnected | Self::CredentialNotRenewable => {
                 "provider_credential"
@@ -360,6 +410,7 @@ impl Refusal {
                 | Self::OperationNotPermitted
                 | Self::PolicyDenied(_)
                 | Self::PolicyEvaluation
+                | Self::ApprovalUnknown
                 | Self::ProviderCredential { .. }
                 | Self::CredentialNotConnected
                 | Self::CredentialNotRenewable
@@ -371,12 +422,14 @@ impl Refusal {
         match self {
             Self::LockedOut => Some(60),
             Self::RateLimited(seconds) => Some(*seconds),
+            Self::ChallengeCooldown => Some(300),
             Self::VerifierBusy
             | Self::AssertionStoreUnavailable
             | Self::RevocationStale
             | Self::ZoneUnavailable
             | Self::SessionStateUnavailable
             | Self::RecordStoreUnavailable
+            | Self::ApprovalStoreUnavailable
             | Self::EvidenceUnavailable => Some(1),
             _ => None,
         }

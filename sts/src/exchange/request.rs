@@ -33,12 +33,21 @@ pub(crate) struct ExchangeRequest {
     pub(crate) agent_session_id: Option<String>,
     pub(crate) delegation_edge_id: Option<String>,
     pub(crate) approval_id: Option<String>,
+    /// The same, proved with the secret that came with it.
+    pub(crate) challenge: Option<Challenge>,
     /// 0 when the form names none.
     pub(crate) ttl_seconds: i64,
     pub(crate) requested: RequestedToken,
     /// The upstream operation; believed only when a gateway says so.
     pub(crate) unverified_method: String,
     pub(crate) unverified_path: String,
+}
+
+/// The answer to a step-up challenge.
+#[derive(Debug)]
+pub(crate) struct Challenge {
+    pub(crate) id: String,
+    pub(crate) response: Secret,
 }
 
 /// A presented subject token.
@@ -158,6 +167,10 @@ impl ExchangeRequest {
             agent_session_id: text(form, field::AGENT_SESSION_ID),
             delegation_edge_id: text(form, field::DELEGATION_EDGE_ID),
             approval_id: text(form, field::APPROVAL_ID),
+            challenge: text(form, field::CHALLENGE_ID).map(|id| Challenge {
+                id,
+                response: Secret::from(form.get(field::CHALLENGE_RESPONSE).unwrap_or_default()),
+            }),
             ttl_seconds,
             requested,
             unverified_method: form

@@ -68,6 +68,8 @@ pub(crate) struct Basis<'a> {
     pub(crate) references: &'a References,
     /// The caller, when it asks with a control key for nothing but the control endpoint.
     pub(crate) control_key: Option<&'a ControlKey>,
+    /// Whether a human has agreed to exactly this.
+    pub(crate) is_agreed: bool,
     pub(crate) now: UnixSeconds,
 }
 

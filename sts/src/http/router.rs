@@ -1,15 +1,23 @@
 //! Every route of the service, in one list.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::routing::{get, post};
+use caracal_wire::error::ErrorCode;
 use caracal_wire::policy::{SIMULATE_PATH, STATUS_PATH};
 use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
 use super::standard::{introspect, metadata, revoke};
-use super::{internal, jwks, policy, signing_keys, token};
+use super::{answer, approvals, internal, jwks, policy, signing_keys, token};
 use crate::state::Sts;
+
+/// Longest an answer may take to begin, but for those who asked to wait.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The routes; `health` brings those every service has. `GET` routes answer `HEAD` as well.
 pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
@@ -34,6 +42,22 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         )
         .route("/zones/{zone_id}/oauth2/introspect", post(introspect::introspect))
         .route("/zones/{zone_id}/oauth2/revoke", post(revoke::revoke))
+        .route("/step-up/{id}", get(approvals::step_up))
+        .layer(from_fn(in_time))
+        .route("/approvals/{id}", get(approvals::status))
         .with_state(sts)
         .merge(health)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(ANSWER_WITHIN, next.run(request))
+        .await
+        .unwrap_or_else(|_elapsed| {
+            answer::error(
+                http::StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::StsUnavailable,
+                "the request took too long",
+                None,
+            )
+        })
 }

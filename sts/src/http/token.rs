@@ -14,6 +14,7 @@ use caracal_wire::header::{REQUEST_ID, TIMEOUT_MS};
 use caracal_wire::sts::{FORM_MEDIA_TYPE, TokenResponse, field};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::time::Instant;
 
 use super::answer::{NO_STORE, refused};
 use super::gateway::{self, NotOurGateway};
@@ -93,6 +94,7 @@ fn origin(sts: &Sts, peer: Peer, request_id: &RequestId, headers: &HeaderMap) ->
         request_id: request_id.as_str().to_owned(),
         source: peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         wait: wait(sts, headers),
+        arrived_at: Instant::now(),
     }
 }
 

@@ -6,6 +6,7 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod approvals;
 mod client;
 mod client_keys;
 mod configuration;

@@ -154,7 +154,7 @@ async fn the_token_covers_what_was_granted_and_drops_the_rest() {
 }
 
 #[tokio::test]
-async fn a_gated_scope_is_refused_while_nobody_can_approve() {
+async fn a_gated_scope_waits_for_a_human() {
     let stack = Stack::start().await;
     stack
         .sql("UPDATE resources SET scopes = '{crm:write,crm:danger}' WHERE id = 'r-gated'")
@@ -176,10 +176,14 @@ async fn a_gated_scope_is_refused_while_nobody_can_approve() {
         .await;
     assert_eq!(
         answer.refusal(),
-        (403, "access_denied", "policy denied (approval_required)")
+        (
+            401,
+            "interaction_required",
+            "Human approval required for this request"
+        )
     );
     let event = &stack.events_of(&answer).await[0];
-    assert_eq!(event["decision"], "deny");
+    assert_eq!(event["decision"], "pending");
     let reasons = event["diagnostics_json"].to_string();
     assert!(
         reasons.contains("step_up_required") && reasons.contains("approval_required"),

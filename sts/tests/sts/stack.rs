@@ -10,6 +10,7 @@ use caracal_chassis::Clock;
 use caracal_chassis::config::{Reader, Source};
 use caracal_chassis::http_client::{Client, ClientLimits};
 use caracal_chassis::shutdown::Shutdown;
+use caracal_storage::{Database, PoolLimits};
 use caracal_sts::{Config, Deps, RunError};
 use caracal_testing::{Role, TestDatabase, TestRedis, wait_for, wait_until};
 use caracal_token::{Claims, KeySet, Rules, UnverifiedToken, Use};
@@ -104,30 +105,11 @@ impl Stack {
         let spool = tempfile::tempdir().unwrap();
         let bus: Arc<dyn Bus> = Arc::new(RedisBus::connect(redis.url()).unwrap());
         let config = config(url, redis_url, &spool, settings);
-        let own_bus = Arc::new(RedisBus::connect(redis_url).unwrap());
-        let shutdown = Shutdown::new();
-        let (bound, listening) = oneshot::channel();
-        let deps = Deps {
-            bus: own_bus,
-            clock: Clock::system(),
-        };
-        let running = caracal_sts::run(
-            config,
-            deps,
-            move |addresses| {
-                bound.send(addresses).unwrap();
-            },
-            shutdown.clone(),
-        );
-        let mut served = tokio::spawn(running);
-        let addresses = tokio::select! {
-            addresses = listening => addresses.unwrap(),
-            ended = &mut served => panic!("the service did not start: {ended:?}"),
-        };
+        let (base, shutdown, served) = serve(config, redis_url).await;
         let stack = Self {
             pool,
             bus,
-            base: format!("http://{}", addresses.http),
+            base,
             client: Client::new(ClientLimits {
                 timeout: SOON,
                 ..ClientLimits::default()
@@ -140,6 +122,13 @@ impl Stack {
         };
         stack.until_ready().await;
         stack
+    }
+
+    /// The database as another service sees it.
+    pub(crate) async fn database_as(&self, role: Role) -> Database {
+        Database::connect(&self.database.url_as(role), "test", &PoolLimits::default())
+            .await
+            .unwrap()
     }
 
     /// Waits until the service is ready.
@@ -157,8 +146,24 @@ impl Stack {
         self.send(Method::GET, path, HeaderMap::new(), "").await
     }
 
+    /// The same of any replica.
+    pub(crate) async fn get_at(&self, base: &str, path: &str) -> Answer {
+        self.send_to(base, Method::GET, path, HeaderMap::new(), "").await
+    }
+
     pub(crate) async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: &str) -> Answer {
-        let url = format!("{}{path}", self.base);
+        self.send_to(&self.base, method, path, headers, body).await
+    }
+
+    pub(crate) async fn send_to(
+        &self,
+        base: &str,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: &str,
+    ) -> Answer {
+        let url = format!("{base}{path}");
         let answer = self
             .client
             .request(method, &url, headers, Bytes::from(body.to_owned()))
@@ -353,6 +358,29 @@ impl Answer {
         let text = |member: &str| self.body[member].as_str().unwrap_or_default();
         (self.status.as_u16(), text("error"), text("error_description"))
     }
+}
+
+async fn serve(config: Config, redis_url: &str) -> (String, Shutdown, JoinHandle<Result<(), RunError>>) {
+    let shutdown = Shutdown::new();
+    let (bound, listening) = oneshot::channel();
+    let deps = Deps {
+        bus: Arc::new(RedisBus::connect(redis_url).unwrap()),
+        clock: Clock::system(),
+    };
+    let running = caracal_sts::run(
+        config,
+        deps,
+        move |addresses| {
+            bound.send(addresses).unwrap();
+        },
+        shutdown.clone(),
+    );
+    let mut served = tokio::spawn(running);
+    let addresses = tokio::select! {
+        addresses = listening => addresses.unwrap(),
+        ended = &mut served => panic!("the service did not start: {ended:?}"),
+    };
+    (format!("http://{}", addresses.http), shutdown, served)
 }
 
 fn config(database: &str, redis: &str, spool: &TempDir, settings: &[(&str, &str)]) -> Config {

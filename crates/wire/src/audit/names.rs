@@ -105,6 +105,10 @@ pub mod status {
     pub const APPROVAL_REJECTED: &str = "approval_rejected";
     /// The approval came, or was used, too late.
     pub const APPROVAL_EXPIRED: &str = "approval_expired";
+    /// A challenge was answered wrongly.
+    pub const CHALLENGE_INVALID: &str = "challenge_invalid";
+    /// Challenges were answered wrongly too often.
+    pub const CHALLENGE_COOLDOWN: &str = "challenge_cooldown";
     /// The policy changed between approval and use.
     pub const APPROVAL_POLICY_CHANGED: &str = "approval_policy_changed";
     /// Two resources ask for approvers that exclude each other.

@@ -1,0 +1,107 @@
+//! What goes on beside the requests: listening for decisions, and forgetting what is long over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_chassis::shutdown::Shutdown;
+use caracal_storage::pool::Notifications;
+use caracal_storage::{StorageError, ZoneScope, approval};
+
+use crate::state::Sts;
+
+/// How often those who wait are looked after although nothing was heard: one statement for all of them.
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
+/// Pause before a lost connection is tried again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+const SWEEP_PERIOD: Duration = Duration::from_hours(1);
+/// Rows deleted by one statement.
+const SWEEP_BATCH: i64 = 1_000;
+
+/// Wakes waiters when an approval is decided, until the shutdown is requested.
+pub(crate) async fn listen(sts: Arc<Sts>, shutdown: Shutdown) {
+    let listening = async {
+        loop {
+            match sts.database.listen(&[approval::CHANNEL]).await {
+                Ok(notifications) => follow(&sts, notifications).await,
+                Err(error) => warn(&error),
+            }
+            look(&sts).await;
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = listening => {}
+        () = shutdown.requested() => {}
+    }
+}
+
+/// Returns when the connection is lost.
+async fn follow(sts: &Sts, mut notifications: Notifications) {
+    // What was decided before we listened.
+    look(sts).await;
+    loop {
+        tokio::select! {
+            received = notifications.next() => match received {
+                Ok(Some(notification)) => sts.waiters.wake(&notification.payload),
+                // Connected again: what was said in between is lost.
+                Ok(None) => look(sts).await,
+                Err(error) => return warn(&error),
+            },
+            () = tokio::time::sleep(LOOK_PERIOD) => look(sts).await,
+        }
+    }
+}
+
+/// Wakes whoever waits for something that is settled.
+async fn look(sts: &Sts) {
+    let ids = sts.waiters.ids();
+    if ids.is_empty() {
+        return;
+    }
+    match settled(sts, &ids).await {
+        Ok(settled) => settled.iter().for_each(|id| sts.waiters.wake(id)),
+        Err(error) => warn(&error),
+    }
+}
+
+async fn settled(sts: &Sts, ids: &[String]) -> Result<Vec<String>, StorageError> {
+    let mut tx = sts.database.read().await?;
+    approval::settled(&mut tx, ids).await
+}
+
+fn warn(error: &StorageError) {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "decisions about approvals cannot be heard"
+    );
+}
+
+/// Deletes approvals that were finished a day ago, every hour.
+pub(crate) async fn sweep(sts: Arc<Sts>, shutdown: Shutdown) {
+    let sweeping = async {
+        loop {
+            if let Err(error) = sweep_once(&sts).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "old approvals cannot be deleted"
+                );
+            }
+            tokio::time::sleep(SWEEP_PERIOD).await;
+        }
+    };
+    tokio::select! {
+        () = sweeping => {}
+        () = shutdown.requested() => {}
+    }
+}
+
+async fn sweep_once(sts: &Sts) -> Result<(), StorageError> {
+    loop {
+        let mut tx = sts.database.write(ZoneScope::All).await?;
+        let deleted = approval::sweep(&mut tx, SWEEP_BATCH).await?;
+        tx.commit().await?;
+        if deleted < SWEEP_BATCH.unsigned_abs() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Must a human agree first, and has one agreed to exactly this?
+//!
+//! Only a direct mint can wait: the policy names tiers of approval on its grants, everything they say is merged into one
+//! approval, and that approval is bound to the request by a hash. What was agreed to is used once
+//! (`docs/contract/approvals.md`).
+
+mod terms;
+
+use std::sync::Arc;
+
+use caracal_chassis::Secret;
+use caracal_model::{ApprovalState, AuthorityRecordId, SessionId, TokenId, UnixMicros};
+use caracal_policy::{ApprovalTier, CONTRACT_VERSION, contract_sha256};
+use caracal_storage::approval::{self, Approval, Consumption, NewApproval};
+use caracal_storage::{StorageError, ZoneScope};
+use caracal_wire::approval::{Binding, HUMAN_APPROVAL, HoldBody, binding_hash};
+use caracal_wire::error::ErrorCode;
+use serde_json::{Value, json};
+use time::Duration;
+use uuid::Uuid;
+
+use self::terms::{ClassConflict, Terms};
+use super::client::Caller;
+use super::evidence::{ApprovalFact, Origin};
+use super::refusal::Refusal;
+use super::request::ExchangeRequest;
+use super::resources::{Basis, Outcome, Verdict};
+use super::subject_token::Presented;
+use crate::limit::lockout::Suspect;
+use crate::state::Sts;
+
+/// Who comes sooner after the use of an approval is a rival: a client whose answer was lost finds out by a timeout.
+const REISSUE_AFTER: Duration = Duration::seconds(2);
+/// How long after its use the same token is given again.
+const REISSUE_WITHIN: Duration = Duration::seconds(120);
+
+/// What the 401 answer says about the approval a request waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold(HoldBody);
+
+impl Hold {
+    fn new(found: &Approval, binding: &str, secret: Option<String>) -> Self {
+        let expires_at = UnixMicros(found.expires_at.unix_timestamp() * 1_000_000).to_rfc3339();
+        Self(HoldBody {
+            error: ErrorCode::InteractionRequired,
+            error_description: Some("Human approval required for this request".to_owned()),
+            approval_id: found.id.clone(),
+            approval_type: HUMAN_APPROVAL.to_owned(),
+            state: found.state(),
+            tier: found.tier.clone(),
+            binding: binding.to_owned(),
+            approval_expires_at: expires_at.clone(),
+            challenge_id: Some(found.id.clone()),
+            challenge_type: Some(HUMAN_APPROVAL.to_owned()),
+            challenge_secret: secret,
+            challenge_expires_at: Some(expires_at),
+            request_id: None,
+        })
+    }
+
+    /// The body of the answer.
+    pub(crate) fn body(&self, request_id: &str) -> HoldBody {
+        HoldBody {
+            request_id: Some(request_id.to_owned()),
+            ..self.0.clone()
+        }
+    }
+}
+
+/// A human has agreed to exactly this request.
+#[derive(Debug)]
+pub(crate) enum Agreed {
+    /// The approval is there to be used.
+    Usable(Box<Approval>),
+    /// It was used a moment ago, by this same request whose answer was lost: the same token is given again.
+    Used(Reissue),
+}
+
+/// The token an approval was used for.
+#[derive(Debug)]
+pub(crate) struct Reissue {
+    pub(crate) sid: AuthorityRecordId,
+    pub(crate) jti: TokenId,
+    /// Unix seconds.
+    pub(crate) issued_at: i64,
+    /// Unix seconds.
+    pub(crate) expires_at: i64,
+}
+
+/// Looks at the approval a request presents, before anything else is decided; `None` when it presents none. One or two
+/// SQL statements.
+///
+/// # Errors
+/// [`Refusal::ApprovalUnknown`] when it is not of this request; then by its state: [`Refusal::ApprovalConsumed`],
+/// [`Refusal::ApprovalRejected`], [`Refusal::ApprovalExpired`], [`Refusal::Hold`]. [`Refusal::ChallengeInvalid`] and
+/// [`Refusal::ChallengeCooldown`] for a challenge.
+pub(crate) async fn present(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    caller: &Caller,
+    presented: Option<&Presented>,
+) -> Result<Option<Agreed>, Refusal> {
+    if let Some(challenge) = &request.challenge {
+        return answer_challenge(
+            sts,
+            request,
+            caller,
+            presented,
+            &challenge.id,
+            &challenge.response,
+        )
+        .await
+        .map(Some);
+    }
+    let Some(id) = &request.approval_id else {
+        return Ok(None);
+    };
+    let binding = binding_of(request, caller, presented);
+    let found = find(sts, caller, id).await?;
+    let found = found.filter(|found| is_of(found, request, caller, presented, &binding));
+    let found = found.ok_or(Refusal::ApprovalUnknown)?;
+    match found.state() {
+        ApprovalState::Consumed => reissue(sts, origin, caller, &found).await.map(Some),
+        _ => usable(found, &binding).map(Some),
+    }
+}
+
+/// The step-up routes: whoever holds the secret may use the approval, once and without a second chance.
+async fn answer_challenge(
+    sts: &Sts,
+    request: &ExchangeRequest,
+    caller: &Caller,
+    presented: Option<&Presented>,
+    id: &str,
+    response: &Secret,
+) -> Result<Agreed, Refusal> {
+    let suspect = Suspect::principal(&caller.zone().id, principal(caller, presented));
+    if sts.challenges.is_blocked(suspect, sts.clock.unix_micros()) {
+        return Err(Refusal::ChallengeCooldown);
+    }
+    let binding = binding_of(request, caller, presented);
+    let found = find(sts, caller, id).await?;
+    let found = found.filter(|found| is_of(found, request, caller, presented, &binding));
+    let found = found.filter(|found| {
+        let expected = found.challenge_secret_hash.as_deref().unwrap_or_default();
+        aws_lc_rs::constant_time::verify_slices_are_equal(
+            expected,
+            &caracal_token::digest(response.expose().as_bytes()),
+        )
+        .is_ok()
+    });
+    match found {
+        Some(found) if found.state() != ApprovalState::Consumed => usable(found, &binding),
+        Some(_) | None if sts.challenges.count_failure(suspect, sts.clock.unix_micros()) => {
+            Err(Refusal::ChallengeCooldown)
+        }
+        Some(_) | None => Err(Refusal::ChallengeInvalid),
+    }
+}
+
+fn usable(found: Approval, binding: &str) -> Result<Agreed, Refusal> {
+    match found.state() {
+        ApprovalState::Approved => Ok(Agreed::Usable(Box::new(found))),
+        ApprovalState::Rejected => Err(Refusal::ApprovalRejected),
+        ApprovalState::Expired => Err(Refusal::ApprovalExpired),
+        ApprovalState::Consumed => Err(Refusal::ApprovalConsumed),
+        ApprovalState::Pending => Err(Refusal::Hold(Box::new(Hold::new(&found, binding, None)))),
+    }
+}
+
+async fn find(sts: &Sts, caller: &Caller, id: &str) -> Result<Option<Approval>, Refusal> {
+    if Uuid::parse_str(id).is_err() {
+        return Ok(None);
+    }
+    let mut tx = sts
+        .database
+        .read_in(ZoneScope::Zone(&caller.zone().id))
+        .await
+        .map_err(unavailable)?;
+    approval::find(&mut tx, id).await.map_err(unavailable)
+}
+
+/// Whether the approval was raised by a request for the same thing.
+fn is_of(
+    found: &Approval,
+    request: &ExchangeRequest,
+    caller: &Caller,
+    presented: Option<&Presented>,
+    binding: &str,
+) -> bool {
+    found.zone_id == caller.zone().id
+        && found.principal_id.as_deref() == Some(principal(caller, presented))
+        && found.session_id.as_deref() == record(request, presented)
+        && found.resource_set_hash.as_deref().map(hex::encode).as_deref() == Some(binding)
+}
+
+/// The same token again, for a client whose answer was lost: within two minutes, while its record is active, and not to
+/// a rival, who came before or together with the request that used it, however long he was kept waiting.
+async fn reissue(sts: &Sts, origin: &Origin, caller: &Caller, found: &Approval) -> Result<Agreed, Refusal> {
+    let (Some(consumed_at), Some(record)) = (found.consumed_at, &found.consumed_authority_record_id) else {
+        return Err(Refusal::ApprovalConsumed);
+    };
+    // The database's clock gives the age; ours only measures how long this request has been here.
+    let age = found.read_at - consumed_at;
+    let age_at_arrival = age.saturating_sub(origin.arrived_at.elapsed().try_into().unwrap_or(Duration::MAX));
+    if age_at_arrival < REISSUE_AFTER || age > REISSUE_WITHIN {
+        return Err(Refusal::ApprovalConsumed);
+    }
+    let zone = &caller.zone().id;
+    let mut tx = sts
+        .database
+        .read_in(ZoneScope::Zone(zone))
+        .await
+        .map_err(unavailable)?;
+    let used = Consumption::find(&mut tx, zone, record)
+        .await
+        .map_err(unavailable)?
+        .ok_or(Refusal::ApprovalConsumed)?;
+    let jti = used
+        .claims_json
+        .as_ref()
+        .and_then(|claims| claims.get("jti")?.as_str());
+    let reissue = Reissue {
+        sid: used
+            .id
+            .as_str()
+            .try_into()
+            .map_err(|_malformed| Refusal::ApprovalConsumed)?,
+        jti: jti
+            .and_then(|jti| jti.try_into().ok())
+            .ok_or(Refusal::ApprovalConsumed)?,
+        issued_at: used.issued_at,
+        expires_at: used.expires_at,
+    };
+    Ok(Agreed::Used(reissue))
+}
+
+/// What the policy asks for, when nothing was presented: `None` when it asks for nothing, else the approval when it was
+/// given meanwhile. Four SQL statements when it asks.
+///
+/// # Errors
+/// [`Refusal::Hold`] while nobody has decided, [`Refusal::ApprovalRejected`], and [`Refusal::ApprovalClass`] when the tiers
+/// exclude each other.
+pub(crate) async fn gate(
+    basis: &Basis<'_>,
+    verdicts: &[Verdict],
+    fact: &mut Option<ApprovalFact>,
+) -> Result<Option<Agreed>, Refusal> {
+    let tiers: Vec<&Arc<ApprovalTier>> = verdicts
+        .iter()
+        .filter_map(|verdict| match &verdict.outcome {
+            Outcome::Decided(decision) if decision.allow() => Some(decision.step_up_tiers()),
+            Outcome::Decided(_) | Outcome::Refused(_) | Outcome::Spent(_) => None,
+        })
+        .flatten()
+        .collect();
+    if tiers.is_empty() {
+        return Ok(None);
+    }
+    let terms = Terms::merge(&tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
+    let binding = binding_of(basis.request, basis.caller, basis.presented);
+    let (id, secret) = fresh()?;
+    let raised = raise(basis, &terms, &binding, &id, &secret)
+        .await
+        .map_err(unavailable)?;
+    let found = raised.approval;
+    *fact = raised.is_new.then(|| ApprovalFact::raised(&found));
+    match found.state() {
+        ApprovalState::Approved => Ok(Some(Agreed::Usable(Box::new(found)))),
+        ApprovalState::Rejected => Err(Refusal::ApprovalRejected),
+        ApprovalState::Consumed => Err(Refusal::ApprovalConsumed),
+        ApprovalState::Pending | ApprovalState::Expired => {
+            let secret = raised.is_new.then_some(secret);
+            Err(Refusal::Hold(Box::new(Hold::new(&found, &binding, secret))))
+        }
+    }
+}
+
+/// A random id (RFC 9562 version 4: it is a capability, so it must not be guessable) and a secret of 32 random bytes.
+fn fresh() -> Result<(String, String), Refusal> {
+    use base64::Engine as _;
+    let mut id = [0; 16];
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_unspecified| Refusal::Issuance)?;
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_unspecified| Refusal::Issuance)?;
+    let id = uuid::Builder::from_random_bytes(id).into_uuid().to_string();
+    Ok((
+        id,
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(secret),
+    ))
+}
+
+async fn raise(
+    basis: &Basis<'_>,
+    terms: &Terms,
+    binding: &str,
+    id: &str,
+    secret: &str,
+) -> Result<approval::Raised, StorageError> {
+    let record = record(basis.request, basis.presented).and_then(|record| record.try_into().ok());
+    let metadata = metadata(basis);
+    let new = NewApproval {
+        id,
+        zone_id: &basis.caller.zone().id,
+        session_id: record.as_ref(),
+        principal_id: principal(basis.caller, basis.presented),
+        application_id: Some(&basis.caller.application().id),
+        agent_session_id: basis.references.session().map(|known| &known.session.id),
+        binding: &hex::decode(binding).unwrap_or_default(),
+        secret_hash: &caracal_token::digest(secret.as_bytes()),
+        tier: &terms.tier,
+        approver_class: terms.approver.as_str(),
+        privacy_mode: terms.privacy.as_str(),
+        window_seconds: terms.window_seconds,
+        metadata: &metadata,
+    };
+    approval::raise(&basis.sts.database, &new).await
+}
+
+/// What was asked for, for whoever decides.
+fn metadata(basis: &Basis<'_>) -> Value {
+    let policy = basis.caller.zone().policy.identity();
+    let known = basis.references.session();
+    let session: Option<&SessionId> = known.map(|known| &known.session.id);
+    json!({
+        "requested_scopes": basis.request.scopes.iter().collect::<Vec<_>>(),
+        "resources": basis.request.resources,
+        "agent_session_id": session,
+        "agent_labels": known.map(|known| known.labels.as_slice()).unwrap_or_default(),
+        "delegation_edge_id": basis.references.edge().map(|(edge, _)| &edge.id),
+        "policy_set_version_id": policy.version_id,
+        "policy_manifest_sha": policy.manifest_sha256,
+        "decision_contract_version": CONTRACT_VERSION,
+        "decision_contract_sha": contract_sha256(),
+    })
+}
+
+/// The hash of everything the approval is for. The policy is the one that decides on this very request.
+fn binding_of(request: &ExchangeRequest, caller: &Caller, presented: Option<&Presented>) -> String {
+    let resources: Vec<&str> = request.resources.iter().map(String::as_str).collect();
+    let scopes: Vec<&str> = request.scopes.iter().collect();
+    let policy = caller.zone().policy.identity();
+    let contract = contract_sha256();
+    binding_hash(&Binding {
+        resources: &resources,
+        scopes: &scopes,
+        principal: principal(caller, presented),
+        authority_record: record(request, presented).unwrap_or_default(),
+        session: request.agent_session_id.as_deref().unwrap_or_default(),
+        delegation: request.delegation_edge_id.as_deref().unwrap_or_default(),
+        application: caller.application().id.as_str(),
+        policy_set_version: policy.version_id.as_ref().map_or("", |id| id.as_str()),
+        policy_manifest: &policy.manifest_sha256,
+        decision_contract_version: CONTRACT_VERSION,
+        decision_contract_sha: &contract,
+    })
+}
+
+fn principal<'a>(caller: &'a Caller, presented: Option<&'a Presented>) -> &'a str {
+    presented.map_or_else(
+        || caller.application().id.as_str(),
+        |presented| presented.claims().sub.as_str(),
+    )
+}
+
+fn record<'a>(request: &'a ExchangeRequest, presented: Option<&'a Presented>) -> Option<&'a str> {
+    match presented {
+        Some(presented) => Some(presented.claims().sid.as_str()),
+        None => request.session_id.as_deref(),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
+fn unavailable(error: StorageError) -> Refusal {
+    tracing::warn!(
+        error = &error as &dyn std::error::Error,
+        "approvals cannot be read or written"
+    );
+    Refusal::ApprovalStoreUnavailable
+}
