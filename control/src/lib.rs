@@ -11,6 +11,7 @@
 
 mod admin_token;
 mod application;
+mod approval;
 mod attempt;
 mod authority;
 mod binding;

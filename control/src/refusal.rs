@@ -72,6 +72,7 @@ codes! {
     ProviderTokenEndpointNotAllowed = 400 "provider_token_endpoint_not_allowed",
     ResourceVerificationUnsupported = 400 "resource_verification_unsupported",
     InvalidAuthorityRecordRevoke = 400 "invalid_authority_record_revoke",
+    InvalidApprovalDecision = 400 "invalid_approval_decision",
     InvalidAdminToken = 401 "invalid_admin_token",
     InvalidAccountAssertion = 401 "invalid_account_assertion",
     AdminTokenReadOnly = 403 "admin_token_read_only",
@@ -81,6 +82,7 @@ codes! {
     SystemZoneReadOnly = 403 "system_zone_read_only",
     AccountScopeRequired = 403 "account_scope_required",
     ZoneForbidden = 403 "zone_forbidden",
+    SubjectApprovalRequired = 403 "subject_approval_required",
     TraitCountExceeded = 403 "trait_count_exceeded",
     TraitInvalid = 403 "trait_invalid",
     TraitDuplicate = 403 "trait_duplicate",
@@ -102,6 +104,9 @@ codes! {
     VersionNotFound = 404 "version_not_found",
     AuthorityRecordNotFound = 404 "authority_record_not_found",
     RequestNotFound = 404 "request_not_found",
+    ApprovalNotFound = 404 "approval_not_found",
+    ChallengeNotFound = 404 "challenge_not_found",
+    ChallengeNotFoundOrExpired = 404 "challenge_not_found_or_expired",
     ReservedNamespace = 409 "reserved_namespace",
     DcrShutdownRequired = 409 "dcr_shutdown_required",
     ZoneSlugConflict = 409 "zone_slug_conflict",
@@ -114,6 +119,7 @@ codes! {
     PolicyNameConflict = 409 "policy_name_conflict",
     PolicySetNameConflict = 409 "policy_set_name_conflict",
     ReferencedPolicyVersionMissing = 409 "referenced_policy_version_missing",
+    ApprovalNotDecidable = 409 "approval_not_decidable",
     WriteConflict = 409 "write_conflict",
     PayloadTooLarge = 413 "payload_too_large",
     InvalidRego = 422 "invalid_rego",
@@ -136,6 +142,7 @@ pub(crate) struct Refusal {
     code: Code,
     description: Option<Cow<'static, str>>,
     details: Option<Value>,
+    member: Option<(&'static str, Value)>,
     #[source]
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -147,6 +154,7 @@ impl Refusal {
             code,
             description: None,
             details: None,
+            member: None,
             cause: None,
         }
     }
@@ -202,6 +210,15 @@ impl Refusal {
         }
     }
 
+    /// The same refusal with a member of its own beside `error`.
+    #[must_use]
+    pub(crate) fn with_member(self, name: &'static str, value: Value) -> Self {
+        Self {
+            member: Some((name, value)),
+            ..self
+        }
+    }
+
     /// Which refusal it is.
     pub(crate) const fn code(&self) -> Code {
         self.code
@@ -220,6 +237,9 @@ impl Refusal {
         }
         if let (Some(object), Some(details)) = (body.as_object_mut(), &self.details) {
             object.insert("details".into(), details.clone());
+        }
+        if let (Some(object), Some((name, value))) = (body.as_object_mut(), &self.member) {
+            object.insert((*name).into(), value.clone());
         }
         body
     }

@@ -13,8 +13,9 @@ use http::Method;
 
 use super::admission::{self, Admission, Gate};
 use super::{
-    admin_audit, application_keys, applications, audit, authority_records, gateway_binding, policies,
-    policy_sets, policy_templates, provider_connections, providers, resources, sessions, workloads, zones,
+    admin_audit, application_keys, applications, approvals, audit, authority_records, gateway_binding,
+    policies, policy_sets, policy_templates, provider_connections, providers, resources, sessions,
+    step_up_challenges, workloads, zones,
 };
 use crate::admin_token::{Effect, Place};
 use crate::control::Control;
@@ -72,7 +73,7 @@ fn platform(
 
 #[rustfmt::skip]
 fn routes() -> Vec<Route> {
-    use Effect::{Read, Write};
+    use Effect::{Decide, Read, Write};
     use Place::{Platform, Shared};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
@@ -143,6 +144,15 @@ fn routes() -> Vec<Route> {
         zone(POST,   "/v1/zones/{zone}/policy-sets/{id}/shadow", Write, post(policy_sets::shadow)),
         zone(GET,    "/v1/zones/{zone}/policy-sets/{id}/activation-status", Read, get(policy_sets::activation_status)),
         zone(POST,   "/v1/zones/{zone}/policy-sets/{id}/simulate", Write, post(policy_sets::simulate)),
+
+        zone(GET,    "/v1/zones/{zone}/approvals", Read, get(approvals::list)),
+        zone(GET,    "/v1/zones/{zone}/approvals/counts", Read, get(approvals::counts)),
+        zone(GET,    "/v1/zones/{zone}/approvals/{id}", Read, get(approvals::find)),
+        zone(POST,   "/v1/zones/{zone}/approvals/{id}/approve", Decide, post(approvals::approve)),
+        zone(POST,   "/v1/zones/{zone}/approvals/{id}/reject", Decide, post(approvals::reject)),
+        zone(GET,    "/v1/zones/{zone}/step-up-challenges", Read, get(step_up_challenges::list)),
+        zone(GET,    "/v1/zones/{zone}/step-up-challenges/{id}", Read, get(step_up_challenges::find)),
+        zone(POST,   "/v1/zones/{zone}/step-up-challenges/{id}/satisfy", Decide, post(step_up_challenges::satisfy)),
 
         zone(GET,    "/v1/zones/{zone}/authority-records", Read, get(authority_records::list)),
         zone(POST,   "/v1/zones/{zone}/authority-records/{id}/revoke", Write, post(authority_records::revoke)),

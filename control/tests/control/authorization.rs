@@ -55,7 +55,7 @@ async fn every_route_answers_every_credential_as_its_facts_say() {
             Some(own.clone()),
         ),
         ("global", api.token("write", None).await, "write", None),
-        ("bootstrap", BOOTSTRAP.to_owned(), "write", None),
+        ("bootstrap", BOOTSTRAP.to_owned(), "bootstrap", None),
     ];
     let routes = in_order();
     assert!(routes.len() >= 48, "routes are missing from the list");
@@ -96,6 +96,7 @@ fn refusal(route: &RouteFacts, capability: &str, zone: Option<&str>, own: &str) 
     match (capability, route.effect) {
         ("read", Effect::Write | Effect::Decide) => return Some("admin_token_read_only"),
         ("approve", Effect::Write) => return Some("admin_token_approve_only"),
+        ("write", Effect::Decide) => return Some("approve_capability_required"),
         _ => {}
     }
     match (zone, route.place) {

@@ -9,7 +9,7 @@ use crate::harness::Harness;
 const ROWS: usize = 7;
 
 /// The lists of things in a zone, the table behind each, and how a row of it is made.
-const LISTS: [(&str, &str); 5] = [
+const LISTS: [(&str, &str); 6] = [
     (
         "applications",
         "INSERT INTO applications (id, zone_id, name, registration_method, created_at)
@@ -30,6 +30,12 @@ const LISTS: [(&str, &str); 5] = [
         "policy-sets",
         "INSERT INTO policy_sets (id, zone_id, name, created_by, created_at)
          SELECT 'row-' || n, $1, 'name-' || n, 'x', '2026-01-02T03:04:05.000001Z' FROM generate_series(1, 7) n",
+    ),
+    (
+        "step-up-challenges",
+        "INSERT INTO step_up_challenges (id, zone_id, principal_id, expires_at, created_at)
+         SELECT 'row-' || n, $1, 'p-' || n, now() + interval '1 hour', '2026-01-02T03:04:05.000001Z'
+         FROM generate_series(1, 7) n",
     ),
     (
         "authority-records",

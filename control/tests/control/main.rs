@@ -9,6 +9,7 @@
 )]
 
 mod applications;
+mod approvals;
 mod audit;
 mod authorization;
 mod bindings;

@@ -220,6 +220,14 @@ id!(
     EventId, "event id"
 );
 id!(
+    /// Something a human is asked to agree to.
+    ApprovalId, "approval id"
+);
+id!(
+    /// An issuer of users that a zone believes.
+    SubjectIssuerId, "subject issuer id"
+);
+id!(
     /// An administrator's token, not the token itself.
     AdminTokenId, "admin token id"
 );

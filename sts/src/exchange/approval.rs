@@ -251,7 +251,7 @@ pub(crate) async fn gate(
         .iter()
         .filter_map(|verdict| match &verdict.outcome {
             Outcome::Decided(decision) if decision.allow() => Some(decision.step_up_tiers()),
-            Outcome::Decided(_) | Outcome::Refused(_) | Outcome::Spent(_) => None,
+            Outcome::Decided(_) | Outcome::Refused(_) | Outcome::Spent(_) | Outcome::ControlKey => None,
         })
         .flatten()
         .collect();
