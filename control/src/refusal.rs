@@ -142,7 +142,7 @@ pub(crate) struct Refusal {
     code: Code,
     description: Option<Cow<'static, str>>,
     details: Option<Value>,
-    member: Option<(&'static str, Value)>,
+    member: Option<Box<(&'static str, Value)>>,
     #[source]
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -214,7 +214,7 @@ impl Refusal {
     #[must_use]
     pub(crate) fn with_member(self, name: &'static str, value: Value) -> Self {
         Self {
-            member: Some((name, value)),
+            member: Some(Box::new((name, value))),
             ..self
         }
     }
@@ -238,7 +238,7 @@ impl Refusal {
         if let (Some(object), Some(details)) = (body.as_object_mut(), &self.details) {
             object.insert("details".into(), details.clone());
         }
-        if let (Some(object), Some((name, value))) = (body.as_object_mut(), &self.member) {
+        if let (Some(object), Some((name, value))) = (body.as_object_mut(), self.member.as_deref()) {
             object.insert((*name).into(), value.clone());
         }
         body

@@ -197,9 +197,8 @@ async fn every_refusal_of_a_decision() {
         .await
         .refused(403, "approve_capability_required");
     assert_eq!(api.post(&path, &json!({})).await.expect(200)["state"], "rejected");
-    assert_eq!(
+    assert!(
         row(&api, "open").await.1,
-        true,
         "any class may be decided by an operator"
     );
 }
