@@ -11,8 +11,8 @@ use moka::future::Cache;
 
 /// Zones remembered at most.
 const ZONES_MAX: u64 = 256;
-/// A key set is looked at again after this long, in seconds.
-const FRESH_SECONDS: i64 = 300;
+/// A key set is looked at again after this long, in seconds: so long is a key believed here that was withdrawn.
+const FRESH_SECONDS: i64 = 30;
 /// While the STS does not answer, known keys are used up to this age, in seconds.
 const AGE_SECONDS_MAX: i64 = 600;
 /// An unknown key makes us look again, but not more often than this.

@@ -15,7 +15,7 @@ pub(crate) mod refusal;
 pub(crate) mod request;
 mod resources;
 pub(crate) mod shadow;
-mod subject_token;
+pub(crate) mod subject_token;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +83,9 @@ pub(crate) async fn exchange(
         Some(agreed) => Some(agreed),
         None => approval::gate(&basis, &known.verdicts, &mut known.approval).await?,
     };
+    if let Some(agreed) = &agreed {
+        approval::hold_to(&mut known.verdicts, agreed)?;
+    }
     let granted = authorize::conclude(&known.verdicts)?;
     if presented.is_some() && via == Via::Client {
         return Err(Refusal::NotThroughGateway);

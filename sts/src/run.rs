@@ -319,7 +319,8 @@ fn readiness(sts: &Arc<Sts>, bus: Arc<dyn Bus>, shutdown: Shutdown) -> Readiness
         })
         .add("redis_unreachable", move || {
             let bus = Arc::clone(&bus);
-            async move { bus.ping().await.is_ok() }
+            // The second look also begins the memory of claims, before the first of them needs it.
+            async move { bus.ping().await.is_ok() && bus.remembers_since().await.is_ok() }
         })
         .add("audit_replay_unavailable", move || {
             let stats = spool.spool.stats();

@@ -47,7 +47,15 @@ pub(crate) async fn run(check: bool, batch: u16) -> Result<ExitCode> {
             outcome.rewrapped,
             outcome.unreadable
         ));
-        left += outcome.unreadable;
+    }
+    if !check {
+        // A service that still seals under the previous key may have done so behind us.
+        for column in &SEALED_COLUMNS {
+            let mut tx = database.read().await?;
+            let others = sealed::count_others(&mut tx, column, keyring.current.id()).await?;
+            left += u64::try_from(others).unwrap_or_default();
+        }
+        say(&format!("{left} left under another key"));
     }
     Ok(if left == 0 {
         ExitCode::SUCCESS

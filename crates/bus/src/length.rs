@@ -8,6 +8,8 @@ use caracal_wire::stream::{AUDIT_EVENTS, MINTS_COUNTED, WATERMARKS};
 
 /// Watermarks kept. Only the last few matter; at one a second this is a quarter of an hour to look back on.
 const WATERMARKS_KEPT: usize = 1_000;
+/// Counts of mints kept: whoever is later than that is told how full the buckets are.
+const COUNTS_KEPT: usize = 100;
 
 /// How many entries each stream keeps at least; what is older goes when new entries are published. Redis removes whole
 /// blocks, so somewhat more may stay (docs/contract/event-bus.md, "Length").
@@ -31,7 +33,7 @@ impl StreamLengths {
         let exceptions = BTreeMap::from([
             (AUDIT_EVENTS.to_owned(), None),
             (WATERMARKS.to_owned(), Some(WATERMARKS_KEPT)),
-            (MINTS_COUNTED.to_owned(), Some(WATERMARKS_KEPT)),
+            (MINTS_COUNTED.to_owned(), Some(COUNTS_KEPT)),
         ]);
         Self {
             default: default.max(1),

@@ -232,7 +232,8 @@ async fn a_message_refused_too_often_is_set_aside_until_it_is_put_back() {
         ..quick("a")
     });
     rig.promise(1).await;
-    caracal_testing::wait_until(DEADLINE, async || relay.stats.buried() == 1).await;
+    rig.until_dead(1).await;
+    assert_eq!(relay.stats.buried(), 1);
     let _: () = redis::cmd("DEL")
         .arg(stream::SESSIONS_REVOKE)
         .query_async(&mut redis)
@@ -269,7 +270,8 @@ async fn one_message_that_cannot_be_signed_holds_up_no_other() {
     rig.promise(1).await;
     let relay = rig.start(quick("a"));
     rig.until_numbers(&[0, 1]).await;
-    caracal_testing::wait_until(DEADLINE, async || relay.stats.buried() == 1).await;
+    rig.until_dead(1).await;
+    assert_eq!(relay.stats.buried(), 1);
     let dead: Vec<String> = sqlx::query_scalar("SELECT id FROM event_outbox WHERE dead")
         .fetch_all(&owner)
         .await

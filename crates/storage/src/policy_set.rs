@@ -184,6 +184,11 @@ pub async fn archive(
     set: &PolicySetId,
     by: By<'_>,
 ) -> Result<Option<bool>, StorageError> {
+    // Before any row, as activation does: in another order the two would wait for each other.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('policy_activation:' || $1, 0))")
+        .bind(zone.as_str())
+        .execute(&mut *tx)
+        .await?;
     let archived = sqlx::query(
         "UPDATE policy_sets SET archived_at = now(), updated_at = now(), updated_by = $3, updated_via_operator = $4
          WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL",

@@ -256,8 +256,9 @@ pub async fn lease(
     Ok(taken.rows_affected() == 1)
 }
 
-/// Stores refreshed tokens and gives the lease back; false when the lease has passed to somebody else, or the connection
-/// has ended or been connected anew: then these tokens are of no use.
+/// Stores what the refresh token of `version` was spent for, and ends any lease; false when the connection has ended, was
+/// connected anew or has been refreshed since: then these tokens are of no use. Not the lease decides: a holder who was too
+/// slow has the only good tokens, and whoever leased after him can get none.
 ///
 /// # Errors
 /// [`StorageError::Contention`] when a lock is not free in time.
@@ -265,7 +266,7 @@ pub async fn store_refreshed(
     tx: &mut WriteTx,
     zone: &ZoneId,
     connection: &str,
-    lease: &str,
+    version: i32,
     tokens: NewTokens<'_>,
 ) -> Result<bool, StorageError> {
     let stored = sqlx::query(
@@ -273,11 +274,11 @@ pub async fn store_refreshed(
          SET access_token_ct = $4, refresh_token_ct = coalesce($5, refresh_token_ct), expires_at = to_timestamp($6::bigint),
              refreshed_at = now(), updated_at = now(), refresh_token_version = refresh_token_version + 1,
              refresh_lease = NULL, refresh_lease_until = NULL
-         WHERE zone_id = $1 AND id = $2 AND refresh_lease = $3 AND status = 'active'",
+         WHERE zone_id = $1 AND id = $2 AND refresh_token_version = $3 AND status = 'active'",
     )
     .bind(zone.as_str())
     .bind(connection)
-    .bind(lease)
+    .bind(version)
     .bind(tokens.access_token_ct)
     .bind(tokens.refresh_token_ct)
     .bind(tokens.expires_at)

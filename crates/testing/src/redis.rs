@@ -48,6 +48,19 @@ impl TestRedis {
         connect(&self.url).await
     }
 
+    /// As if it had remembered claims since long ago. Somebody must have asked it since when it does.
+    ///
+    /// # Panics
+    /// When nobody has.
+    pub async fn remember_for_long(&self) {
+        let mut connection = self.connection().await;
+        let added: i64 = connection
+            .hset("caracal:claims", "since", 0)
+            .await
+            .expect("Redis writes");
+        assert_eq!(added, 0, "nobody has asked since when claims are remembered");
+    }
+
     /// Removes every key, as a Redis that lost its memory would have.
     pub async fn empty(&self) {
         let mut connection = self.connection().await;

@@ -153,10 +153,14 @@ impl<'a> UnverifiedAssertion<'a> {
         if claims.jti.is_empty() || claims.jti.len() > JTI_BYTES_MAX {
             return Err(AssertionError::Id);
         }
-        let earliest = claims.exp.saturating_sub(rules.life_max_seconds);
+        // By a clock that may be ahead of everybody else's.
+        let earliest = claims
+            .iat
+            .unwrap_or_else(|| claims.exp.saturating_sub(rules.life_max_seconds))
+            .saturating_sub(rules.leeway_seconds);
         Ok(ProvenAssertion {
             jti: claims.jti,
-            issued_at: UnixSeconds(claims.iat.unwrap_or(earliest)),
+            issued_at: UnixSeconds(earliest),
             expires_at: UnixSeconds(claims.exp),
         })
     }

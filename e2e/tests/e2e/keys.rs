@@ -115,10 +115,10 @@ async fn a_new_key_encryption_key_survives_being_killed_and_being_repeated() {
         "what was committed before the kill is done: {opened}"
     );
     let mut check = Process::spawn(command(&database, &["--check"]));
-    assert_eq!(
-        check.ended(SOON).await.success(),
-        opened == SECRETS,
-        "{}",
+    let is_done = check.ended(SOON).await.success();
+    assert!(
+        !is_done || opened == SECRETS,
+        "{opened} of {SECRETS}: {}",
         check.log()
     );
 

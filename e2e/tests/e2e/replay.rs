@@ -78,12 +78,7 @@ async fn a_burned_mandate_stays_burned_when_redis_loses_its_memory() {
 
     world.stack.redis.as_ref().unwrap().empty().await;
     let undecided = world.call_through(1).mandate(&burned).send("/once").await;
-    assert_eq!(
-        (undecided.status, undecided.text_of("error_description").as_str()),
-        (503, "replay state unavailable"),
-        "{}",
-        undecided.text()
-    );
+    assert_eq!(undecided.status, 503, "{}", undecided.text());
     wait_until(SOON, async || {
         let fresh = world.one_shot(&agent).await;
         world.call_through(1).mandate(&fresh).send("/fresh").await.status == 200

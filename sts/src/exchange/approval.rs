@@ -14,6 +14,7 @@ use caracal_policy::{ApprovalTier, CONTRACT_VERSION, contract_sha256};
 use caracal_storage::approval::{self, Approval, Consumption, NewApproval};
 use caracal_storage::{StorageError, ZoneScope};
 use caracal_wire::approval::{Binding, HUMAN_APPROVAL, HoldBody, binding_hash};
+use caracal_wire::audit::status;
 use caracal_wire::error::ErrorCode;
 use serde_json::{Value, json};
 use time::Duration;
@@ -85,6 +86,8 @@ pub(crate) struct Reissue {
     pub(crate) issued_at: i64,
     /// Unix seconds.
     pub(crate) expires_at: i64,
+    /// The ids of the resources the approval was for.
+    granted: Vec<String>,
 }
 
 /// Looks at the approval a request presents, before anything else is decided; `None` when it presents none. One or two
@@ -193,6 +196,12 @@ fn is_of(
         && found.principal_id.as_deref() == Some(principal(caller, presented))
         && found.session_id.as_deref() == record(request, presented)
         && found.resource_set_hash.as_deref().map(hex::encode).as_deref() == Some(binding)
+        && names_the_same(found, request)
+}
+
+/// Whether the approval was raised for exactly these resources: the hash tells names apart only without their case.
+fn names_the_same(found: &Approval, request: &ExchangeRequest) -> bool {
+    found.metadata_json.get("resources") == Some(&json!(request.resources))
 }
 
 /// The same token again, for a client whose answer was lost: within two minutes, while its record is active, and not to
@@ -232,6 +241,7 @@ async fn reissue(sts: &Sts, origin: &Origin, caller: &Caller, found: &Approval) 
             .ok_or(Refusal::ApprovalConsumed)?,
         issued_at: used.issued_at,
         expires_at: used.expires_at,
+        granted: granted_then(found),
     };
     Ok(Agreed::Used(reissue))
 }
@@ -247,24 +257,20 @@ pub(crate) async fn gate(
     verdicts: &[Verdict],
     fact: &mut Option<ApprovalFact>,
 ) -> Result<Option<Agreed>, Refusal> {
-    let tiers: Vec<&Arc<ApprovalTier>> = verdicts
-        .iter()
-        .filter_map(|verdict| match &verdict.outcome {
-            Outcome::Decided(decision) if decision.allow() => Some(decision.step_up_tiers()),
-            Outcome::Decided(_) | Outcome::Refused(_) | Outcome::Spent(_) | Outcome::ControlKey => None,
-        })
-        .flatten()
-        .collect();
+    let tiers = tiers(verdicts);
     if tiers.is_empty() {
         return Ok(None);
     }
     let terms = Terms::merge(&tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
     let binding = binding_of(basis.request, basis.caller, basis.presented);
     let (id, secret) = fresh()?;
-    let raised = raise(basis, &terms, &binding, &id, &secret)
+    let raised = raise(basis, verdicts, &terms, &binding, &id, &secret)
         .await
         .map_err(unavailable)?;
     let found = raised.approval;
+    if !names_the_same(&found, basis.request) {
+        return Err(Refusal::ApprovalUnknown);
+    }
     *fact = raised.is_new.then(|| ApprovalFact::raised(&found));
     match found.state() {
         ApprovalState::Approved => Ok(Some(Agreed::Usable(Box::new(found)))),
@@ -275,6 +281,58 @@ pub(crate) async fn gate(
             Err(Refusal::Hold(Box::new(Hold::new(&found, &binding, secret))))
         }
     }
+}
+
+/// The tiers of everything the policy grants.
+fn tiers(verdicts: &[Verdict]) -> Vec<&Arc<ApprovalTier>> {
+    let allowed = verdicts.iter().filter_map(|verdict| match &verdict.outcome {
+        Outcome::Decided(decision) if decision.allow() => Some(decision.step_up_tiers()),
+        Outcome::Decided(_) | Outcome::Refused(_) | Outcome::Spent(_) | Outcome::ControlKey => None,
+    });
+    allowed.flatten().collect()
+}
+
+/// Holds what the policy says now to what was agreed to: a resource that was not granted when the approval was raised is
+/// not granted by it, whatever became of it since.
+///
+/// # Errors
+/// [`Refusal::ApprovalUnknown`] when the policy asks for other tiers, or for somebody else to decide, than it did then.
+pub(crate) fn hold_to(verdicts: &mut [Verdict], agreed: &Agreed) -> Result<(), Refusal> {
+    let granted = match agreed {
+        Agreed::Usable(found) => granted_then(found),
+        Agreed::Used(reissue) => reissue.granted.clone(),
+    };
+    for verdict in verdicts.iter_mut() {
+        let is_new = verdict
+            .granted()
+            .is_some_and(|resource| !granted.iter().any(|id| id == resource.id.as_str()));
+        if is_new {
+            verdict.outcome = Outcome::Refused(status::APPROVAL_INVALID);
+        }
+    }
+    let (Agreed::Usable(found), tiers) = (agreed, tiers(verdicts)) else {
+        return Ok(());
+    };
+    if tiers.is_empty() {
+        return Ok(());
+    }
+    let terms = Terms::merge(&tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
+    let is_the_same =
+        found.tier.as_deref() == Some(terms.tier.as_str()) && found.approver_class == terms.approver.as_str();
+    if is_the_same {
+        Ok(())
+    } else {
+        Err(Refusal::ApprovalUnknown)
+    }
+}
+
+/// The ids of the resources that were granted when the approval was raised.
+fn granted_then(found: &Approval) -> Vec<String> {
+    let ids = found.metadata_json.get("granted").and_then(Value::as_array);
+    ids.into_iter()
+        .flatten()
+        .filter_map(|id| id.as_str().map(str::to_owned))
+        .collect()
 }
 
 /// A random id (RFC 9562 version 4: it is a capability, so it must not be guessable) and a secret of 32 random bytes.
@@ -293,13 +351,14 @@ fn fresh() -> Result<(String, String), Refusal> {
 
 async fn raise(
     basis: &Basis<'_>,
+    verdicts: &[Verdict],
     terms: &Terms,
     binding: &str,
     id: &str,
     secret: &str,
 ) -> Result<approval::Raised, StorageError> {
     let record = record(basis.request, basis.presented).and_then(|record| record.try_into().ok());
-    let metadata = metadata(basis);
+    let metadata = metadata(basis, verdicts);
     let new = NewApproval {
         id,
         zone_id: &basis.caller.zone().id,
@@ -319,13 +378,15 @@ async fn raise(
 }
 
 /// What was asked for, for whoever decides.
-fn metadata(basis: &Basis<'_>) -> Value {
+fn metadata(basis: &Basis<'_>, verdicts: &[Verdict]) -> Value {
+    let granted = verdicts.iter().filter_map(|verdict| Some(&verdict.granted()?.id));
     let policy = basis.caller.zone().policy.identity();
     let known = basis.references.session();
     let session: Option<&SessionId> = known.map(|known| &known.session.id);
     json!({
         "requested_scopes": basis.request.scopes.iter().collect::<Vec<_>>(),
         "resources": basis.request.resources,
+        "granted": granted.collect::<Vec<_>>(),
         "agent_session_id": session,
         "agent_labels": known.map(|known| known.labels.as_slice()).unwrap_or_default(),
         "delegation_edge_id": basis.references.edge().map(|(edge, _)| &edge.id),

@@ -20,7 +20,7 @@ const SCOPE_PREFIX: &str = "control:";
 pub(crate) struct ControlKey {
     scopes: BTreeSet<String>,
     /// When it stops working: the earliest of its `control:expires:` traits.
-    expires_at: Option<UnixSeconds>,
+    pub(crate) expires_at: Option<UnixSeconds>,
     /// Longest life of its mandates, in seconds, at least 1.
     pub(crate) ttl_max_seconds: Option<i64>,
 }

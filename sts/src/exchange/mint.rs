@@ -54,6 +54,9 @@ pub(crate) fn lifetime(basis: &Basis<'_>) -> Result<i64, Refusal> {
     };
     let control_max = basis.control_key.and_then(|key| key.ttl_max_seconds);
     let mut lifetime = asked.min(control_max.unwrap_or(i64::MAX));
+    if let Some(end) = basis.control_key.and_then(|key| key.expires_at) {
+        lifetime = lifetime.min(end.seconds_since(basis.now));
+    }
     if let Some(chain) = basis.references.chain() {
         lifetime = lifetime.min(chain.expires_at.seconds_since(basis.now));
         lifetime = lifetime.min(chain.ttl_seconds.unwrap_or(i64::MAX));

@@ -199,6 +199,10 @@ fn resources(form: &Form) -> Result<Vec<String>, Refusal> {
     }
     let audiences = named(field::AUDIENCE).into_iter();
     resources.extend(audiences.filter(|audience| !audience.is_empty()));
+    // Names are joined by line feeds in what an approval is bound to.
+    if resources.iter().any(|name| name.chars().any(char::is_control)) {
+        return Err(Refusal::MalformedBody);
+    }
     resources.sort_unstable();
     resources.dedup();
     Ok(resources)

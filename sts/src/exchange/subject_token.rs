@@ -12,7 +12,7 @@ use super::request::ExchangeRequest;
 use crate::state::Sts;
 
 /// How far a clock may be from ours, in seconds, when a token's times are checked.
-const LEEWAY_SECONDS: i64 = 60;
+pub(crate) const LEEWAY_SECONDS: i64 = 60;
 
 /// A verified mandate of the caller that is not revoked.
 #[derive(Debug, Clone)]

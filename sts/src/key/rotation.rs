@@ -102,7 +102,11 @@ pub(crate) async fn rotate(
     record(sts, zone, urgency, newest.as_ref(), &rotation, request_id).await?;
     tx.commit().await?;
     tracing::info!(zone.id = %zone, key.id = %rotation.kid, urgency = urgency.as_str(), "rotated the signing key of a zone");
-    sts.zones.reload(zone).await?;
+    // It is done: a replica that cannot read it now reads it by the announcement, as every other does.
+    if let Err(error) = sts.zones.reload(zone).await {
+        tracing::warn!(zone.id = %zone, error = &error as &dyn std::error::Error, "the zone is read again later");
+        sts.zones.note_change(zone, None);
+    }
     Ok(rotation)
 }
 

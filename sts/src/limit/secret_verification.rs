@@ -22,6 +22,9 @@ const WAITING_MAX: usize = 64;
 /// How many of them may come from one source, so that a stranger who guesses does not keep everybody else out.
 const WAITING_OF_SOURCE_MAX: usize = 32;
 
+/// The same once half of the queue is taken: the rest is for sources that ask little.
+const WAITING_OF_LATE_SOURCE_MAX: usize = 2;
+
 /// Verifies client secrets.
 ///
 /// A secret that matched is remembered by its SHA-256 under the *stored* hash, so a rotation, which changes the stored
@@ -112,7 +115,12 @@ impl Queue {
         let source = network(source);
         let mut waiting = self.waiting();
         let of_source = waiting.by_source.get(&source).copied().unwrap_or(0);
-        if waiting.all >= WAITING_MAX || of_source >= WAITING_OF_SOURCE_MAX {
+        let share = if waiting.all < WAITING_MAX / 2 {
+            WAITING_OF_SOURCE_MAX
+        } else {
+            WAITING_OF_LATE_SOURCE_MAX
+        };
+        if waiting.all >= WAITING_MAX || of_source >= share {
             return None;
         }
         waiting.all += 1;

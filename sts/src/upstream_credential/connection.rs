@@ -27,6 +27,9 @@ const LEASE_SECONDS: i32 = 15;
 /// How often somebody who waits for another replica's refresh looks, and how many times: a little longer than a lease.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOKS_MAX: usize = 160;
+/// How often tokens are tried to be stored, with pauses that grow to this: for about a minute.
+const STORE_ATTEMPTS_MAX: u32 = 40;
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The token of the account `subject` has connected, refreshed when it runs out soon. One statement, and for a refresh
 /// two more and one call.
@@ -85,7 +88,7 @@ async fn refresh(
         Err(reason) => Err((reason.clone(), false)),
     };
     match outcome {
-        Ok(tokens) => store(credentials, source, row, lease, &tokens).await,
+        Ok(tokens) => store(credentials, source, row, &tokens).await,
         Err((_, true)) => {
             expire(credentials, source, row).await?;
             Err(Unavailable::NotRenewable)
@@ -108,7 +111,6 @@ async fn store(
     credentials: &UpstreamCredentials,
     source: &Source,
     row: &SealedTokens,
-    lease: &str,
     tokens: &TokenSet,
 ) -> Result<(), Unavailable> {
     let seal = |token: &Secret, aad: &str| {
@@ -134,7 +136,7 @@ async fn store(
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match try_store(credentials, source, row, lease, new).await {
+        match try_store(credentials, source, row, new).await {
             Ok(true) => return Ok(()),
             Ok(false) => {
                 tracing::warn!(
@@ -143,12 +145,12 @@ async fn store(
                 );
                 return Ok(());
             }
-            Err(error) if attempt < 5 => {
+            Err(error) if attempt < STORE_ATTEMPTS_MAX => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "refreshed tokens are not stored yet"
                 );
-                tokio::time::sleep(LOOK_EVERY * attempt).await;
+                tokio::time::sleep((LOOK_EVERY * attempt).min(STORE_PAUSE_MAX)).await;
             }
             Err(error) => return Err(unreadable(&error)),
         }
@@ -159,12 +161,13 @@ async fn try_store(
     credentials: &UpstreamCredentials,
     source: &Source,
     row: &SealedTokens,
-    lease: &str,
     tokens: NewTokens<'_>,
 ) -> Result<bool, StorageError> {
     let zone = &source.provider.zone_id;
     let mut tx = credentials.database.write(ZoneScope::Zone(zone)).await?;
-    let stored = provider_connection::store_refreshed(&mut tx, zone, &row.id, lease, tokens).await?;
+    let stored =
+        provider_connection::store_refreshed(&mut tx, zone, &row.id, row.refresh_token_version, tokens)
+            .await?;
     tx.commit().await?;
     Ok(stored)
 }

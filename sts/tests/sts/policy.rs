@@ -1,18 +1,17 @@
 //! Policies between services: simulations, what a replica decides by, and documents that cost too much.
 
-use std::time::Duration;
-
 use caracal_chassis::Clock;
-use caracal_testing::wait_for;
+use caracal_testing::{wait_for, wait_until};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use crate::seed;
 use crate::stack::{Answer, SOON, Stack, header_map, nonce, signature};
 
 const SIMULATE: &str = "/internal/policy/simulate";
 const STATUS: &str = "/internal/policy/status/z1";
+/// Decisions that took less than a third of what counts as running out of time.
+const QUICK: &str = "caracal_sts_policy_seconds_bucket{le=\"0.1\"} ";
 
 async fn signed(stack: &Stack, method: Method, path: &str, body: &str) -> Answer {
     let signed = signature(
@@ -38,6 +37,19 @@ async fn simulate(stack: &Stack, content: &str, input: Option<Value>) -> Answer 
         body["input"] = input;
     }
     signed(stack, Method::POST, SIMULATE, &body.to_string()).await
+}
+
+async fn metrics(stack: &Stack) -> String {
+    let bearer = [("authorization", "Bearer metrics"), ("accept", "text/plain")];
+    let answer = stack.send(Method::GET, "/metrics", header_map(&bearer), "").await;
+    String::from_utf8(answer.bytes.to_vec()).unwrap()
+}
+
+/// How many decisions were quick so far.
+async fn quick(stack: &Stack) -> u64 {
+    let text = metrics(stack).await;
+    let count = text.lines().find_map(|line| line.strip_prefix(QUICK));
+    count.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
 }
 
 fn mint(scope: &str) -> Value {
@@ -205,29 +217,18 @@ async fn a_policy_that_never_ends_costs_its_zone_and_nobody_else() {
         (&event["decision"], &event["evaluation_status"]),
         (&json!("deny"), &json!("policy_eval_failed"))
     );
-    // Many at once: each is answered in bounded time, and what needs no interpreter is not held up.
-    let started = Instant::now();
+    // Many at once: each is answered although its evaluation would never end, and what needs no interpreter is not held up.
     let many = futures_util::future::join_all((0..8).map(|_| stack.mint(&fields)));
-    let (many, health) = tokio::join!(many, async {
-        let asked = Instant::now();
-        let health = stack.get("/health").await;
-        (health.status, asked.elapsed())
-    });
+    let (many, health) = tokio::join!(many, stack.get("/health"));
     assert!(many.iter().all(|answer| answer.status.as_u16() == 503));
-    assert!(
-        started.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        started.elapsed()
-    );
-    assert_eq!(health.0, StatusCode::OK);
-    // By now the zone is suspended: it is refused without being evaluated.
-    let asked = Instant::now();
-    assert_eq!(stack.mint(&fields).await.status.as_u16(), 503);
-    assert!(
-        asked.elapsed() < Duration::from_millis(400),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert_eq!(health.status, StatusCode::OK);
+    // The zone is suspended: it is refused without being evaluated, which no evaluation of this policy is quick enough for.
+    wait_until(SOON, async || {
+        let before = quick(&stack).await;
+        assert_eq!(stack.mint(&fields).await.status.as_u16(), 503);
+        quick(&stack).await > before
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -277,9 +278,7 @@ async fn a_version_on_trial_is_recorded_and_never_obeyed() {
         agreed["metadata_json"].get("policy_shadow").is_none(),
         "where it agrees there is nothing to record"
     );
-    let bearer = [("authorization", "Bearer metrics"), ("accept", "text/plain")];
-    let text = stack.send(Method::GET, "/metrics", header_map(&bearer), "").await;
-    let text = String::from_utf8(text.bytes.to_vec()).unwrap();
+    let text = metrics(&stack).await;
     assert!(
         text.contains("caracal_sts_policy_shadow_total{outcome=\"same\"} 1"),
         "{text}"

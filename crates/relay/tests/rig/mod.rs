@@ -103,6 +103,15 @@ impl Rig {
         numbers(&news.collect::<Vec<_>>())
     }
 
+    /// Waits until so many messages are set aside, and committed as such.
+    pub(crate) async fn until_dead(&self, expected: u64) {
+        caracal_testing::wait_until(DEADLINE, async || {
+            let mut tx = self.database.read().await.unwrap();
+            u64::try_from(outbox::backlog(&mut tx).await.unwrap().dead).unwrap() == expected
+        })
+        .await;
+    }
+
     pub(crate) async fn until_numbers(&self, expected: &[usize]) {
         caracal_testing::wait_until(DEADLINE, async || self.numbers().await == expected).await;
     }

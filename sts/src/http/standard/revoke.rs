@@ -6,9 +6,11 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use caracal_chassis::server::{Peer, RequestId};
 use caracal_model::UnixSeconds;
+use caracal_token::Use;
 use http::StatusCode;
 
 use super::{Problem, authenticated};
+use crate::exchange::subject_token::LEEWAY_SECONDS;
 use crate::http::answer::NO_STORE;
 use crate::introspection;
 use crate::state::Sts;
@@ -51,7 +53,9 @@ async fn end(
     if claims.client_id != sender.caller.application().id {
         return Err(Problem::not_the_holder());
     }
-    if claims.exp <= now.0 {
+    // What stands on the record of a session mandate may outlive the mandate itself.
+    let is_over = claims.exp.saturating_add(LEEWAY_SECONDS) <= now.0;
+    if is_over && claims.r#use != Use::Session {
         return Ok(());
     }
     token_revocation::revoke(sts, &claims, request_id.as_str())

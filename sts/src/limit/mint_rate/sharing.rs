@@ -76,11 +76,10 @@ impl<'m> Sharing<'m> {
     async fn tell(&self) {
         let mut greeted: Option<Instant> = None;
         loop {
-            if let Some(message) = self.news(greeted.is_none_or(|at| at.elapsed() >= GREET_EVERY)) {
-                let told = self
-                    .publisher
-                    .publish_signed(MINTS_COUNTED, vec![message.to_fields()]);
-                match told.await {
+            let news = self.news(greeted.is_none_or(|at| at.elapsed() >= GREET_EVERY));
+            if !news.is_empty() {
+                let messages = news.iter().map(MintsCounted::to_fields).collect();
+                match self.publisher.publish_signed(MINTS_COUNTED, messages).await {
                     Ok(_) => greeted = Some(Instant::now()),
                     // What was taken is not told: the budget errs in the caller's favour during an outage.
                     Err(_outage) => tokio::time::sleep(RETRY_PAUSE).await,
@@ -90,19 +89,27 @@ impl<'m> Sharing<'m> {
         }
     }
 
-    /// What to say now, if anything.
-    fn news(&self, must_greet: bool) -> Option<MintsCounted> {
+    /// What to say now. To a newcomer what was added comes first and how full the buckets are second: whoever knew the
+    /// buckets before adds, and then has at least as much already.
+    fn news(&self, must_greet: bool) -> Vec<MintsCounted> {
         let (has_peers, has_newcomer) = self.peers().look();
-        let buckets = if has_newcomer {
-            self.rate.standing(self.clock.unix_micros())
-        } else {
-            self.rate.take_untold(has_peers)
-        };
-        (must_greet || !buckets.is_empty()).then(|| MintsCounted {
+        let added = self.rate.take_untold(has_peers);
+        let mut news = Vec::new();
+        if must_greet || !added.is_empty() {
+            news.push(self.says(false, added));
+        }
+        if has_newcomer {
+            news.push(self.says(true, self.rate.standing(self.clock.unix_micros())));
+        }
+        news
+    }
+
+    fn says(&self, is_standing: bool, buckets: Vec<CountedBucket>) -> MintsCounted {
+        MintsCounted {
             replica: self.replica.clone(),
-            is_standing: has_newcomer,
+            is_standing,
             buckets,
-        })
+        }
     }
 
     async fn listen(&self) {
@@ -191,8 +198,7 @@ impl MintRate {
         if is_listening { counted } else { Vec::new() }
     }
 
-    /// How full the buckets are, for a replica that knows nothing: at most [`BUCKETS_MAX`] of them. What was not told yet
-    /// stays to be told.
+    /// How full the buckets are, for a replica that knows nothing: at most [`BUCKETS_MAX`] of them.
     fn standing(&self, now_us: i64) -> Vec<CountedBucket> {
         let ahead = |bucket: &Bucket| bucket.arrival.load(Ordering::Relaxed).saturating_sub(now_us);
         self.buckets
@@ -260,50 +266,83 @@ mod tests {
         Clock::system().unix_micros()
     }
 
-    fn replica(bus: &Arc<dyn Bus>, name: &str) -> (Arc<MintRate>, tokio::task::JoinHandle<()>) {
-        let rate = Arc::new(MintRate::new());
+    fn sharing<'m>(rate: &'m MintRate, name: &str, bus: &Arc<dyn Bus>) -> Sharing<'m> {
         let keys = StreamKeys::single(HmacKey::new(*b"thirty-two bytes of stream key .."));
         let publisher = Publisher::new(Arc::clone(bus), keys.clone());
-        let (name, shared) = (name.to_owned(), Arc::clone(&rate));
-        let task = tokio::spawn(async move {
-            Sharing::new(&shared, name, Clock::system(), publisher, keys)
-                .run()
-                .await;
-        });
+        Sharing::new(rate, name.to_owned(), Clock::system(), publisher, keys)
+    }
+
+    /// How many of [`hour`]'s mints are spent, rounded.
+    fn spent(rate: &MintRate) -> i64 {
+        let bucket = rate.buckets.get(&key());
+        let arrival = bucket.map_or(0, |bucket| bucket.arrival.load(Ordering::Relaxed));
+        ((arrival - now()).max(0) + 18_000_000) / 36_000_000
+    }
+
+    fn admit(rate: &MintRate, mints: usize) {
+        for _ in 0..mints {
+            rate.admit(key(), hour(), now()).unwrap();
+        }
+    }
+
+    #[test]
+    fn replicas_count_each_mint_once_and_a_new_one_is_told_how_much_is_left() {
+        let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new());
+        let rates = [MintRate::new(), MintRate::new(), MintRate::new()];
+        let [a, b, c] = [
+            sharing(&rates[0], "a", &bus),
+            sharing(&rates[1], "b", &bus),
+            sharing(&rates[2], "c", &bus),
+        ];
+        let tell = |from: &Sharing<'_>, to: &[&Sharing<'_>]| {
+            for message in from.news(true) {
+                for peer in to {
+                    peer.hear(&message);
+                }
+            }
+        };
+        tell(&a, &[&b]);
+        tell(&b, &[&a]);
+        admit(&rates[0], 40);
+        tell(&a, &[&b]);
+        assert_eq!((spent(&rates[0]), spent(&rates[1])), (40, 40));
+        admit(&rates[1], 20);
+        // A third one comes while there is something untold.
+        tell(&c, &[&a, &b]);
+        admit(&rates[0], 10);
+        tell(&a, &[&b, &c]);
+        tell(&b, &[&a, &c]);
+        tell(&a, &[&b, &c]);
+        let all: Vec<i64> = rates.iter().map(spent).collect();
+        assert_eq!(all[..2], [70, 70], "each mint counts once");
+        assert!(
+            (70..=90).contains(&all[2]),
+            "the newcomer may count what was just told twice: {all:?}"
+        );
+    }
+
+    fn running(bus: &Arc<dyn Bus>, name: &str) -> (Arc<MintRate>, tokio::task::JoinHandle<()>) {
+        let (rate, bus, name) = (Arc::new(MintRate::new()), Arc::clone(bus), name.to_owned());
+        let shared = Arc::clone(&rate);
+        let task = tokio::spawn(async move { sharing(&shared, &name, &bus).run().await });
         (rate, task)
     }
 
-    /// How many of [`hour`]'s mints are left.
-    fn left(rate: &MintRate) -> i64 {
-        let bucket = rate.buckets.get(&key());
-        let arrival = bucket.map_or(0, |bucket| bucket.arrival.load(Ordering::Relaxed));
-        let ahead = (arrival - now()).max(0);
-        (3_600_000_000 - ahead) / 36_000_000
-    }
-
     #[tokio::test]
-    async fn replicas_share_one_budget_and_a_new_one_is_told_how_much_is_left() {
+    async fn what_one_replica_counts_the_others_hear() {
         let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new());
-        let (a, _a) = replica(&bus, "a");
-        for _ in 0..40 {
-            a.admit(key(), hour(), now()).unwrap();
-        }
-        let (b, _b) = replica(&bus, "b");
-        wait_until(SOON, async || left(&b) <= 61).await;
-        for _ in 0..40 {
-            b.admit(key(), hour(), now()).unwrap();
-        }
-        wait_until(SOON, async || left(&a) <= 21).await;
-        let more = (0..100).filter(|_| a.admit(key(), hour(), now()).is_ok()).count();
-        assert!((19..=21).contains(&more), "{more}");
-        wait_until(SOON, async || left(&b) == 0).await;
-        assert!(b.admit(key(), hour(), now()).is_err());
+        let (a, _a) = running(&bus, "a");
+        admit(&a, 40);
+        let (b, _b) = running(&bus, "b");
+        wait_until(SOON, async || spent(&b) >= 40).await;
+        admit(&b, 20);
+        wait_until(SOON, async || spent(&a) >= 60).await;
     }
 
     #[tokio::test]
     async fn who_is_alone_tells_nothing() {
         let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new());
-        let (rate, _task) = replica(&bus, "alone");
+        let (rate, _task) = running(&bus, "alone");
         wait_until(SOON, async || {
             bus.last_id(MINTS_COUNTED).await.unwrap() != EntryId::ZERO
         })

@@ -164,7 +164,7 @@ fn what_is_wrong_is_named_and_gives_no_credential() {
             "oauth2_client_credentials",
             json!({}),
             None,
-            Unusable::Kind("oauth2_client_credentials".to_owned()),
+            Unusable::OAuth(ConfigError::Setting("token_endpoint")),
         ),
         (
             "something",
