@@ -1,6 +1,6 @@
 //! Is this an address that may be dialled on behalf of somebody?
 //!
-//! `docs/contract/gateway.md` section "Egress" and `docs/contract/federation.md` section "Egress" list the classes. Forms that carry an IPv4 address inside an IPv6 one
+//! `docs/contract/gateway.md` section "Egress" and `docs/contract/upstream-credentials.md` list the classes. Forms that carry an IPv4 address inside an IPv6 one
 //! are judged by what they carry, because a translator or the kernel dials that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -10,7 +10,7 @@ use crate::stack::{Answer, SOON, Stack, header_map, nonce, signature};
 
 const SIMULATE: &str = "/internal/policy/simulate";
 const STATUS: &str = "/internal/policy/status/z1";
-/// Decisions that took less than a third of what counts as running out of time.
+/// Decisions that took at most a third of what counts as running out of time.
 const QUICK: &str = "caracal_sts_policy_seconds_bucket{le=\"0.1\"} ";
 
 async fn signed(stack: &Stack, method: Method, path: &str, body: &str) -> Answer {
