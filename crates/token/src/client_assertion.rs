@@ -79,7 +79,7 @@ pub enum AssertionError {
 pub struct ProvenAssertion {
     /// Its id, unique for the client.
     pub jti: String,
-    /// When it was made, as it says; else the earliest moment it can have been made.
+    /// When it was made at the earliest: as it says, else as early as it can be, less what its clock may be ahead.
     pub issued_at: UnixSeconds,
     /// When it ends.
     pub expires_at: UnixSeconds,
@@ -230,11 +230,15 @@ mod tests {
         );
         let proven = verify(&text, &keys(&[&key])).unwrap();
         assert_eq!((proven.jti.as_str(), proven.expires_at), ("a-1", NOW + 60));
-        assert_eq!(proven.issued_at, NOW);
+        assert_eq!(
+            proven.issued_at,
+            NOW - 30,
+            "by a clock that is as far ahead as it may be"
+        );
         let mut unsaid = claims();
         unsaid.as_object_mut().unwrap().remove("iat");
         let proven = verify(&signed(&key, &header(), &unsaid), &keys(&[&key])).unwrap();
-        assert_eq!(proven.issued_at, NOW + 60 - 300, "as early as it can be");
+        assert_eq!(proven.issued_at, NOW + 60 - 300 - 30, "as early as it can be");
     }
 
     #[test]
