@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use caracal_model::Anchor;
 use caracal_storage::ZoneScope;
 use caracal_storage::approval::{self, DecidedBy, Verdict};
 use caracal_testing::{Role, wait_until};
 use caracal_token::{UnverifiedToken, Use};
+use caracal_wire::event::SessionsRevoke;
 use caracal_wire::form;
+use caracal_wire::stream::SESSIONS_REVOKE;
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
@@ -357,7 +360,13 @@ async fn an_approval_is_checked_before_the_session_and_again_by_policy_after() {
     stack
         .sql("UPDATE sessions SET status = 'terminated', terminated_at = now() WHERE id = 's-target'")
         .await;
-    let answer = wait_for_refusal(&stack, &id, 403).await;
+    let ended = Anchor::Session("s-target".parse().unwrap());
+    let message = SessionsRevoke::of("z1".parse().unwrap(), ended, "test");
+    stack.announce(SESSIONS_REVOKE, message.to_fields()).await;
+    // Known by a mint that needs no yes: one that came before would use it up.
+    let ungated = with(&GATED, &[("resource", "resource://crm"), ("scope", "crm:read")]);
+    wait_until(SOON, async || stack.mint(&ungated).await.status == 403).await;
+    let answer = retry(&stack, &id).await;
     assert_eq!(
         answer.status, 403,
         "the session ended after the yes: {}",
@@ -374,22 +383,53 @@ async fn an_approval_is_checked_before_the_session_and_again_by_policy_after() {
     );
 }
 
-async fn wait_for_refusal(stack: &Stack, id: &str, status: u16) -> Answer {
-    // Nobody announced the change, so what is remembered is asked until it is read again.
-    stack
-        .announce(
-            caracal_wire::stream::AGENTS_LIFECYCLE,
-            [
-                ("event", "terminated"),
-                ("zone_id", "z1"),
-                ("agent_session_id", "s-target"),
-            ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
-        )
+#[tokio::test]
+async fn a_yes_covers_what_was_granted_when_it_was_asked_for_and_on_the_terms_of_then() {
+    let stack = gated().await;
+    let id = held(&stack.mint(&GATED).await);
+    decide(&stack, &id, Verdict::Approved).await;
+    let unknown = (
+        401,
+        "access_denied",
+        "approval not found or bindings do not match",
+    );
+    // As if the policy had granted, or asked for, something else when the approval was raised.
+    let then = [
+        ("tier = 'other'", unknown),
+        ("approver_class = 'subject'", unknown),
+        (
+            r#"metadata_json = jsonb_set(metadata_json, '{resources}', '["resource://GATED"]')"#,
+            unknown,
+        ),
+        (
+            "metadata_json = jsonb_set(metadata_json, '{granted}', '[]')",
+            (403, "access_denied", "policy denied"),
+        ),
+    ];
+    for (change, refusal) in then {
+        let saved = "CREATE TABLE saved AS SELECT * FROM step_up_challenges";
+        stack
+            .sql(format!("{saved}; UPDATE step_up_challenges SET {change}"))
+            .await;
+        assert_eq!(retry(&stack, &id).await.refusal(), refusal, "{change}");
+        stack
+            .sql(
+                "UPDATE step_up_challenges c SET tier = s.tier, approver_class = s.approver_class, metadata_json = s.metadata_json
+                 FROM saved s WHERE s.id = c.id;
+                 DROP TABLE saved",
+            )
+            .await;
+    }
+    assert_eq!(retry(&stack, &id).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_resource_whose_name_would_run_into_another_is_refused() {
+    let stack = gated().await;
+    let answer = stack
+        .mint(&with(&GATED, &[("resource", "resource://b\nresource://gated")]))
         .await;
-    wait_until(SOON, async || retry(stack, id).await.status.as_u16() == status).await;
-    retry(stack, id).await
+    assert_eq!(answer.refusal(), (400, "invalid_token", "malformed request body"));
 }
 
 #[tokio::test]
