@@ -31,6 +31,7 @@ use caracal_storage::{Database, PoolLimits, StorageError, schema_version};
 
 pub use config::Config;
 
+use crate::jwks::Announcements;
 use crate::state::Coordinator;
 
 /// How long the tasks may take to end after shutdown was requested.
@@ -93,6 +94,7 @@ pub async fn run(
     let address = listener.local_addr().unwrap_or(config.listen);
     let tasks = Tasks::new(shutdown.clone());
     let keys = StreamKeys::new(config.streams_key.clone(), config.streams_key_previous.clone());
+    let announcements = Announcements::mark(Arc::clone(&deps.bus), keys.clone()).await;
     let publisher = Publisher::new(Arc::clone(&deps.bus), keys);
     let relay = RelaySettings::named("coordinator");
     tasks.spawn(
@@ -113,6 +115,10 @@ pub async fn run(
     tasks.spawn(
         "session expiry",
         job::expire::run(Arc::clone(&coordinator), shutdown.clone()),
+    );
+    tasks.spawn(
+        "key announcements",
+        announcements.follow(Arc::clone(&coordinator.keys), shutdown.clone()),
     );
     let router = http::router(&coordinator, Registry::new(), shutdown.clone());
     listening(Addresses { http: address });

@@ -16,7 +16,7 @@ pub(crate) struct Coordinator {
     pub(crate) database: Database,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) clock: Clock,
-    pub(crate) keys: KeySets,
+    pub(crate) keys: Arc<KeySets>,
     pub(crate) issuer: String,
     pub(crate) required_scope: String,
     pub(crate) operator_token: Option<Secret>,
@@ -33,11 +33,11 @@ impl Coordinator {
         Self {
             database,
             bus,
-            keys: KeySets::new(
+            keys: Arc::new(KeySets::new(
                 Client::new(ClientLimits::default()),
                 config.sts_url,
                 clock.clone(),
-            ),
+            )),
             clock,
             issuer: config.issuer,
             required_scope: config.required_scope,

@@ -96,7 +96,7 @@ pub(crate) async fn exchange(
         Via::Client => BTreeMap::new(),
     };
     let minted = mint::mint(&basis, &granted, lifetime, agreed.as_ref()).await?;
-    known.approval = agreed.as_ref().and_then(ApprovalFact::of_use);
+    known.approval = agreed.as_ref().map(ApprovalFact::of_use);
     release(sts, origin, request, known, minted, upstreams, &granted).await
 }
 

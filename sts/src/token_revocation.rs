@@ -4,7 +4,7 @@
 //! reusable mandate that ends everything that was started under it as well; for the others exactly that token.
 
 use bytes::Bytes;
-use caracal_model::{Anchor, EventId, IdError, UnixMicros};
+use caracal_model::{Anchor, Anchors, EventId, IdError, UnixMicros};
 use caracal_storage::{StorageError, ZoneScope, authority_record, outbox, revocation, revocation_cascade};
 use caracal_token::Claims;
 use caracal_wire::audit::{AuditEvent, decision, event_type, status};
@@ -33,13 +33,23 @@ pub(crate) enum RevokeError {
 }
 
 /// Ends the token with these proven claims: durable, recorded, announced to every gateway and replica, and in force here
-/// when this returns. Repeating it changes nothing.
+/// when this returns. Repeating it changes nothing, and costs nothing while this process remembers.
 ///
 /// # Errors
 /// [`RevokeError`]; the token may then be revoked or not.
 pub(crate) async fn revoke(sts: &Sts, claims: &Claims, request_id: &str) -> Result<(), RevokeError> {
     let anchor = Anchor::AuthorityRecord(claims.sid.clone());
     let zone = &claims.zone_id;
+    let itself = Anchors {
+        sid: claims.sid.clone(),
+        root_sid: claims.sid.clone(),
+        session: None,
+        delegation: None,
+    };
+    // What is remembered here came from the durable log, or was stored in it before.
+    if sts.revocations.is_revoked(&itself).is_some() {
+        return Ok(());
+    }
     let mut tx = sts.database.write(ZoneScope::Zone(zone)).await?;
     revocation_cascade::lock_out(&mut tx, zone).await?;
     authority_record::end(&mut tx, zone, &claims.sid, REASON).await?;

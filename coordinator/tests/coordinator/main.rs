@@ -10,6 +10,7 @@ mod authorization;
 mod concurrency;
 mod delegation;
 mod idempotency;
+mod keys;
 mod narrowing;
 mod outage;
 mod session;

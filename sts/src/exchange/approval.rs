@@ -74,7 +74,7 @@ pub(crate) enum Agreed {
     /// The approval is there to be used.
     Usable(Box<Approval>),
     /// It was used a moment ago, by this same request whose answer was lost: the same token is given again.
-    Used(Reissue),
+    Used(Box<Approval>, Reissue),
 }
 
 /// The token an approval was used for.
@@ -243,7 +243,7 @@ async fn reissue(sts: &Sts, origin: &Origin, caller: &Caller, found: &Approval) 
         expires_at: used.expires_at,
         granted: granted_then(found),
     };
-    Ok(Agreed::Used(reissue))
+    Ok(Agreed::Used(Box::new(found.clone()), reissue))
 }
 
 /// What the policy asks for, when nothing was presented: `None` when it asks for nothing, else the approval when it was
@@ -300,7 +300,7 @@ fn tiers(verdicts: &[Verdict]) -> Vec<&Arc<ApprovalTier>> {
 pub(crate) fn hold_to(verdicts: &mut [Verdict], agreed: &Agreed) -> Result<(), Refusal> {
     let granted = match agreed {
         Agreed::Usable(found) => granted_then(found),
-        Agreed::Used(reissue) => reissue.granted.clone(),
+        Agreed::Used(_, reissue) => reissue.granted.clone(),
     };
     for verdict in verdicts.iter_mut() {
         let is_new = verdict

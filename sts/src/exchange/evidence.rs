@@ -56,15 +56,20 @@ impl ApprovalFact {
         }
     }
 
-    /// One that was used for the token, unless the token was given before.
-    pub(crate) fn of_use(agreed: &Agreed) -> Option<Self> {
-        match agreed {
-            Agreed::Usable(approval) => Some(Self {
-                event_type: event_type::STEP_UP_CONSUMED,
-                decision: decision::CONSUMED,
-                metadata: about(approval),
-            }),
-            Agreed::Used(..) => None,
+    /// One that was used for the token. Every release of the token says so: the event of the first may be what failed.
+    pub(crate) fn of_use(agreed: &Agreed) -> Self {
+        let (approval, is_repeated) = match agreed {
+            Agreed::Usable(approval) => (approval, false),
+            Agreed::Used(approval, _) => (approval, true),
+        };
+        let mut metadata = about(approval);
+        if is_repeated {
+            metadata.insert("given_again".to_owned(), json!(true));
+        }
+        Self {
+            event_type: event_type::STEP_UP_CONSUMED,
+            decision: decision::CONSUMED,
+            metadata,
         }
     }
 }
@@ -419,7 +424,7 @@ fn push_reason(diagnostics: &mut Value, refusal: &Refusal) {
 }
 
 /// Text of a stranger as it may stand in the ledger: at most 128 characters, none of them a control character.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .filter(|character| !character.is_control())
         .take(128)

@@ -87,7 +87,7 @@ pub(crate) async fn mint(
     agreed: Option<&Agreed>,
 ) -> Result<Minted, Refusal> {
     let mut claims = claims(basis, granted, lifetime)?;
-    if let Some(Agreed::Used(reissue)) = agreed {
+    if let Some(Agreed::Used(_, reissue)) = agreed {
         repeat(&mut claims, reissue);
     }
     let model;
@@ -105,7 +105,7 @@ pub(crate) async fn mint(
     match agreed {
         Some(Agreed::Usable(approval)) => consume(basis, &claims, approval).await?,
         None if claims.r#use == Use::Session => record(basis, &claims).await?,
-        Some(Agreed::Used(_)) | None => {}
+        Some(Agreed::Used(..)) | None => {}
     }
     let header_type = basis.request.requested.header_type();
     let token = key.sign_as(header_type, &claims).map_err(|error| {

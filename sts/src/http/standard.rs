@@ -3,6 +3,7 @@
 //! Their addresses name the zone, clients authenticate as RFC 6749 section 2.3.1 says, and refusals carry the codes of RFC 6749
 //! section 5.2 (`docs/contract/oauth-surface.md`).
 
+mod evidence;
 pub(super) mod introspect;
 pub(super) mod metadata;
 mod problem;
@@ -14,7 +15,7 @@ use axum::extract::Request;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use caracal_chassis::Secret;
-use caracal_chassis::server::{BodyError, Peer, read_body};
+use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
 use caracal_model::{ResourceId, UnixSeconds, ZoneId};
 use caracal_wire::form::{self, Form, FormError};
 use caracal_wire::sts::{FORM_MEDIA_TYPE, field};
@@ -29,8 +30,23 @@ use crate::limit::mint_rate::Rate;
 use crate::state::Sts;
 
 const BODY_BYTES_MAX: usize = 65_536;
-/// Names the budget of introspections and revocations among those of resources; ids of rows are UUIDs.
-const BUDGET: &str = "oauth:token-management";
+/// What a client wants with a token. Each has a budget of its own, so that asking about tokens never keeps anybody from
+/// ending one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Management {
+    Introspection,
+    Revocation,
+}
+
+impl Management {
+    /// Names the budget among those of resources, and the endpoint in evidence; ids of rows are UUIDs.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Introspection => "oauth:introspection",
+            Self::Revocation => "oauth:revocation",
+        }
+    }
+}
 
 /// Who a client says it is, and its proof.
 pub(super) struct ClientName {
@@ -53,6 +69,8 @@ pub(super) async fn authenticated(
     sts: &Sts,
     zone: &str,
     peer: Peer,
+    request_id: &RequestId,
+    management: Management,
     request: Request,
 ) -> Result<Authenticated, Problem> {
     let (parts, body) = request.into_parts();
@@ -81,8 +99,21 @@ pub(super) async fn authenticated(
     })?;
     let name = client_name(&parts.headers, &form)?;
     let source = peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let caller = authenticate(sts, zone, &name, source).await?;
-    let budget = ResourceId::try_from(BUDGET).or(Err(Problem::from(&Refusal::Issuance)))?;
+    let caller = match authenticate(sts, zone, &name, source).await {
+        Ok(caller) => caller,
+        Err(refusal) => {
+            let attempt = evidence::Attempt {
+                zone,
+                application_id: &name.application_id,
+                source,
+                request_id: request_id.as_str(),
+                endpoint: management,
+            };
+            evidence::record_failure(sts, &attempt, &refusal).await;
+            return Err(Problem::from(&refusal));
+        }
+    };
+    let budget = ResourceId::try_from(management.name()).or(Err(Problem::from(&Refusal::Issuance)))?;
     let key = (caller.zone().id.clone(), budget, caller.application().id.clone());
     let rate = Rate::per_minute(sts.settings.token_management_per_minute);
     match sts.mint_rate.admit(key, rate, sts.clock.unix_micros()) {
@@ -157,10 +188,10 @@ fn basic(headers: &HeaderMap) -> Result<Option<ClientName>, Problem> {
 }
 
 /// Authenticates a client under the same lock-out as the token endpoint, and like there on the present configuration.
-async fn authenticate(sts: &Sts, zone: &str, name: &ClientName, source: IpAddr) -> Result<Caller, Problem> {
+async fn authenticate(sts: &Sts, zone: &str, name: &ClientName, source: IpAddr) -> Result<Caller, Refusal> {
     let suspect = Suspect::new(&name.application_id, source);
     if sts.lockout.is_blocked(suspect, sts.clock.unix_micros()) {
-        return Err(Problem::from(&Refusal::LockedOut));
+        return Err(Refusal::LockedOut);
     }
     let credentials = Credentials {
         zone_id: zone,
@@ -183,9 +214,9 @@ async fn authenticate(sts: &Sts, zone: &str, name: &ClientName, source: IpAddr) 
     outcome.map_err(|refusal| {
         let is_failure = refusal == Refusal::Client;
         if is_failure && sts.lockout.count_failure(suspect, sts.clock.unix_micros()) {
-            return Problem::from(&Refusal::LockedOut);
+            return Refusal::LockedOut;
         }
-        Problem::from(&refusal)
+        refusal
     })
 }
 

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use caracal_bus::EntryId;
-use caracal_testing::wait_until;
+use caracal_testing::{FaultProxy, Role, TestDatabase, wait_until};
 use caracal_wire::{form, stream};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
@@ -367,6 +367,53 @@ async fn rfc7009_a_revoked_token_ends_everywhere_and_is_on_record() {
 }
 
 #[tokio::test]
+async fn a_client_that_cannot_prove_itself_at_a_management_endpoint_is_on_record() {
+    let stack = Stack::start().await;
+    let wrong = basic("app-1", "cs_wrong");
+    for (path, endpoint) in [(INTROSPECT, "oauth:introspection"), (REVOKE, "oauth:revocation")] {
+        let answer = post(&stack, path, Some(&wrong), &[("token", "x")]).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        let events = stack
+            .events(|event| {
+                event["event_type"] == "client_authentication"
+                    && event["metadata_json"]["endpoint"] == endpoint
+            })
+            .await;
+        let [event] = events.as_slice() else {
+            panic!("one event: {events:?}")
+        };
+        assert_eq!(event["decision"], "deny");
+        assert_eq!(event["evaluation_status"], "client_auth_failed");
+        assert_eq!(event["metadata_json"]["application_id"], "app-1");
+    }
+}
+
+#[tokio::test]
+async fn ending_a_token_again_asks_no_database() {
+    let database = TestDatabase::new().await;
+    let direct = database.url_as(Role::Sts);
+    let proxy = FaultProxy::before(&direct).await;
+    let settings = [("DB_CONNECT_TIMEOUT", "500ms"), ("REVOCATION_FRESHNESS", "60s")];
+    let stack = Stack::start_on(database, &proxy.url_through(&direct), &settings).await;
+    let (token, other) = (reusable(&stack).await, reusable(&stack).await);
+    assert_eq!(
+        own(&stack, REVOKE, &[("token", &token)]).await.status,
+        StatusCode::OK
+    );
+    proxy.refuse();
+    assert_eq!(
+        own(&stack, REVOKE, &[("token", &token)]).await.status,
+        StatusCode::OK
+    );
+    let unsaved = own(&stack, REVOKE, &[("token", &other)]).await;
+    assert_eq!(
+        unsaved.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "only what is durable is ended"
+    );
+}
+
+#[tokio::test]
 async fn rfc7009_only_the_client_a_token_was_issued_to_ends_it() {
     let stack = Stack::start().await;
     let token = reusable(&stack).await;
@@ -391,9 +438,13 @@ async fn introspections_and_revocations_have_a_budget_of_their_own() {
     for _ in 0..2 {
         introspect(&stack, "x").await;
     }
-    let answer = own(&stack, REVOKE, &[("token", "x")]).await;
+    let answer = own(&stack, INTROSPECT, &[("token", "x")]).await;
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(answer.headers["retry-after"], "30", "two in a minute");
+    for status in [StatusCode::OK, StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
+        let answer = own(&stack, REVOKE, &[("token", "x")]).await;
+        assert_eq!(answer.status, status, "asking keeps nobody from ending");
+    }
     reusable(&stack).await;
     let other = basic("app-2", seed::SECRET);
     let answer = post(&stack, INTROSPECT, Some(&other), &[("token", "x")]).await;

@@ -10,7 +10,7 @@ use caracal_token::Claims;
 use caracal_wire::sts::BEARER;
 use serde_json::{Value, json};
 
-use super::{Problem, authenticated};
+use super::{Management, Problem, authenticated};
 use crate::http::answer::NO_STORE;
 use crate::introspection::{self, Undecided};
 use crate::state::Sts;
@@ -23,14 +23,20 @@ pub(in crate::http) async fn introspect(
     request_id: RequestId,
     request: Request,
 ) -> Response {
-    match answer(&sts, &zone, peer, request).await {
+    match answer(&sts, &zone, peer, &request_id, request).await {
         Ok(body) => (NO_STORE, axum::Json(body)).into_response(),
         Err(problem) => problem.respond(request_id.as_str()),
     }
 }
 
-async fn answer(sts: &Sts, zone: &str, peer: Peer, request: Request) -> Result<Value, Problem> {
-    let sender = authenticated(sts, zone, peer, request).await?;
+async fn answer(
+    sts: &Sts,
+    zone: &str,
+    peer: Peer,
+    request_id: &RequestId,
+    request: Request,
+) -> Result<Value, Problem> {
+    let sender = authenticated(sts, zone, peer, request_id, Management::Introspection, request).await?;
     let token = sender.form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| Problem::invalid_request("token is required"))?;
     let now = UnixSeconds(sts.clock.unix_seconds());

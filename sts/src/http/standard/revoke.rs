@@ -9,7 +9,7 @@ use caracal_model::UnixSeconds;
 use caracal_token::Use;
 use http::StatusCode;
 
-use super::{Problem, authenticated};
+use super::{Management, Problem, authenticated};
 use crate::exchange::subject_token::LEEWAY_SECONDS;
 use crate::http::answer::NO_STORE;
 use crate::introspection;
@@ -38,7 +38,7 @@ async fn end(
     request_id: &RequestId,
     request: Request,
 ) -> Result<(), Problem> {
-    let sender = authenticated(sts, zone, peer, request).await?;
+    let sender = authenticated(sts, zone, peer, request_id, Management::Revocation, request).await?;
     let token = sender.form.get("token").filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| Problem::invalid_request("token is required"))?;
     let now = UnixSeconds(sts.clock.unix_seconds());

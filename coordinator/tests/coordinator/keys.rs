@@ -1,0 +1,61 @@
+//! A signing key that was withdrawn is not believed here any longer than its announcement takes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use caracal_bus::Bus;
+use caracal_testing::{Behaviour, TestKeys, wait_until};
+use caracal_wire::event::KeysInvalidate;
+use caracal_wire::stream::KEYS_INVALIDATE;
+use http::StatusCode;
+use serde_json::json;
+
+use crate::world::{World, ZONE};
+
+/// Shorter than a key is believed without an announcement.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+impl World {
+    async fn announce_new_keys(&self) {
+        let message = KeysInvalidate {
+            zone_id: ZONE.try_into().unwrap(),
+        };
+        self.bus
+            .publish(KEYS_INVALIDATE, &[message.to_fields()])
+            .await
+            .unwrap();
+    }
+
+    async fn waits_for(&self, status: u16) {
+        wait_until(DEADLINE, async || {
+            self.try_session("app-a", &json!({})).await.status == status
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_announced_withdrawal_ends_what_the_key_signed() {
+    let world = World::start().await;
+    world.session("app-a", &json!({})).await;
+    let others = TestKeys::new();
+    let published = Bytes::from(others.jwks_bytes());
+    world.sts.set(Behaviour::Status(StatusCode::OK, published));
+    world.announce_new_keys().await;
+    world.waits_for(401).await;
+}
+
+#[tokio::test]
+async fn after_an_announcement_known_keys_are_not_believed_while_the_token_service_is_silent() {
+    let world = World::start().await;
+    world.session("app-a", &json!({})).await;
+    world
+        .sts
+        .set(Behaviour::Status(StatusCode::BAD_GATEWAY, Bytes::new()));
+    world.session("app-a", &json!({})).await;
+    world.announce_new_keys().await;
+    world.waits_for(503).await;
+    let published = Bytes::from(world.keys.jwks_bytes());
+    world.sts.set(Behaviour::Status(StatusCode::OK, published));
+    world.waits_for(201).await;
+}
