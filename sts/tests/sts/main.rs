@@ -20,6 +20,7 @@ mod references;
 mod request;
 mod resources;
 mod revocation;
+mod revocation_race;
 mod rotation;
 mod seed;
 mod stack;
