@@ -225,7 +225,7 @@ pub(crate) async fn revoke(
 }
 
 /// The refresh token first: who forgets that usually forgets both (RFC 7009 section 2.1).
-async fn revoke_upstream(
+pub(crate) async fn revoke_upstream(
     control: &Control,
     zone: &ZoneId,
     provider: &ProviderId,

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use crate::timestamp::Timestamp;
 
-/// Longest cursor read, in characters.
-pub(crate) const CURSOR_CHARACTERS_MAX: usize = 512;
+/// Longest cursor read, in characters: of a subject of which every character is escaped.
+pub(crate) const CURSOR_CHARACTERS_MAX: usize = 1_536;
+/// Longest id in a cursor, in bytes: a subject.
+const ID_BYTES_MAX: usize = 512;
 
 /// Writes the cursor that continues after `position`.
 pub(crate) fn encode(position: &Position) -> String {
@@ -25,7 +27,7 @@ pub(crate) fn decode(text: &str) -> Option<Position> {
     let value: Value = serde_json::from_slice(&bytes).ok()?;
     let id = value.get("id")?.as_str()?;
     let at = Timestamp::parse(value.get("ts")?.as_str()?)?;
-    let is_id = !id.is_empty() && id.len() <= 256 && !id.contains('\0');
+    let is_id = !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.contains('\0');
     is_id.then(|| Position {
         at: at.0,
         id: id.to_owned(),
@@ -43,6 +45,17 @@ mod tests {
             id: "id-1".to_owned(),
         };
         assert_eq!(decode(&encode(&position)), Some(position));
+    }
+
+    #[test]
+    fn the_longest_subject_fits_into_a_cursor() {
+        let position = Position {
+            at: Timestamp::parse("2026-01-02T03:04:05.123456Z").unwrap().0,
+            id: "\"".repeat(ID_BYTES_MAX),
+        };
+        let cursor = encode(&position);
+        assert!(cursor.len() <= CURSOR_CHARACTERS_MAX, "{}", cursor.len());
+        assert_eq!(decode(&cursor), Some(position));
     }
 
     #[test]

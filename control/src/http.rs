@@ -21,6 +21,8 @@ mod providers;
 mod resources;
 mod sessions;
 mod step_up_challenges;
+mod subject_issuers;
+mod subjects;
 mod view;
 mod workloads;
 mod zones;

@@ -35,6 +35,8 @@ mod refusal;
 mod reserved;
 mod resource;
 mod run;
+mod subject;
+mod subject_issuer;
 mod timestamp;
 mod token_service;
 mod workload;

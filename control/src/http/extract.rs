@@ -3,6 +3,7 @@
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use bytes::Bytes;
+use caracal_model::SubjectId;
 use caracal_storage::page::Page;
 use http::StatusCode;
 use http::request::Parts;
@@ -151,6 +152,15 @@ impl Query {
             Some(text) => Some(cursor::decode(&text).ok_or(Code::InvalidCursor)?),
         };
         Ok(Page { limit, after })
+    }
+
+    /// A member that must be a subject.
+    ///
+    /// # Errors
+    /// [`Code::InvalidQuery`].
+    pub(super) fn subject(&self, name: &str) -> Result<SubjectId, Refusal> {
+        let subject = SubjectId::try_from(self.get(name).unwrap_or_default());
+        subject.map_err(|_not_one| invalid(name, "is not a subject"))
     }
 
     /// A page of a list of things: 200 by default, at most 500.

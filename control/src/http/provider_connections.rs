@@ -23,7 +23,7 @@ use crate::refusal::{Code, Refusal};
 use crate::timestamp::Timestamp;
 
 #[derive(Serialize)]
-struct ConnectionView<'a> {
+pub(super) struct ConnectionView<'a> {
     id: &'a str,
     zone_id: &'a ZoneId,
     subject_id: &'a str,
@@ -38,7 +38,7 @@ struct ConnectionView<'a> {
     upstream_revocation: Option<&'static str>,
 }
 
-fn view(connection: &Connection) -> ConnectionView<'_> {
+pub(super) fn view(connection: &Connection) -> ConnectionView<'_> {
     ConnectionView {
         id: &connection.id,
         zone_id: &connection.zone_id,

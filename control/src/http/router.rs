@@ -15,7 +15,7 @@ use super::admission::{self, Admission, Gate};
 use super::{
     admin_audit, application_keys, applications, approvals, audit, authority_records, gateway_binding,
     policies, policy_sets, policy_templates, provider_connections, providers, resources, sessions,
-    step_up_challenges, workloads, zones,
+    step_up_challenges, subject_issuers, subjects, workloads, zones,
 };
 use crate::admin_token::{Effect, Place};
 use crate::control::Control;
@@ -153,6 +153,15 @@ fn routes() -> Vec<Route> {
         zone(GET,    "/v1/zones/{zone}/step-up-challenges", Read, get(step_up_challenges::list)),
         zone(GET,    "/v1/zones/{zone}/step-up-challenges/{id}", Read, get(step_up_challenges::find)),
         zone(POST,   "/v1/zones/{zone}/step-up-challenges/{id}/satisfy", Decide, post(step_up_challenges::satisfy)),
+
+        zone(GET,    "/v1/zones/{zone}/subject-issuers", Read,  get(subject_issuers::list)),
+        zone(POST,   "/v1/zones/{zone}/subject-issuers", Write, post(subject_issuers::create)),
+        zone(GET,    "/v1/zones/{zone}/subject-issuers/{id}", Read,  get(subject_issuers::find)),
+        zone(PATCH,  "/v1/zones/{zone}/subject-issuers/{id}", Write, patch(subject_issuers::patch)),
+        zone(DELETE, "/v1/zones/{zone}/subject-issuers/{id}", Write, delete(subject_issuers::archive)),
+        zone(GET,    "/v1/zones/{zone}/subjects", Read, get(subjects::list)),
+        zone(GET,    "/v1/zones/{zone}/subjects/overview", Read, get(subjects::overview)),
+        zone(POST,   "/v1/zones/{zone}/subjects/revoke", Write, post(subjects::revoke)),
 
         zone(GET,    "/v1/zones/{zone}/authority-records", Read, get(authority_records::list)),
         zone(POST,   "/v1/zones/{zone}/authority-records/{id}/revoke", Write, post(authority_records::revoke)),

@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::refusal::Refusal;
 use crate::timestamp::Timestamp;
 
-fn view(session: &Session) -> Value {
+pub(super) fn view(session: &Session) -> Value {
     json!({
         "session_id": session.id,
         "application_id": session.application_id,

@@ -58,7 +58,7 @@ async fn every_route_answers_every_credential_as_its_facts_say() {
         ("bootstrap", BOOTSTRAP.to_owned(), "bootstrap", None),
     ];
     let routes = in_order();
-    assert!(routes.len() >= 48, "routes are missing from the list");
+    assert!(routes.len() >= 75, "routes are missing from the list");
     for route in &routes {
         let path = path(route, &own);
         let call = format!("{} {path}", route.method);

@@ -9,7 +9,7 @@ use crate::harness::Harness;
 const ROWS: usize = 7;
 
 /// The lists of things in a zone, the table behind each, and how a row of it is made.
-const LISTS: [(&str, &str); 6] = [
+const LISTS: [(&str, &str); 7] = [
     (
         "applications",
         "INSERT INTO applications (id, zone_id, name, registration_method, created_at)
@@ -35,6 +35,12 @@ const LISTS: [(&str, &str); 6] = [
         "step-up-challenges",
         "INSERT INTO step_up_challenges (id, zone_id, principal_id, expires_at, created_at)
          SELECT 'row-' || n, $1, 'p-' || n, now() + interval '1 hour', '2026-01-02T03:04:05.000001Z'
+         FROM generate_series(1, 7) n",
+    ),
+    (
+        "subject-issuers",
+        "INSERT INTO subject_issuers (id, zone_id, issuer, jwks_url, audience, created_at)
+         SELECT 'row-' || n, $1, 'https://i' || n || '.example', 'https://i.example', 'a', '2026-01-02T03:04:05.000001Z'
          FROM generate_series(1, 7) n",
     ),
     (
@@ -153,7 +159,7 @@ async fn bad_pages_are_refused() {
         api.get(&format!("{list}?cursor=nonsense"))
             .await
             .refused(400, "invalid_cursor");
-        api.get(&format!("{list}?cursor={}", "x".repeat(513)))
+        api.get(&format!("{list}?cursor={}", "x".repeat(1_537)))
             .await
             .refused(400, "invalid_query");
         api.get(&format!("{list}?cursor=&limit=")).await.expect(200);

@@ -24,5 +24,7 @@ mod records;
 mod resources;
 mod seeding;
 mod service;
+mod subject_issuers;
+mod subjects;
 mod workloads;
 mod zones;

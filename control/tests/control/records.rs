@@ -34,6 +34,11 @@ async fn changes(
         .await
         .expect(201);
     let policy = id(&policy);
+    let issuer = json!({ "issuer": "https://a.example", "jwks_url": "https://a.example/k", "audience": "a" });
+    let issuer = id(&api
+        .post(&format!("{base}/subject-issuers"), &issuer)
+        .await
+        .expect(201));
     vec![
         (
             "PATCH",
@@ -118,6 +123,27 @@ async fn changes(
             json!({ "content": document("b") }),
             "policies",
             "action",
+        ),
+        (
+            "POST",
+            format!("{base}/subject-issuers"),
+            json!({ "issuer": "https://b.example", "jwks_url": "https://b.example/k", "audience": "b" }),
+            "subject-issuers",
+            "create",
+        ),
+        (
+            "PATCH",
+            format!("{base}/subject-issuers/{issuer}"),
+            json!({ "audience": "c" }),
+            "subject-issuers",
+            "update",
+        ),
+        (
+            "DELETE",
+            format!("{base}/subject-issuers/{issuer}"),
+            Value::Null,
+            "subject-issuers",
+            "delete",
         ),
         (
             "DELETE",

@@ -247,7 +247,7 @@ pub struct AuthorityRecordFilter {
 }
 
 const RECORD_COLUMNS: &str = "SELECT id, zone_id, session_type, subject_id,
-    claims_json ->> 'federated_user_issuer' AS federated_user_issuer, parent_id,
+    claims_json ->> 'iss' AS federated_user_issuer, parent_id,
     CASE WHEN status = 'active' AND expires_at <= now() THEN 'expired' ELSE status END AS status,
     expires_at, authenticated_at, created_at, revoked_at, revoked_reason
     FROM authority_records WHERE zone_id = ";
@@ -366,7 +366,7 @@ pub async fn sessions<'t>(
         "SELECT s.id, s.application_id, s.parent_id, s.status, s.lifecycle, s.labels, s.depth, s.child_count,
              s.subject_authority_record_id, r.subject_id,
              CASE WHEN r.session_type = 'user' THEN r.subject_id END AS federated_user_id,
-             r.claims_json ->> 'federated_user_issuer' AS federated_user_issuer,
+             r.claims_json ->> 'iss' AS federated_user_issuer,
              s.started_at, s.last_active_at, s.terminated_at, s.termination_reason, s.ttl_seconds
          FROM sessions s
          LEFT JOIN authority_records r ON r.zone_id = s.zone_id AND r.id = s.subject_authority_record_id
@@ -440,7 +440,7 @@ pub async fn expire_authority_records(tx: &mut WriteTx, batch: i64) -> Result<u6
     Ok(expired.rows_affected())
 }
 
-/// Live records of applications or zones that are archived.
+/// Live records of applications that are archived, of users they signed in, and of archived zones.
 ///
 /// A token service issues from memory, so for a moment it may issue to an application that was just archived.
 ///
@@ -454,7 +454,8 @@ pub async fn records_of_archived_applications(
         "SELECT r.zone_id, r.id
          FROM authority_records r
          JOIN zones z ON z.id = r.zone_id
-         LEFT JOIN applications a ON a.zone_id = r.zone_id AND a.id = r.subject_id AND r.session_type = 'application'
+         LEFT JOIN applications a ON a.zone_id = r.zone_id AND a.id =
+             CASE r.session_type WHEN 'application' THEN r.subject_id ELSE r.claims_json ->> 'client_id' END
          WHERE r.status = 'active' AND r.expires_at > now()
            AND (z.archived_at IS NOT NULL OR a.archived_at IS NOT NULL)
          ORDER BY r.expires_at LIMIT $1",

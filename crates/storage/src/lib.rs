@@ -31,6 +31,8 @@ pub mod secret;
 pub mod session;
 pub mod session_graph;
 pub mod signing_key;
+pub mod subject;
+pub mod subject_issuer;
 pub mod tx;
 pub mod workload;
 pub mod zone;

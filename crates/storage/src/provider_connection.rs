@@ -7,7 +7,7 @@ use caracal_model::{ProviderId, SubjectId, ZoneId};
 use sqlx::PgExecutor;
 use time::OffsetDateTime;
 
-use crate::error::StorageError;
+use crate::error::{StorageError, checked};
 use crate::page::Page;
 use crate::tx::WriteTx;
 
@@ -199,6 +199,34 @@ pub async fn revoke(
     .fetch_one(tx)
     .await?;
     Ok(Some((connection, tokens)))
+}
+
+/// Ends every active connection of a subject and forgets their tokens. Answers the provider of each with the tokens,
+/// sealed, so that the providers can be asked to forget them too.
+///
+/// # Errors
+/// [`StorageError::Contention`] when a lock is not free in time.
+pub async fn revoke_all(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    subject: &SubjectId,
+) -> Result<Vec<(ProviderId, SealedTokens)>, StorageError> {
+    let providers: Vec<String> = sqlx::query_scalar(
+        "SELECT provider_id FROM provider_connections
+         WHERE zone_id = $1 AND subject_id = $2 AND status = 'active' ORDER BY provider_id",
+    )
+    .bind(zone.as_str())
+    .bind(subject.as_str())
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut ended = Vec::with_capacity(providers.len());
+    for provider in providers {
+        let provider = checked(provider, "provider_connections", "provider_id", zone.as_str())?;
+        if let Some((_, tokens)) = revoke(tx, zone, subject, &provider).await? {
+            ended.push((provider, tokens));
+        }
+    }
+    Ok(ended)
 }
 
 /// The active connection to `provider` of `subject`, or else of `shared`; the newest when there are several.

@@ -10,7 +10,9 @@
 //! take the sessions at its ends. Everything that ended is written to `revocation_log` and announced on the streams
 //! (`docs/contract/database.md` section 4) in the caller's transaction. Each announcement names only what it is about.
 
-use caracal_model::{Anchor, ApplicationId, AuthorityRecordId, DelegationId, ResourceId, SessionId, ZoneId};
+use caracal_model::{
+    Anchor, ApplicationId, AuthorityRecordId, DelegationId, ResourceId, SessionId, SubjectId, ZoneId,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -36,6 +38,8 @@ pub enum Root<'a> {
     Zone,
     /// An application: its own records, its sessions, and the records of users it signed in.
     Application(&'a ApplicationId),
+    /// A subject, user or application: its records, and the sessions that hang from any of them, ended or not.
+    Subject(&'a SubjectId),
     /// A resource: the delegations that are for nothing else.
     Resource {
         /// Row id.
@@ -240,6 +244,25 @@ async fn seeds(tx: &mut WriteTx, zone: &ZoneId, root: Root<'_>) -> Result<Seeds,
             )
             .bind(zone.as_str())
             .bind(application.as_str())
+            .fetch_all(tx)
+            .await?,
+            delegations: Vec::new(),
+        }),
+        Root::Subject(subject) => Ok(Seeds {
+            records: sqlx::query_scalar(
+                "SELECT id FROM authority_records WHERE zone_id = $1 AND subject_id = $2 AND status = 'active'",
+            )
+            .bind(zone.as_str())
+            .bind(subject.as_str())
+            .fetch_all(&mut *tx)
+            .await?,
+            sessions: sqlx::query_scalar(
+                "SELECT s.id FROM sessions s
+                 JOIN authority_records r ON r.zone_id = s.zone_id AND r.id = s.subject_authority_record_id
+                 WHERE s.zone_id = $1 AND r.subject_id = $2 AND s.status IN ('active', 'suspended')",
+            )
+            .bind(zone.as_str())
+            .bind(subject.as_str())
             .fetch_all(tx)
             .await?,
             delegations: Vec::new(),
