@@ -51,8 +51,8 @@ pub(super) async fn record_failure(sts: &Sts, attempt: &Attempt<'_>, refusal: &R
         "endpoint": attempt.endpoint.name(),
         "source": attempt.source,
     });
-    if suppressed > 0 {
-        metadata["suppressed_events"] = json!(suppressed);
+    if let (true, Some(members)) = (suppressed > 0, metadata.as_object_mut()) {
+        members.insert("suppressed_events".to_owned(), json!(suppressed));
     }
     event.metadata_json = metadata;
     let appended = match event.to_json() {
