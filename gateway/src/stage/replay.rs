@@ -114,6 +114,9 @@ pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> 
 #[derive(Debug)]
 pub struct FirstUse(());
 
+/// How much longer than a mandate can be accepted its use is remembered by the shared table, in seconds: a table whose clock
+/// is ahead by less forgets nothing too early.
+const TABLE_AHEAD_S: i64 = 60;
 /// How far the clocks of the STS and of the shared table may be apart, in milliseconds.
 const CLOCKS_APART_MS: i64 = 1_000;
 
@@ -139,7 +142,8 @@ pub(crate) async fn claim(
     let claims = caller.claims();
     gateway.metrics.replay_claims.inc();
     let key = format!("seen:jti:{}", claims.jti);
-    let expires_ms = claims.exp.saturating_add(LEEWAY_S).saturating_mul(1_000);
+    let kept_s = LEEWAY_S.saturating_add(TABLE_AHEAD_S);
+    let expires_ms = claims.exp.saturating_add(kept_s).saturating_mul(1_000);
     match gateway
         .bus
         .claim_once(&key, seen.request_id.as_str(), expires_ms)

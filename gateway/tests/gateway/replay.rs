@@ -99,6 +99,22 @@ async fn a_mandate_stays_burned_when_the_exchange_fails() {
 }
 
 #[tokio::test]
+async fn a_use_is_remembered_longer_than_the_mandate_is_accepted_by_any_clock_within_a_minute() {
+    const LEEWAY_MS: i64 = 60_000;
+    const CLOCK_AHEAD_MS: i64 = 60_000;
+    let rig = Rig::start().await;
+    let mandate = rig.sts.mandate();
+    assert_eq!(rig.send(rig.request("GET", "/", &mandate)).await.status, 200);
+    let token = caracal_token::UnverifiedToken::parse(&mandate).unwrap();
+    let expires_ms = token.unverified_claims().exp * 1_000;
+    let kept_until = rig.bus.claimed_until.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(
+        kept_until >= expires_ms + LEEWAY_MS + CLOCK_AHEAD_MS,
+        "{kept_until}"
+    );
+}
+
+#[tokio::test]
 async fn a_reusable_mandate_passes_again_and_again_without_a_claim() {
     let rig = Rig::start().await;
     let mandate = rig.sts.sign(reusable());

@@ -1,7 +1,7 @@
 //! A bus that counts claims and fails on demand.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,8 @@ use caracal_wire::stream::Fields;
 pub(crate) struct SpyBus {
     inner: Arc<dyn Bus>,
     pub(crate) claims: AtomicUsize,
+    /// How long the last claim is kept, in Unix milliseconds.
+    pub(crate) claimed_until: AtomicI64,
     pub(crate) claims_fail: AtomicBool,
     pub(crate) publishing_fails: AtomicBool,
 }
@@ -21,6 +23,7 @@ impl SpyBus {
         Arc::new(Self {
             inner,
             claims: AtomicUsize::new(0),
+            claimed_until: AtomicI64::new(0),
             claims_fail: AtomicBool::new(false),
             publishing_fails: AtomicBool::new(false),
         })
@@ -93,6 +96,7 @@ impl Bus for SpyBus {
 
     async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError> {
         self.claims.fetch_add(1, Ordering::SeqCst);
+        self.claimed_until.store(expires_at_unix_ms, Ordering::SeqCst);
         if self.claims_fail.load(Ordering::SeqCst) {
             return Err(BusError::Timeout);
         }

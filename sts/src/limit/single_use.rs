@@ -9,6 +9,9 @@ use std::sync::Arc;
 use caracal_bus::{Bus, BusError, Claim};
 use caracal_model::UnixSeconds;
 
+/// How much longer than asked an id is remembered, in seconds: a store whose clock is ahead by less forgets none too early.
+const STORE_AHEAD_S: i64 = 60;
+
 /// Why nobody can tell whether an id was used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Undecided {
@@ -49,7 +52,7 @@ impl SingleUse {
         }
         let digest = hex::encode(caracal_token::digest(&name));
         let key = format!("caracal:sts:once:{kind}:{digest}");
-        let until_ms = until.get().saturating_mul(1_000);
+        let until_ms = until.get().saturating_add(STORE_AHEAD_S).saturating_mul(1_000);
         match self.bus.claim_once(&key, "1", until_ms).await? {
             Claim::Repeated => Ok(false),
             Claim::First {
