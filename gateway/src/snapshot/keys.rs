@@ -35,7 +35,7 @@ const ABSENT_FOR: Duration = Duration::from_secs(30);
 const ABSENT_MAX: u64 = 16_384;
 /// Zones whose keys are remembered; the one fetched longest ago gives way.
 const ZONES_MAX: usize = 4_096;
-/// Fetches at the same time, all zones together.
+/// Fetches at the same time for zones known to exist, and as many for zones anybody may have invented.
 const FLIGHTS_MAX: usize = 32;
 
 /// Why there are no keys to verify with.
@@ -66,8 +66,11 @@ pub(crate) struct ZoneKeys {
     known: ArcSwap<HashMap<ZoneId, Arc<Known>>>,
     /// Zones the STS does not know.
     absent: Cache<ZoneId, ()>,
+    /// Zones the STS has known, whether or not their keys are remembered now.
+    existing: Cache<ZoneId, ()>,
     flights: Mutex<HashMap<ZoneId, Flight>>,
     slots: Semaphore,
+    slots_for_strangers: Semaphore,
     announced: Arc<Semaphore>,
     sts: Arc<StsClient>,
     clock: Clock,
@@ -82,8 +85,10 @@ impl ZoneKeys {
                 .max_capacity(ABSENT_MAX)
                 .time_to_live(ABSENT_FOR)
                 .build(),
+            existing: Cache::new(ABSENT_MAX),
             flights: Mutex::default(),
             slots: Semaphore::new(FLIGHTS_MAX),
+            slots_for_strangers: Semaphore::new(FLIGHTS_MAX),
             announced: Arc::new(Semaphore::new(ANNOUNCED_MAX)),
             sts,
             clock,
@@ -184,9 +189,15 @@ impl ZoneKeys {
     }
 
     async fn fetch_now(&self, zone: &ZoneId) -> Result<Arc<KeySet>, KeysError> {
-        let _slot = self.slots.try_acquire().map_err(|_full| KeysError::Unavailable)?;
+        let slots = if self.existing.contains_key(zone) {
+            &self.slots
+        } else {
+            &self.slots_for_strangers
+        };
+        let _slot = slots.try_acquire().map_err(|_full| KeysError::Unavailable)?;
         match self.sts.keys(zone).await {
             Ok(keys) => {
+                self.existing.insert(zone.clone(), ());
                 let keys = Arc::new(keys);
                 let known = Known {
                     keys: Arc::clone(&keys),
@@ -273,6 +284,8 @@ mod tests {
     /// The key endpoint of an STS, with one zone.
     struct Endpoint {
         published: Mutex<JwkSet>,
+        /// Questions about other zones are not answered.
+        is_silent_to_strangers: AtomicBool,
         asked: AtomicUsize,
         is_down: AtomicBool,
     }
@@ -286,6 +299,9 @@ mod tests {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
         if query.get("zone_id").is_none_or(|zone| zone != "zone-1") {
+            if endpoint.is_silent_to_strangers.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             return StatusCode::NOT_FOUND.into_response();
         }
         axum::Json(endpoint.published.lock().unwrap().clone()).into_response()
@@ -309,6 +325,7 @@ mod tests {
         async fn with(published: &TestKeys) -> Self {
             let endpoint = Arc::new(Endpoint {
                 published: Mutex::new(published.jwks()),
+                is_silent_to_strangers: AtomicBool::new(false),
                 asked: AtomicUsize::new(0),
                 is_down: AtomicBool::new(false),
             });
@@ -380,6 +397,21 @@ mod tests {
         assert_eq!(rig.look("kid-1").await, Err(KeysError::Unavailable));
         rig.endpoint.is_down.store(false, Ordering::SeqCst);
         rig.clock.advance(Duration::from_secs(1));
+        rig.look("kid-1").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_invented_zones_keeps_no_real_zone_from_its_keys() {
+        let rig = Rig::with(&TestKeys::named("kid-1")).await;
+        rig.look("kid-1").await.unwrap();
+        rig.endpoint.is_silent_to_strangers.store(true, Ordering::SeqCst);
+        for number in 0..2 * FLIGHTS_MAX {
+            let keys = Arc::clone(&rig.keys);
+            let zone: ZoneId = format!("invented-{number}").parse().unwrap();
+            tokio::spawn(async move { keys.of(&zone, "kid-1").await.map(drop) });
+        }
+        wait_until(SOON, async || rig.asked() == 1 + FLIGHTS_MAX).await;
+        rig.keys.note_loss();
         rig.look("kid-1").await.unwrap();
     }
 
