@@ -5,15 +5,17 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use caracal_audit::verify::{self, AuditKeys, Report};
 use caracal_bus::HmacKey;
-use caracal_chassis::config::{Reader, Source};
+use caracal_chassis::config::Reader;
 use caracal_storage::{Database, PoolLimits};
+
+use crate::key_source;
 
 /// Verifies one zone, or every zone, and prints a line of JSON for each; fails when one is wrong.
 ///
 /// # Errors
 /// Wrong settings; a database that cannot be reached.
 pub(crate) async fn run(zone: Option<&str>) -> Result<ExitCode> {
-    let (database_url, keys) = read_settings()?;
+    let (database_url, keys) = read_settings().await?;
     let database = Database::connect(&database_url, "caracal-audit-verify", &PoolLimits::default())
         .await
         .context("DATABASE_URL")?;
@@ -34,8 +36,8 @@ pub(crate) async fn run(zone: Option<&str>) -> Result<ExitCode> {
     })
 }
 
-fn read_settings() -> Result<(String, AuditKeys)> {
-    let source = Source::from_env_and_file(None).map_err(|errors| anyhow!("{errors}"))?;
+async fn read_settings() -> Result<(String, AuditKeys)> {
+    let source = key_source::settings(None).await?;
     let mut reader = Reader::new(&source);
     let database_url = reader.secret("DATABASE_URL").expose().clone();
     let current = reader.hex_key("AUDIT_HMAC_KEY", 32);

@@ -3,17 +3,17 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
-use caracal_chassis::config::{Reader, Source};
+use caracal_chassis::config::Reader;
 use caracal_storage::{Database, PoolLimits, schema_version};
 
-use crate::bus;
+use crate::{bus, key_source};
 
 /// Checks everything that is configured and prints a line for each; fails when one fails.
 ///
 /// # Errors
 /// When the settings cannot be read.
 pub(crate) async fn run() -> Result<ExitCode> {
-    let source = Source::from_env_and_file(None).map_err(|errors| anyhow!("{errors}"))?;
+    let source = key_source::settings(None).await?;
     let mut reader = Reader::new(&source);
     let database_url = reader.optional_secret("DATABASE_URL");
     let redis_url = reader.optional_secret("REDIS_URL");

@@ -5,14 +5,14 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
 use caracal_bus::{Bus, GroupStart};
-use caracal_chassis::config::{Reader, Source};
+use caracal_chassis::config::Reader;
 use caracal_chassis::telemetry;
 use caracal_migrations::Role;
 use caracal_wire::stream::PROVISIONED_GROUPS;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgPool};
 
-use crate::bus;
+use crate::{bus, key_source};
 
 /// The roles that log in, with the setting that holds each one's password.
 const LOGINS: [(Role, &str); 5] = [
@@ -35,7 +35,7 @@ struct Settings {
 /// # Errors
 /// Wrong settings, an unreachable database, a migration that fails.
 pub(crate) async fn migrate(config_file: Option<&Path>) -> Result<()> {
-    let settings = read(config_file, false)?;
+    let settings = read(config_file, false).await?;
     migrate_database(&settings.database_url, &settings.passwords).await
 }
 
@@ -44,14 +44,14 @@ pub(crate) async fn migrate(config_file: Option<&Path>) -> Result<()> {
 /// # Errors
 /// As [`migrate`]; an unreachable Redis.
 pub(crate) async fn init(config_file: Option<&Path>) -> Result<()> {
-    let settings = read(config_file, true)?;
+    let settings = read(config_file, true).await?;
     migrate_database(&settings.database_url, &settings.passwords).await?;
     let bus = bus::connect(settings.redis_url.as_deref().unwrap_or_default())?;
     provision_groups(bus.as_ref()).await
 }
 
-fn read(config_file: Option<&Path>, with_redis: bool) -> Result<Settings> {
-    let source = Source::from_env_and_file(config_file).map_err(|errors| anyhow!("{errors}"))?;
+async fn read(config_file: Option<&Path>, with_redis: bool) -> Result<Settings> {
+    let source = key_source::settings(config_file).await?;
     let mut reader = Reader::new(&source);
     let logs = telemetry::Settings::read(&mut reader);
     let settings = Settings {

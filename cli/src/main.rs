@@ -6,6 +6,7 @@ mod bus;
 mod dev;
 mod doctor;
 mod init;
+mod key_source;
 mod keys;
 mod role;
 mod token;

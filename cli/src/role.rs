@@ -11,7 +11,7 @@ use caracal_chassis::config::{Reader, Source};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::{Clock, telemetry};
 
-use crate::bus;
+use crate::{bus, key_source};
 
 /// One of the five roles, as the executable sees it.
 pub(crate) trait Role {
@@ -77,7 +77,9 @@ role!(Audit, "audit", caracal_audit);
 /// # Errors
 /// Every mistake in the settings at once; a store that cannot be reached; a failure while serving.
 pub(crate) async fn run<R: Role>(config_file: Option<&Path>) -> Result<()> {
-    let source = Source::from_env_and_file(config_file).map_err(|errors| settings_error(R::NAME, &errors))?;
+    let source = key_source::settings(config_file)
+        .await
+        .map_err(|error| settings_error(R::NAME, &error))?;
     let (config, logs) = read::<R>(&source)?;
     telemetry::init(R::NAME, &logs.settings.level, logs.settings.format)?;
     for warning in &logs.warnings {

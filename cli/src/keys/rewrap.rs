@@ -6,10 +6,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
-use caracal_chassis::config::{Reader, Source};
+use caracal_chassis::config::Reader;
 use caracal_storage::sealed::{self, SEALED_COLUMNS, SealedColumn, SealedRow};
 use caracal_storage::{Database, PoolLimits, ZoneScope, schema_version};
 use caracal_token::envelope::{Kek, Keyring};
+
+use crate::key_source;
 
 /// What became of one column.
 #[derive(Debug, Default)]
@@ -24,7 +26,7 @@ struct Outcome {
 /// # Errors
 /// Wrong settings, a database that cannot be reached or does not fit this version.
 pub(crate) async fn run(check: bool, batch: u16) -> Result<ExitCode> {
-    let (database_url, keyring) = read_settings(check)?;
+    let (database_url, keyring) = read_settings(check).await?;
     let database = Database::connect(&database_url, "caracal-keys-rewrap", &PoolLimits::default())
         .await
         .context("DATABASE_URL")?;
@@ -102,8 +104,8 @@ fn name(column: &SealedColumn) -> String {
     format!("{}.{}", column.table, column.column)
 }
 
-fn read_settings(check: bool) -> Result<(String, Keyring)> {
-    let source = Source::from_env_and_file(None).map_err(|errors| anyhow!("{errors}"))?;
+async fn read_settings(check: bool) -> Result<(String, Keyring)> {
+    let source = key_source::settings(None).await?;
     let mut reader = Reader::new(&source);
     let database_url = reader.secret("DATABASE_URL").expose().clone();
     let current = reader.secret("SECRET_STORE_KEK");

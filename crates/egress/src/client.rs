@@ -82,6 +82,14 @@ impl<'a> Request<'a> {
         request
     }
 
+    /// A POST of a JSON document.
+    pub fn post_json(url: &'a Url, document: impl Into<Bytes>) -> Self {
+        let mut request = Self::get(url).header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.method = Method::POST;
+        request.body = Secrecy(document.into());
+        request
+    }
+
     /// Sets a header. Mark a value that holds a secret with [`HeaderValue::set_sensitive`].
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {

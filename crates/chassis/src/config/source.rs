@@ -100,6 +100,34 @@ impl Source {
         self
     }
 
+    /// The same settings without those of the file.
+    #[must_use]
+    pub fn without_file(&self) -> Self {
+        Self {
+            environment: self.environment.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Every setting whose text begins with one of `beginnings`, under its name as an environment variable: variables,
+    /// and texts at the top level of the file that no variable overrides.
+    pub fn texts_beginning_with(&self, beginnings: &[&str]) -> BTreeMap<String, String> {
+        let begins = |text: &str| beginnings.iter().any(|beginning| text.starts_with(beginning));
+        let file = self.file.iter().filter_map(|(key, value)| {
+            let key = key.to_ascii_uppercase();
+            let is_overridden = self.environment.get(&key).is_some_and(|text| !text.is_empty());
+            (!is_overridden).then_some((key, value.as_str()?))
+        });
+        let environment = self
+            .environment
+            .iter()
+            .map(|(key, text)| (key.clone(), text.as_str()));
+        file.chain(environment)
+            .filter(|(_key, text)| begins(text))
+            .map(|(key, text)| (key, text.to_owned()))
+            .collect()
+    }
+
     /// The settings of one table of an array of tables, read with the names of `prefix`.
     pub(super) fn from_table(table: toml::Table, prefix: String) -> Self {
         Self {
