@@ -1,15 +1,16 @@
 //! Making, changing and ending providers of upstream credentials.
 
 mod config;
+mod destination;
 mod kind;
 mod member;
 
 use caracal_model::{ProviderId, ZoneId};
 use caracal_storage::page::Page;
 use caracal_storage::provider::{self, NewProvider, Provider, ProviderChange};
-use caracal_storage::{StorageError, ZoneScope, secret, zone};
+use caracal_storage::{StorageError, ZoneScope, oauth_state, provider_connection, secret, zone};
 use config::{ProviderConfig, Secrets};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::caller::Caller;
@@ -139,7 +140,8 @@ async fn derive_identifier(
 }
 
 /// Changes a provider. A configuration replaces the public part as a whole; secrets that are not sent stay, unless the
-/// kind changes.
+/// kind or a place that secrets are sent to changes. Then the accounts connected through it are disconnected too: their
+/// tokens would go to that place.
 pub(crate) async fn patch(
     control: &Control,
     caller: &Caller,
@@ -182,6 +184,10 @@ pub(crate) async fn patch(
         .ok_or(Code::ProviderNotFound)?;
     if let Some(config) = config.filter(|config| config.replaces_secrets) {
         store_secrets(control, &mut change, zone, id, &config.checked).await?;
+        if config.moves {
+            provider_connection::revoke_of_provider(change.tx(), zone, id).await?;
+            oauth_state::delete_of_provider(change.tx(), zone, id).await?;
+        }
     }
     change
         .commit(done(zone, id, 200, ChangeKind::Update, Some(members)))
@@ -192,6 +198,8 @@ pub(crate) async fn patch(
 struct NewConfig {
     checked: ProviderConfig,
     replaces_secrets: bool,
+    /// Whether secrets would be sent somewhere else than before.
+    moves: bool,
 }
 
 fn check_new_config(
@@ -208,17 +216,39 @@ fn check_new_config(
     })?;
     let kind = kind.unwrap_or(stored_kind);
     let changes_kind = kind != stored_kind;
-    let secrets = if changes_kind || !keeps_enough(before, kind, config) {
-        Secrets::Complete
-    } else {
-        Secrets::MayBeKept
-    };
-    let checked = check_config(kind, config, secrets)?;
+    if !changes_kind {
+        let kept = check_config(kind, config, Secrets::MayBeKept)?;
+        let moved = destination::moved(&before.config_json, &kept.public);
+        if moved.is_empty() && keeps_enough(before, kind, config) {
+            let replaces_secrets = !kept.secret.is_empty();
+            return Ok(NewConfig {
+                checked: kept,
+                replaces_secrets,
+                moves: false,
+            });
+        }
+        if !moved.is_empty() {
+            return Ok(NewConfig {
+                checked: config::check(kind, config, Secrets::Complete)
+                    .map_err(|_incomplete| secrets_required(&moved))?,
+                replaces_secrets: true,
+                moves: true,
+            });
+        }
+    }
+    let checked = check_config(kind, config, Secrets::Complete)?;
     let replaces_secrets = changes_kind || !checked.secret.is_empty();
     Ok(NewConfig {
         checked,
         replaces_secrets,
+        moves: changes_kind,
     })
+}
+
+/// Whoever may write need not know the stored secrets, so must not be able to have them sent to a place of his choice.
+fn secrets_required(moved: &[&str]) -> Refusal {
+    let sentence = "The secrets must be sent with a change of where they are sent to";
+    Refusal::because(Code::ProviderSecretsRequired, sentence).with_details(json!({ "members": moved }))
 }
 
 /// Whether the stored secrets fit the new configuration: an OAuth provider may change from a client secret to a private

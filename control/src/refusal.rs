@@ -120,6 +120,7 @@ codes! {
     ResourceQuotaExceeded = 409 "resource_quota_exceeded",
     ProtectedResource = 409 "protected_resource",
     ProviderIdentifierConflict = 409 "provider_identifier_conflict",
+    ProviderSecretsRequired = 409 "provider_secrets_required",
     PolicyNameConflict = 409 "policy_name_conflict",
     PolicySetNameConflict = 409 "policy_set_name_conflict",
     ReferencedPolicyVersionMissing = 409 "referenced_policy_version_missing",

@@ -132,6 +132,49 @@ async fn given_tokens_are_sealed_listed_without_themselves_and_replaced() {
 }
 
 #[tokio::test]
+async fn connected_accounts_do_not_follow_a_provider_to_another_place() {
+    let api = start().await;
+    let zone = api.zone("z").await;
+    let server = server(200, "{}").await;
+    let provider = provider(&api, &zone, &server, &json!({})).await;
+    let path = format!("/v1/zones/{zone}/provider-connections");
+    let body = json!({ "provider_id": provider, "access_token": "at-1", "refresh_token": "rt-1" });
+    let made = api.post(&path, &body).await.expect(201);
+    let (state, _) = authorize(&api, &zone, &json!({ "provider_id": provider })).await;
+    let provider_path = format!("/v1/zones/{zone}/providers/{provider}");
+    let mut config = api.get(&provider_path).await.expect(200)["config_json"].clone();
+    config["scopes"] = json!(["a"]);
+    api.patch(&provider_path, &json!({ "config_json": config }))
+        .await
+        .expect(200);
+    assert_eq!(
+        tokens(&api, &id(&made)).await,
+        (Some("at-1".to_owned()), Some("rt-1".to_owned())),
+        "no other place, nothing ended"
+    );
+    config["token_endpoint"] = json!("https://evil.example/token");
+    config["allowed_token_hosts"] = json!(["evil.example"]);
+    api.patch(&provider_path, &json!({ "config_json": config }))
+        .await
+        .refused(409, "provider_secrets_required");
+    assert_ne!(
+        tokens(&api, &id(&made)).await,
+        (None, None),
+        "a refusal ends nothing"
+    );
+    config["client_secret"] = json!("cs-2");
+    api.patch(&provider_path, &json!({ "config_json": config }))
+        .await
+        .expect(200);
+    assert_eq!(tokens(&api, &id(&made)).await, (None, None));
+    let revoked = api.get(&format!("{path}?status=revoked")).await.expect(200);
+    assert_eq!(revoked["items"].as_array().unwrap().len(), 1);
+    callback(&api, &zone, &format!("state={state}&code=c-1"))
+        .await
+        .refused(400, "oauth_state_expired");
+}
+
+#[tokio::test]
 async fn an_authorization_connects_an_account_once() {
     let api = start().await;
     let zone = api.zone("z").await;

@@ -124,6 +124,107 @@ async fn an_oauth_provider_cannot_change_to_a_method_its_stored_secret_does_not_
 }
 
 #[tokio::test]
+async fn stored_secrets_do_not_follow_a_provider_to_another_place() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let list = format!("/v1/zones/{zone}/providers");
+    let config = |endpoint: &str| json!({ "token_endpoint": endpoint, "client_id": "c" });
+    let mut first = config("https://idp.example/token");
+    first["client_secret"] = json!("s-1");
+    let body = json!({ "name": "p", "kind": "oauth2_client_credentials", "config_json": first });
+    let provider = id(&api.post(&list, &body).await.expect(201));
+    let path = format!("{list}/{provider}");
+    let elsewhere = json!({ "config_json": config("https://evil.example/token") });
+    let answer = api.patch(&path, &elsewhere).await;
+    answer.refused(409, "provider_secrets_required");
+    assert_eq!(
+        answer.body["details"]["members"],
+        json!(["token_endpoint", "allowed_token_hosts"])
+    );
+    let mut more_hosts = config("https://idp.example/token");
+    more_hosts["allowed_token_hosts"] = json!(["idp.example", "evil.example"]);
+    api.patch(&path, &json!({ "config_json": more_hosts }))
+        .await
+        .refused(409, "provider_secrets_required");
+    assert_eq!(
+        secrets(&api, &zone, &provider).await,
+        Some(json!({ "client_secret": "s-1" }))
+    );
+    let mut renamed = config("https://idp.example/token");
+    renamed["client_id"] = json!("d");
+    api.patch(&path, &json!({ "config_json": renamed }))
+        .await
+        .expect(200);
+    let mut moved = config("https://evil.example/token");
+    moved["client_secret"] = json!("s-2");
+    api.patch(&path, &json!({ "config_json": moved }))
+        .await
+        .expect(200);
+    assert_eq!(
+        secrets(&api, &zone, &provider).await,
+        Some(json!({ "client_secret": "s-2" })),
+        "nothing of the old secrets is left"
+    );
+}
+
+#[tokio::test]
+async fn a_secret_that_is_kept_for_no_method_goes_when_its_place_changes() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let list = format!("/v1/zones/{zone}/providers");
+    let config = |host: &str, method: &str| {
+        json!({ "token_endpoint": format!("https://{host}/token"), "redirect_uri": "https://console.example/cb",
+            "authorization_endpoint": "https://idp.example/authorize", "client_id": "c",
+            "client_auth_method": method })
+    };
+    let mut first = config("idp.example", "client_secret_basic");
+    first["client_secret"] = json!("s-1");
+    let body = json!({ "name": "p", "kind": "oauth2_authorization_code", "config_json": first });
+    let provider = id(&api.post(&list, &body).await.expect(201));
+    let path = format!("{list}/{provider}");
+    for (host, kept) in [("idp.example", true), ("evil.example", false)] {
+        let change = json!({ "config_json": config(host, "none") });
+        let changed = api.patch(&path, &change).await.expect(200);
+        assert_eq!(
+            secrets(&api, &zone, &provider).await.is_some(),
+            kept,
+            "{host}: {changed}"
+        );
+    }
+    let back = json!({ "config_json": config("evil.example", "client_secret_basic") });
+    api.patch(&path, &back)
+        .await
+        .refused(400, "invalid_provider_config");
+}
+
+#[tokio::test]
+async fn a_key_goes_to_fewer_hosts_as_it_is_and_to_more_only_when_it_is_sent_again() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let list = format!("/v1/zones/{zone}/providers");
+    let config = |hosts: &Value| json!({ "header_name": "X-A", "allowed_token_hosts": hosts });
+    let mut first = config(&json!(["a.example", "b.example"]));
+    first["api_key"] = json!("one");
+    let body = json!({ "name": "p", "kind": "api_key", "config_json": first });
+    let provider = id(&api.post(&list, &body).await.expect(201));
+    let path = format!("{list}/{provider}");
+    let patch = |hosts: &Value| json!({ "config_json": config(hosts) });
+    for wider in [json!(["a.example", "evil.example"]), Value::Null] {
+        let answer = api.patch(&path, &patch(&wider)).await;
+        answer.refused(409, "provider_secrets_required");
+        assert_eq!(answer.body["details"]["members"], json!(["allowed_token_hosts"]));
+    }
+    api.patch(&path, &patch(&json!(["a.example"]))).await.expect(200);
+    assert_eq!(
+        secrets(&api, &zone, &provider).await,
+        Some(json!({ "api_key": "one" }))
+    );
+    let mut again = patch(&json!(["c.example"]));
+    again["config_json"]["api_key"] = json!("one");
+    api.patch(&path, &again).await.expect(200);
+}
+
+#[tokio::test]
 async fn bad_providers_are_refused() {
     let api = Harness::start().await;
     let zone = api.zone("z").await;

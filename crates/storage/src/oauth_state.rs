@@ -70,6 +70,23 @@ pub async fn insert(
     .await?)
 }
 
+/// Forgets every authorization that was started with `provider`.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn delete_of_provider(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    provider: &ProviderId,
+) -> Result<(), StorageError> {
+    sqlx::query("DELETE FROM provider_oauth_states WHERE zone_id = $1 AND provider_id = $2")
+        .bind(zone.as_str())
+        .bind(provider.as_str())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// Takes an authorization away, whatever its zone; `None` when there is none, or no more.
 ///
 /// # Errors

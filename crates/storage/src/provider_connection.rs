@@ -229,6 +229,28 @@ pub async fn revoke_all(
     Ok(ended)
 }
 
+/// Ends every active connection with `provider` and forgets its tokens.
+///
+/// # Errors
+/// [`StorageError::Contention`] when a lock is not free in time.
+pub async fn revoke_of_provider(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    provider: &ProviderId,
+) -> Result<u64, StorageError> {
+    let ended = sqlx::query(
+        "UPDATE provider_connections
+         SET status = 'revoked', access_token_ct = NULL, refresh_token_ct = NULL, updated_at = now(),
+             refresh_token_version = refresh_token_version + 1, refresh_lease = NULL, refresh_lease_until = NULL
+         WHERE zone_id = $1 AND provider_id = $2 AND status = 'active'",
+    )
+    .bind(zone.as_str())
+    .bind(provider.as_str())
+    .execute(tx)
+    .await?;
+    Ok(ended.rows_affected())
+}
+
 /// The active connection to `provider` of `subject`, or else of `shared`; the newest when there are several.
 ///
 /// # Errors
