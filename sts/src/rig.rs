@@ -11,6 +11,7 @@ use caracal_bus::{Bus, RedisBus, StreamKeys};
 use caracal_chassis::Clock;
 use caracal_chassis::config::{Reader, Source};
 use caracal_chassis::metrics::Registry;
+use caracal_chassis::server::RequestId;
 use caracal_storage::{Database, PoolLimits};
 use caracal_testing::{Role, TestDatabase, TestRedis};
 use caracal_wire::sts::{ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, TokenResponse};
@@ -116,6 +117,10 @@ impl Rig {
             Request::post("/oauth/2/token").header("content-type", "application/x-www-form-urlencoded");
         for (name, value) in headers {
             request = request.header(*name, *value);
+            // As the server adopts it.
+            if *name == "x-request-id" {
+                request = request.extension(RequestId::parse(value).unwrap());
+            }
         }
         let request = request.body(Body::from(form::encode(fields))).unwrap();
         let answer = self.router.clone().oneshot(request).await.unwrap();

@@ -426,6 +426,7 @@ impl Refusal {
             Self::VerifierBusy
             | Self::AssertionStoreUnavailable
             | Self::RevocationStale
+            | Self::PolicyEvaluation
             | Self::ZoneUnavailable
             | Self::SessionStateUnavailable
             | Self::RecordStoreUnavailable

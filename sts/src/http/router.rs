@@ -53,11 +53,14 @@ async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(ANSWER_WITHIN, next.run(request))
         .await
         .unwrap_or_else(|_elapsed| {
-            answer::error(
+            let mut late = answer::error(
                 http::StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::StsUnavailable,
                 "the request took too long",
                 None,
-            )
+            );
+            late.headers_mut()
+                .insert(http::header::RETRY_AFTER, http::HeaderValue::from(1));
+            late
         })
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
 use caracal_model::ZoneId;
 use caracal_wire::form::Form;
-use caracal_wire::header::{REQUEST_ID, TIMEOUT_MS};
+use caracal_wire::header::TIMEOUT_MS;
 use caracal_wire::sts::{FORM_MEDIA_TYPE, TokenResponse, field};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -60,7 +60,11 @@ pub(super) async fn exchange_in_zone(
         Ok(answer) => issued(&answer),
         Err(Refused::Exchange(refusal)) => {
             note(&sts, &origin, &refusal);
-            Problem::from(&refusal).respond(&origin.request_id)
+            match refusal {
+                // What a client needs to wait for the approval and to present it is the same everywhere.
+                Refusal::Hold(_) => refused(&refusal, &origin.request_id),
+                refusal => Problem::from(&refusal).respond(&origin.request_id),
+            }
         }
         Err(Refused::Client(problem)) => problem.respond(&origin.request_id),
     }
@@ -143,7 +147,7 @@ async fn token(
         })?;
     let form = request::parse_form(&body)?;
     let ttl_seconds = request::check_supported(&form)?;
-    let via = authenticate_gateway(sts, &parts, &body, &form);
+    let via = authenticate_gateway(sts, origin, &parts, &body, &form);
     let mut request = ExchangeRequest::read(&form, ttl_seconds);
     if let (Naming::Standard { zone }, Ok(request)) = (naming, &mut request) {
         let client = client_name(&parts.headers, &form).map_err(Refused::Client)?;
@@ -183,15 +187,18 @@ fn check_head(parts: &Parts) -> Result<(), Refusal> {
     }
 }
 
-fn authenticate_gateway(sts: &Sts, parts: &Parts, body: &Bytes, form: &Form) -> Result<Via, Refusal> {
+fn authenticate_gateway(
+    sts: &Sts,
+    origin: &Origin,
+    parts: &Parts,
+    body: &Bytes,
+    form: &Form,
+) -> Result<Via, Refusal> {
     if !gateway::claims_to_be(&parts.headers) {
         return Ok(Via::Client);
     }
-    let header = parts
-        .headers
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok());
-    let verified = if form.get(field::GATEWAY_REQUEST_ID).filter(|id| !id.is_empty()) == header {
+    // By this name both services record the request; a header that is no name was replaced on arrival.
+    let verified = if form.get(field::GATEWAY_REQUEST_ID) == Some(origin.request_id.as_str()) {
         gateway::verify(sts, &parts.headers, parts.method.as_str(), parts.uri.path(), body)
     } else {
         Err(NotOurGateway::RequestId)

@@ -14,6 +14,7 @@ mod control_key;
 mod endpoints;
 mod gateway;
 mod mint;
+mod order_of_checks;
 mod outage;
 mod policy;
 mod references;

@@ -10,8 +10,6 @@ pub mod event_type {
     pub const GATEWAY_REQUEST_DENIED: &str = "gateway_request_denied";
     /// A one-shot mandate was presented a second time.
     pub const REPLAY_DETECTED: &str = "replay_detected";
-    /// Two tokens would have had the same id.
-    pub const JTI_COLLISION: &str = "jti_collision";
     /// A token request waits for an approval.
     pub const STEP_UP_ISSUED: &str = "step_up_issued";
     /// Somebody decided on an approval.
