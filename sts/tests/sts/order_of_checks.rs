@@ -4,6 +4,7 @@
 mod client;
 mod delegation;
 mod gateway;
+mod internal;
 mod lifetime;
 mod request;
 mod resources;

@@ -396,6 +396,29 @@ async fn a_connection_that_ended_is_not_served_from_memory() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_not_renewed_says_why_to_the_ledger() {
+    let stack = start(&[]).await;
+    let server = refusing_server(StatusCode::BAD_REQUEST, "invalid_request").await;
+    configure(&stack, "oauth2_authorization_code", &server, &json!({})).await;
+    connect(&stack, "app-1", "now() - interval '1 second'", Some("r-0")).await;
+    wait_until(SOON, async || {
+        call(&stack).await.status == StatusCode::BAD_GATEWAY
+    })
+    .await;
+    let refused = call(&stack).await;
+    let (status, code, description) = refused.refusal();
+    assert_eq!((status, code), (502, "http_request_failed"));
+    let beginning = "upstream credential for resource resource://oauth is unavailable: ";
+    assert!(description.starts_with(beginning), "{description}");
+    let not_renewed = |event: &Value| {
+        event["event_type"] == "token_exchange"
+            && event["decision"] == "deny"
+            && event["evaluation_status"] == "credential_refresh_failed"
+    };
+    assert!(!stack.events(not_renewed).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_connection_that_cannot_be_renewed_ends() {
     let stack = start(&[]).await;
     let server = refusing_server(StatusCode::BAD_REQUEST, "invalid_grant").await;
