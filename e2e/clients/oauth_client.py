@@ -44,12 +44,11 @@ def walk(client: OAuth2Session, server: AuthorizationServerMetadata) -> dict:
     )["access_token"]
     before = client.introspect_token(server["introspection_endpoint"], token=token).json()
     called = call(token)
-    revoked = client.revoke_token(server["revocation_endpoint"], token=token)
+    client.revoke_token(server["revocation_endpoint"], token=token).raise_for_status()
     after = client.introspect_token(server["introspection_endpoint"], token=token).json()
     return {
         "before": before,
         "called": called,
-        "revoked": revoked.status_code,
         "after": after,
         "called_after": call(token),
     }

@@ -35,7 +35,7 @@ pub struct Config {
     pub(crate) admin_address: SocketAddr,
     pub(crate) health_on_main: bool,
     pub(crate) tls: Option<TlsFiles>,
-    pub(crate) sts_url: String,
+    pub(crate) sts_urls: Vec<String>,
     pub(crate) sts_timeout: Duration,
     pub(crate) sts_key: Option<HmacKey>,
     pub(crate) issuer_url: String,
@@ -94,8 +94,8 @@ pub(crate) struct TlsFiles {
 impl Config {
     /// Reads every setting; what is wrong is recorded in `reader`.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let sts_url = read_sts_url(reader);
-        let issuer_url = reader.url_or("ISSUER_URL", Some(&sts_url), &["http", "https"]);
+        let sts_urls = read_sts_urls(reader);
+        let issuer_url = read_issuer_url(reader, &sts_urls);
         let timeouts = Timeouts::read(reader);
         let sts_timeout = reader.duration("STS_TIMEOUT", 5 * SECOND, Duration::from_millis(50)..=60 * SECOND);
         reader.check(
@@ -115,7 +115,7 @@ impl Config {
             admin_address: reader.listen_address("ADMIN_PORT", 8082),
             health_on_main: reader.boolean("ADMIN_ON_MAIN_LISTENER", true),
             tls: read_tls(reader),
-            sts_url,
+            sts_urls,
             sts_timeout,
             sts_key: sts_key.or_else(|| audit_key.as_ref().map(derived)),
             issuer_url,
@@ -183,28 +183,39 @@ fn read_count(reader: &mut Reader<'_>, key: &str, default: i64) -> usize {
     usize::try_from(reader.integer(key, default, 1..=1_000_000)).unwrap_or(usize::MAX)
 }
 
-/// Outside of dev the exchange may travel in clear only where no stranger can be on the way: to this machine, or to a
-/// single-label name as container networks give them.
-fn read_sts_url(reader: &mut Reader<'_>) -> String {
-    let url = reader.url("STS_URL", &["http", "https", "unix"]);
-    if let Ok(parsed) = Url::parse(&url)
-        && parsed.scheme() == "http"
-        && reader.mode() != Mode::Dev
-    {
-        let is_near = match parsed.host() {
-            Some(Host::Domain(name)) => !name.contains('.'),
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
-        reader.check(
-            is_near,
-            "STS_URL",
-            "sends mandates in clear to another network",
-            "use https, a single-label host name, or a loopback address",
-        );
+/// Where the replicas of the STS are. Outside of dev the exchange may travel in clear only where no stranger can be on the
+/// way: to this machine, or to a single-label name as container networks give them.
+fn read_sts_urls(reader: &mut Reader<'_>) -> Vec<String> {
+    let urls = reader.urls("STS_URL", &["http", "https", "unix"]);
+    for url in &urls {
+        if let Ok(parsed) = Url::parse(url)
+            && parsed.scheme() == "http"
+            && reader.mode() != Mode::Dev
+        {
+            let is_near = match parsed.host() {
+                Some(Host::Domain(name)) => !name.contains('.'),
+                Some(Host::Ipv4(address)) => address.is_loopback(),
+                Some(Host::Ipv6(address)) => address.is_loopback(),
+                None => false,
+            };
+            reader.check(
+                is_near,
+                "STS_URL",
+                "sends mandates in clear to another network",
+                "use https, a single-label host name, or a loopback address",
+            );
+        }
     }
-    url
+    urls
+}
+
+/// Whose mandates are accepted. One STS may go without a name of its own; replicas issue in one name, which is to be told.
+fn read_issuer_url(reader: &mut Reader<'_>, sts_urls: &[String]) -> String {
+    let default = match sts_urls {
+        [only] => Some(only.as_str()),
+        _ => None,
+    };
+    reader.url_or("ISSUER_URL", default, &["http", "https"])
 }
 
 fn read_tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
@@ -280,6 +291,15 @@ pub(super) mod tests {
     fn settings_that_weaken_or_contradict_are_refused() {
         for (settings, key) in [
             (&[("STS_URL", "http://sts.example.com")][..], "STS_URL"),
+            (
+                &[
+                    ("STS_URL", "http://sts,http://sts.example.com"),
+                    ("ISSUER_URL", "https://i"),
+                ],
+                "STS_URL",
+            ),
+            (&[("STS_URL", "http://sts-a,http://sts-b")], "ISSUER_URL"),
+            (&[("STS_URL", " , ")], "STS_URL"),
             (&[("JTI_FAIL_OPEN", "true")], "JTI_FAIL_OPEN"),
             (&[("READ_TIMEOUT", "10s")], "READ_TIMEOUT"),
             (&[("TLS_CERT_FILE", "/a")], "TLS_CERT_FILE"),

@@ -142,7 +142,7 @@ fn install_crypto() {
 fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway, RunError> {
     let Deps { bus, clock } = deps;
     let sts = StsClient::new(
-        &config.sts_url,
+        &config.sts_urls,
         config.sts_key.clone(),
         config.sts_timeout,
         ca_file,

@@ -3,9 +3,8 @@
 
 mod breaker;
 mod link;
+mod site;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,12 +18,13 @@ use caracal_token::KeySet;
 use caracal_wire::gateway_signature;
 use caracal_wire::header::TIMEOUT_MS;
 use caracal_wire::sts::{FORM_MEDIA_TYPE, JWKS_PATH, REVOCATIONS_PATH, RevocationSnapshot, TOKEN_PATH};
+use futures_util::future::join_all;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use pingora_core::upstreams::peer::HttpPeer;
 use serde::Deserialize;
-use url::Url;
+use tokio::time::Instant;
 
-use link::{Answer, Link, LinkError};
+use link::{Answer, Link, LinkError, Repeats};
+use site::Site;
 
 /// Longest answer of the token endpoint. A resource mandate and a provider token of 16 KiB each fit.
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
@@ -81,20 +81,9 @@ pub(crate) struct TokenAnswer {
     pub(crate) body: Bytes,
 }
 
-/// Where the STS is.
-#[derive(Clone, Debug)]
-enum Place {
-    /// Behind a name or address.
-    Network { host: String, port: u16, is_tls: bool },
-    /// Behind a Unix socket.
-    Socket(PathBuf),
-}
-
 /// The client of the STS. One per gateway.
 pub(crate) struct StsClient {
-    place: Place,
-    authority: String,
-    base_path: String,
+    sites: Vec<Arc<Site>>,
     links: ArcSwap<Vec<Arc<Link>>>,
     turn: AtomicUsize,
     connector: TransportConnector,
@@ -111,45 +100,27 @@ pub(crate) struct StsClient {
 pub(crate) struct StsUrlError(String);
 
 impl StsClient {
-    /// A client of the STS at `url`: `http`, `https`, or `unix:` with the path of a socket. `key` signs.
+    /// A client of the STS whose replicas are at `urls`: `http`, `https`, or `unix:` with the path of a socket. `key`
+    /// signs.
     ///
     /// # Errors
     /// [`StsUrlError`].
     pub(crate) fn new(
-        url: &str,
+        urls: &[String],
         key: Option<HmacKey>,
         timeout: Duration,
         ca_file: Option<String>,
         clock: Clock,
     ) -> Result<Self, StsUrlError> {
-        let wrong = || StsUrlError(url.to_owned());
-        let parsed = Url::parse(url).map_err(|_error| wrong())?;
-        let (place, authority, base_path) = if parsed.scheme() == "unix" {
-            (
-                Place::Socket(parsed.path().into()),
-                "sts".to_owned(),
-                String::new(),
-            )
-        } else {
-            let host = parsed.host_str().ok_or_else(wrong)?;
-            let port = parsed.port_or_known_default().ok_or_else(wrong)?;
-            let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            let place = Place::Network {
-                host: name,
-                port,
-                is_tls: parsed.scheme() == "https",
-            };
-            let authority = parsed
-                .port()
-                .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-            (place, authority, parsed.path().trim_end_matches('/').to_owned())
+        let site = |url: &String| {
+            Site::parse(url)
+                .map(Arc::new)
+                .ok_or_else(|| StsUrlError(url.clone()))
         };
         let mut options = ConnectorOptions::new(0);
         options.ca_file = ca_file;
         Ok(Self {
-            place,
-            authority,
-            base_path,
+            sites: urls.iter().map(site).collect::<Result<_, _>>()?,
             links: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             connector: TransportConnector::new(Some(options)),
@@ -162,48 +133,41 @@ impl StsClient {
     }
 
     /// Looks up where the STS is now. Addresses that stay keep their connections and their breaker; when nothing is
-    /// found, the ones known stay.
+    /// found for an entry of `STS_URL`, the ones known stay.
     pub(crate) async fn locate(&self) {
-        let peers = match &self.place {
-            Place::Socket(path) => path
-                .to_str()
-                .and_then(|path| HttpPeer::new_uds(path, false, String::new()).ok()),
-            Place::Network { .. } => None,
-        };
-        let mut peers: Vec<HttpPeer> = peers.into_iter().collect();
-        if let Place::Network { host, port, is_tls } = &self.place {
-            match tokio::net::lookup_host((host.as_str(), *port)).await {
-                Ok(found) => peers.extend(found.map(|address| network_peer(address, *is_tls, host))),
-                Err(error) => tracing::warn!(%error, sts.host = %host, "the STS cannot be located"),
+        let known = self.links.load_full();
+        let found = join_all(self.sites.iter().map(|site| site.peers(self.timeout))).await;
+        let mut links = Vec::new();
+        for (site, peers) in self.sites.iter().zip(found) {
+            let of_site = || known.iter().filter(|link| Arc::ptr_eq(link.site(), site));
+            if peers.is_empty() {
+                links.extend(of_site().map(Arc::clone));
             }
+            links.extend(peers.into_iter().map(|peer| {
+                let kept = of_site().find(|link| link.peer()._address == peer._address);
+                kept.map_or_else(|| Arc::new(Link::new(Arc::clone(site), peer)), Arc::clone)
+            }));
         }
-        if peers.is_empty() {
-            return;
-        }
-        let known = self.links.load();
-        let links = peers.into_iter().map(|mut peer| {
-            peer.options.connection_timeout = Some(self.timeout);
-            let kept = known.iter().find(|link| link.peer()._address == peer._address);
-            kept.map_or_else(|| Arc::new(Link::new(peer)), Arc::clone)
-        });
-        self.links.store(Arc::new(links.collect()));
+        self.links.store(Arc::new(links));
     }
 
     /// Asks the token endpoint. `form` is signed as it is. One call over a kept connection; none while the breaker of
-    /// every address is open.
+    /// every address is open. An address that cannot be connected to leaves the call to the next one; one that was sent is
+    /// not repeated, but for [`Link::call`]'s exception.
     ///
     /// # Errors
     /// [`StsError::CircuitOpen`], [`StsError::Timeout`], [`StsError::Unreachable`], [`StsError::Unreadable`].
     pub(crate) async fn exchange(&self, form: &str, request_id: &str) -> Result<TokenAnswer, StsError> {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
-        let path = format!("{}{TOKEN_PATH}", self.base_path);
-        let write = || self.request("POST", &path, form.as_bytes(), Some(request_id), true);
-        let until = tokio::time::Instant::now() + self.timeout;
+        let write =
+            |site: &Site| self.request(site, "POST", TOKEN_PATH, form.as_bytes(), Some(request_id), true);
+        let until = Instant::now() + self.timeout;
         let mut last = StsError::CircuitOpen;
+        let mut repeats = Repeats::default();
         for link in self.rotation() {
             let Some(pass) = link.breaker.pass() else { continue };
-            let called =
-                tokio::time::timeout_at(until, link.call(&self.connector, write, TOKEN_BYTES_MAX)).await;
+            let call = link.call(&self.connector, write, TOKEN_BYTES_MAX, &mut repeats);
+            let called = tokio::time::timeout_at(until, call).await;
             let answer = match called {
                 Err(_elapsed) => Err(StsError::Timeout),
                 Ok(Err(LinkError::TooLong)) => Ok(Err(StsError::Unreadable(Box::new(LinkError::TooLong)))),
@@ -250,8 +214,8 @@ impl StsClient {
     /// [`JwksError`].
     pub(crate) async fn keys(&self, zone: &ZoneId) -> Result<KeySet, JwksError> {
         // An id needs no escaping.
-        let path = format!("{}{JWKS_PATH}?zone_id={zone}", self.base_path);
-        let write = || self.request("GET", &path, &[], None, false);
+        let endpoint = format!("{JWKS_PATH}?zone_id={zone}");
+        let write = |site: &Site| self.request(site, "GET", &endpoint, &[], None, false);
         let answer = self.ask(write, KEYS_BYTES_MAX, self.timeout).await?;
         match answer.status {
             200 => Ok(KeySet::from_jwks_bytes(&answer.body)
@@ -266,8 +230,7 @@ impl StsClient {
     /// # Errors
     /// [`StsError`].
     pub(crate) async fn revocations(&self) -> Result<RevocationSnapshot, StsError> {
-        let path = format!("{}{REVOCATIONS_PATH}", self.base_path);
-        let write = || self.request("GET", &path, &[], None, true);
+        let write = |site: &Site| self.request(site, "GET", REVOCATIONS_PATH, &[], None, true);
         let answer = self.ask(write, SNAPSHOT_BYTES_MAX, SNAPSHOT_TIMEOUT).await?;
         if answer.status != 200 {
             return Err(StsError::Status(answer.status));
@@ -275,10 +238,9 @@ impl StsClient {
         serde_json::from_slice(&answer.body).map_err(|error| StsError::Unreadable(Box::new(error)))
     }
 
-    /// Whether the STS is alive.
+    /// Whether the STS is alive: one replica of it is enough.
     pub(crate) async fn is_healthy(&self) -> bool {
-        let path = format!("{}/health", self.base_path);
-        let write = || self.request("GET", &path, &[], None, false);
+        let write = |site: &Site| self.request(site, "GET", "/health", &[], None, false);
         let answer = self.ask(write, TOKEN_BYTES_MAX, HEALTH_TIMEOUT).await;
         answer.is_ok_and(|answer| (200..300).contains(&answer.status))
     }
@@ -297,25 +259,34 @@ impl StsClient {
         )
     }
 
+    /// Reads something that every replica has, from the first that gives it: addresses that are left alone come last, and
+    /// an address that is silent or answers 5xx leaves time for the others.
     async fn ask(
         &self,
-        write: impl Fn() -> Bytes,
+        write: impl Fn(&Site) -> Bytes,
         body_bytes_max: usize,
         timeout: Duration,
     ) -> Result<Answer, StsError> {
-        let until = tokio::time::Instant::now() + timeout;
-        let mut last = StsError::Unreachable("the STS has no address".into());
-        for link in self.rotation() {
-            match tokio::time::timeout_at(until, link.call(&self.connector, &write, body_bytes_max)).await {
-                Err(_elapsed) => return Err(StsError::Timeout),
-                Ok(Ok(answer)) => return Ok(answer),
+        let mut links: Vec<_> = self.rotation().collect();
+        links.sort_by_key(|link| link.breaker.is_open());
+        let until = Instant::now() + timeout;
+        let mut last = Err(StsError::Unreachable("the STS has no address".into()));
+        for (link, waiting) in links.iter().zip((1..=links.len()).rev()) {
+            let share =
+                until.saturating_duration_since(Instant::now()) / u32::try_from(waiting).unwrap_or(u32::MAX);
+            let mut repeats = Repeats::default();
+            let call = link.call(&self.connector, &write, body_bytes_max, &mut repeats);
+            last = match tokio::time::timeout(share, call).await {
+                Ok(Ok(answer)) if answer.status < 500 => return Ok(answer),
+                Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(LinkError::TooLong)) => {
                     return Err(StsError::Unreadable(Box::new(LinkError::TooLong)));
                 }
-                Ok(Err(error)) => last = StsError::Unreachable(Box::new(error)),
-            }
+                Ok(Err(error)) => Err(StsError::Unreachable(Box::new(error))),
+                Err(_elapsed) => Err(StsError::Timeout),
+            };
         }
-        Err(last)
+        last
     }
 
     /// Every address once, beginning with another one each time.
@@ -336,15 +307,17 @@ impl StsClient {
     /// The bytes of a request. Everything put into a header is an id, a number or hexadecimal.
     fn request(
         &self,
+        site: &Site,
         method: &str,
-        path: &str,
+        endpoint: &str,
         body: &[u8],
         request_id: Option<&str>,
         signed: bool,
     ) -> Bytes {
+        let path = site.path(endpoint);
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: caracal-gateway\r\nAccept: application/json\r\n",
-            self.authority
+            site.authority()
         );
         let mut line = |name: &str, value: &str| {
             for part in [name, ": ", value, "\r\n"] {
@@ -357,7 +330,7 @@ impl StsClient {
         }
         if let Some(key) = self.key.as_ref().filter(|_key| signed) {
             let (now, nonce) = (self.clock.unix_seconds(), nonce());
-            let signature = gateway_signature::sign(key.expose(), now, &nonce, method, path, body);
+            let signature = gateway_signature::sign(key.expose(), now, &nonce, method, &path, body);
             line(gateway_signature::TIMESTAMP, &now.to_string());
             line(gateway_signature::NONCE, &nonce);
             line(gateway_signature::SIGNATURE, &signature);
@@ -378,17 +351,9 @@ impl std::fmt::Debug for StsClient {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("StsClient")
-            .field("place", &self.place)
+            .field("sites", &self.sites)
             .finish_non_exhaustive()
     }
-}
-
-fn network_peer(address: SocketAddr, is_tls: bool, host: &str) -> HttpPeer {
-    HttpPeer::new(
-        address,
-        is_tls,
-        if is_tls { host.to_owned() } else { String::new() },
-    )
 }
 
 /// 64 hexadecimal digits from 32 random bytes. Without randomness an all-zero nonce, which the STS takes once at most.

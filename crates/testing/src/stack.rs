@@ -182,15 +182,10 @@ impl Stack {
         )
     }
 
-    /// The token service, as an application of a zone.
+    /// The first token service, as an application of a zone.
     pub fn token_client(&self, zone: &str, application: &str, client_secret: &str) -> TokenClient {
-        TokenClient::new(
-            self.client.clone(),
-            self.sts_url(),
-            zone,
-            application,
-            client_secret,
-        )
+        let client = self.client.clone();
+        TokenClient::new(client, self.sts_url(), zone, application, client_secret)
     }
 
     /// The metrics of a process as JSON.

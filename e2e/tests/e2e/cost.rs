@@ -44,7 +44,8 @@ impl Reading {
     }
 }
 
-fn labelled(family: &Value, label: &str, wanted: &str) -> i64 {
+/// The value of a metric's series that has this label.
+pub(crate) fn labelled(family: &Value, label: &str, wanted: &str) -> i64 {
     let rows = family.as_array().cloned().unwrap_or_default();
     rows.iter()
         .find(|row| row["labels"][label] == wanted)

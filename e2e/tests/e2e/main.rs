@@ -8,6 +8,7 @@
     reason = "a test that meets something unexpected stops, and says where"
 )]
 
+mod clients;
 mod cost;
 mod crash;
 mod crate_rules;
@@ -17,9 +18,9 @@ mod keys;
 mod lying_dns;
 mod outage;
 mod protected_call;
-mod python_client;
 mod refusals;
 mod replay;
+mod replicas;
 mod revocation;
 mod settings;
 mod world;

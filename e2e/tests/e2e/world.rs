@@ -319,13 +319,6 @@ impl<'w> Call<'w> {
 
 /// Creates and activates a policy set of one document; gives the set's id.
 pub(crate) async fn activate(admin: &Api, base: &str, document: &str) -> String {
-    let policy = admin
-        .post(
-            &format!("{base}/policies"),
-            &json!({"name": "grants", "content": document}),
-        )
-        .await
-        .expect(201);
     let set = text(
         &admin
             .post(&format!("{base}/policy-sets"), &json!({"name": "main"}))
@@ -333,6 +326,14 @@ pub(crate) async fn activate(admin: &Api, base: &str, document: &str) -> String 
             .expect(201),
         "id",
     );
+    activate_in(admin, base, &set, document).await;
+    set
+}
+
+/// Puts a version of `set` in force that is this one document.
+pub(crate) async fn activate_in(admin: &Api, base: &str, set: &str, document: &str) {
+    let policy = json!({"name": unique("grants"), "content": document});
+    let policy = admin.post(&format!("{base}/policies"), &policy).await.expect(201);
     let manifest = json!({"manifest": [{"policy_version_id": policy["version_id"]}]});
     let version = admin
         .post(&format!("{base}/policy-sets/{set}/versions"), &manifest)
@@ -343,7 +344,6 @@ pub(crate) async fn activate(admin: &Api, base: &str, document: &str) -> String 
         .post(&format!("{base}/policy-sets/{set}/activate"), &activation)
         .await
         .expect(202);
-    set
 }
 
 /// The data document of the world: the label `reader` covers reading, and so does the reusable mandate.

@@ -337,7 +337,7 @@ mod tests {
             let stop = Shutdown::new();
             tokio::spawn(server::serve(listener, router, Limits::default(), stop.clone()));
             let clock = Clock::manual(1_700_000_000);
-            let sts = StsClient::new(&url, None, SOON, None, clock.clone()).unwrap();
+            let sts = StsClient::new(&[url], None, SOON, None, clock.clone()).unwrap();
             sts.locate().await;
             let keys = Arc::new(ZoneKeys::new(Arc::new(sts), clock.clone()));
             Self {

@@ -3,19 +3,21 @@
 //! A connection is used by one request at a time and driven by the task that waits for the answer, so no hand-over to
 //! another task is on the request path. Reading is Pingora's HTTP/1.1 client session.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{ErrorType, RetryType};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
+use super::site::Site;
 
 /// Kept connections at most; more requests at a time open more, which are then closed.
 const IDLE_MAX: usize = 256;
@@ -24,6 +26,7 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 
 /// One address of the STS.
 pub(super) struct Link {
+    site: Arc<Site>,
     peer: HttpPeer,
     idle: Mutex<Vec<(Stream, Instant)>>,
     pub(super) breaker: Breaker,
@@ -53,14 +56,23 @@ pub(super) enum LinkError {
     TooLong,
 }
 
+/// Whether a call has been repeated already. A kept connection may be closed by the STS in the moment a call is sent on
+/// it; such a call may be sent again once in all, so that a call that ends the process that works on it does not go
+/// round and end every replica.
+#[derive(Debug, Default)]
+pub(super) struct Repeats {
+    is_used: bool,
+}
+
 // The session is large, so the future that holds it is boxed: one allocation for each call.
 
 /// The connection was closed before a byte of the answer came: a kept one that the STS gave up.
 struct GoneStale;
 
 impl Link {
-    pub(super) fn new(peer: HttpPeer) -> Self {
+    pub(super) fn new(site: Arc<Site>, peer: HttpPeer) -> Self {
         Self {
+            site,
             peer,
             idle: Mutex::default(),
             breaker: Breaker::default(),
@@ -72,23 +84,34 @@ impl Link {
         &self.peer
     }
 
-    /// Sends the bytes that `write` makes (called again for a second attempt, so that a nonce is never sent twice) and
-    /// reads the answer, at most `body_bytes_max` of it.
+    /// Which entry of `STS_URL` it belongs to.
+    pub(super) fn site(&self) -> &Arc<Site> {
+        &self.site
+    }
+
+    /// Sends the bytes that `write` makes and reads the answer, at most `body_bytes_max` of it.
+    ///
+    /// Sent on a kept connection that was closed without a byte of an answer, the call is sent again on a new one, unless
+    /// `repeats` says that it has been already. `write` is called for each attempt, so that a nonce is never sent twice.
     pub(super) async fn call(
         &self,
         connector: &TransportConnector,
-        write: impl Fn() -> Bytes,
+        write: impl Fn(&Site) -> Bytes,
         body_bytes_max: usize,
+        repeats: &mut Repeats,
     ) -> Result<Answer, LinkError> {
-        if let Some(stream) = self.take_idle()
-            && let Ok(outcome) = Box::pin(self.exchange(stream, &write(), body_bytes_max)).await
+        if !repeats.is_used
+            && let Some(stream) = self.take_idle()
         {
-            return outcome;
+            match Box::pin(self.exchange(stream, &write(&self.site), body_bytes_max)).await {
+                Ok(outcome) => return outcome,
+                Err(GoneStale) => repeats.is_used = true,
+            }
         }
         let stream = Box::pin(connector.new_stream(&self.peer))
             .await
             .map_err(LinkError::Connect)?;
-        match Box::pin(self.exchange(stream, &write(), body_bytes_max)).await {
+        match Box::pin(self.exchange(stream, &write(&self.site), body_bytes_max)).await {
             Ok(outcome) => outcome,
             Err(GoneStale) => Err(LinkError::Broken("the STS closed the connection".into())),
         }
@@ -158,12 +181,14 @@ impl Link {
 
     fn take_idle(&self) -> Option<Stream> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stream, since) = idle.pop()?;
-        if since.elapsed() < IDLE_FOR {
-            return Some(stream);
+        while let Some((mut stream, since)) = idle.pop() {
+            if since.elapsed() >= IDLE_FOR {
+                // The newest is too old, so all are.
+                idle.clear();
+            } else if is_quiet(&mut stream) {
+                return Some(stream);
+            }
         }
-        // The newest is too old, so all are.
-        idle.clear();
         None
     }
 
@@ -173,6 +198,12 @@ impl Link {
             idle.push((stream, Instant::now()));
         }
     }
+}
+
+/// Whether nothing has come on a connection that waits for a request: neither its end nor bytes nobody asked for. No
+/// system call while that is so.
+fn is_quiet(stream: &mut Stream) -> bool {
+    stream.read(&mut [0]).now_or_never().is_none()
 }
 
 impl std::fmt::Debug for Link {

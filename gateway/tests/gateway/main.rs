@@ -16,6 +16,7 @@ mod late_revocation;
 mod outages;
 mod refusals;
 mod replay;
+mod replicas;
 mod rig;
 mod routes;
 mod spy_bus;

@@ -35,7 +35,7 @@ impl Service {
 pub struct StackOptions {
     /// How many gateways.
     pub gateways: usize,
-    /// How many token services. Gateway number i calls number i modulo this.
+    /// How many token services. Every gateway calls all of them; with `faults`, the first.
     pub sts_replicas: usize,
     /// Whether the services share a Redis; without, `REDIS_URL` is `memory:`.
     pub redis: bool,

@@ -64,6 +64,13 @@ impl Wiring {
         self.sts_ports.get(index).copied().unwrap_or(1)
     }
 
+    /// Every token service.
+    fn sts_urls(&self) -> String {
+        let indices = 0..self.sts_ports.len().max(1);
+        let urls: Vec<String> = indices.map(|index| loopback(self.sts_port(index))).collect();
+        urls.join(",")
+    }
+
     /// Where a gateway forwards.
     pub(super) fn gateway_url(&self, index: usize) -> String {
         loopback(self.gateway_ports.get(index).map_or(1, |(port, _)| *port))
@@ -120,12 +127,14 @@ impl Wiring {
     }
 
     fn gateway(&self, index: usize, secrets: &Secrets) -> Settings {
-        let sts = self.sts_port(index.checked_rem(self.sts_ports.len()).unwrap_or(0));
-        let sts = self.sts_port_for_gateways.unwrap_or(sts);
+        let sts = match self.sts_port_for_gateways {
+            Some(proxy) => loopback(proxy),
+            None => self.sts_urls(),
+        };
         let admin = self.gateway_ports.get(index).map_or(1, |(_, admin)| *admin);
         settings([
             ("ADMIN_PORT", admin.to_string()),
-            ("STS_URL", loopback(sts)),
+            ("STS_URL", sts),
             ("ISSUER_URL", self.issuer()),
             ("CARACAL_ADMIN_TOKEN", secrets.admin_token.clone()),
         ])
@@ -143,7 +152,7 @@ impl Wiring {
     fn control(&self, database: &TestDatabase, secrets: &Secrets) -> Settings {
         settings([
             ("DATABASE_URL", self.database_url_as(database, Role::Api)),
-            ("STS_URL", loopback(self.sts_port(0))),
+            ("STS_URL", self.sts_urls()),
             ("CARACAL_GATEWAY_URL", self.gateway_url(0)),
             ("CARACAL_COORDINATOR_URL", loopback(self.coordinator_port)),
             ("CARACAL_ADMIN_TOKEN", secrets.admin_token.clone()),

@@ -32,6 +32,13 @@ impl TokenClient {
         }
     }
 
+    /// The same application at another token service.
+    #[must_use]
+    pub fn at(mut self, sts_url: &str) -> Self {
+        self.url = format!("{sts_url}/oauth/2/token");
+        self
+    }
+
     /// An exchange with the application's credentials and these fields.
     pub async fn exchange(&self, fields: &[(&str, &str)]) -> Answer {
         self.send(self.form(fields)).await

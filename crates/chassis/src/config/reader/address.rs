@@ -22,6 +22,19 @@ impl Reader<'_> {
         text
     }
 
+    /// One or more of them with commas between, e.g. the replicas of a service. Empty only when that was reported.
+    pub fn urls(&mut self, key: &str, schemes: &[&str]) -> Vec<String> {
+        let urls = self.list(key);
+        if urls.is_empty() {
+            // Reports it as not set.
+            self.url(key, schemes);
+        }
+        for url in &urls {
+            self.check_url(key, url, schemes);
+        }
+        urls
+    }
+
     /// The same for a URL that may be left out.
     pub fn optional_url(&mut self, key: &str, schemes: &[&str]) -> Option<String> {
         let text = self.optional_text(key)?;
