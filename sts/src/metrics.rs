@@ -45,6 +45,7 @@ struct Gauges {
     approval_waiters: IntGauge,
     opa_max_policy_age_seconds: IntGauge,
     database_statements: IntGauge,
+    bus_round_trips: IntGauge,
 }
 
 impl Metrics {
@@ -131,6 +132,10 @@ impl Metrics {
                     "Age of the policy compiled first.",
                 ),
                 database_statements: gauge("database_statements", "Statements sent since start."),
+                bus_round_trips: gauge(
+                    "bus_round_trips",
+                    "Round trips to the event bus since start, background work included.",
+                ),
             },
         }
     }
@@ -187,6 +192,7 @@ impl Metrics {
             .opa_max_policy_age_seconds
             .set(signed(sts.zones.oldest_policy().as_secs()));
         gauges.database_statements.set(signed(sts.database.statements()));
+        gauges.bus_round_trips.set(signed(sts.bus.round_trips()));
     }
 
     /// The document of `/metrics.json`.

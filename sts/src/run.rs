@@ -207,6 +207,7 @@ pub(crate) fn build(
         nonces: NonceTable::new(clock.unix_seconds(), config.nonces_max),
         denials: DenialBudget::new(config.denial_events_per_minute),
         single_use: SingleUse::new(Arc::clone(&deps.bus)),
+        bus: Arc::clone(&deps.bus),
         minted: MintedTokens::new(config.minted_tokens_max, TOKEN_LIFE_MAX),
         spool,
         evaluations: EvaluationPool::new(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_bus::spool::Spool;
-use caracal_bus::{HmacKey, Revocations};
+use caracal_bus::{Bus, HmacKey, Revocations};
 use caracal_chassis::{Clock, Secret};
 use caracal_model::ZoneId;
 use caracal_storage::Database;
@@ -32,6 +32,8 @@ pub(crate) struct Sts {
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
     pub(crate) database: Database,
+    /// Counts what is asked of it.
+    pub(crate) bus: Arc<dyn Bus>,
     pub(crate) keyring: Arc<Keyring>,
     /// Verifies gateways; without it none is believed.
     pub(crate) gateway_key: Option<HmacKey>,

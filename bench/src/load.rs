@@ -1,0 +1,152 @@
+//! A closed loop of exchanges over kept connections: each connection asks again as soon as it is answered.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail, ensure};
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use caracal_wire::gateway_signature;
+use caracal_wire::header::REQUEST_ID;
+use caracal_wire::sts::{FORM_MEDIA_TYPE, TOKEN_PATH};
+use futures_util::future::try_join_all;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::summary::Times;
+
+/// Exchanges of one class: forms that take turns, and the key when a gateway sends them.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchanges {
+    /// Form and request id.
+    pub(crate) forms: Vec<(Bytes, String)>,
+    /// Signs each request with a nonce of its own.
+    pub(crate) gateway_key: Option<Vec<u8>>,
+}
+
+/// What a window came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) count: usize,
+    pub(crate) seconds: f64,
+    pub(crate) times: Times,
+}
+
+/// Kept connections to one token service.
+pub(crate) struct Connections {
+    senders: Vec<SendRequest<Full<Bytes>>>,
+    authority: String,
+}
+
+/// When a window ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// After this time.
+    Elapsed(Duration),
+    /// After this many exchanges, all connections together.
+    Count(usize),
+}
+
+impl Connections {
+    /// Opens `count` connections to a service at `url`.
+    pub(crate) async fn open(url: &str, count: usize) -> anyhow::Result<Self> {
+        let authority = url.strip_prefix("http://").context("an http URL")?.to_owned();
+        let address: SocketAddr = authority.parse()?;
+        let connect = async || {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(async move {
+                // How it ends is seen by whoever waits for an answer.
+                let _ended = connection.await;
+            });
+            anyhow::Ok(sender)
+        };
+        let senders = try_join_all((0..count).map(|_connection| connect())).await?;
+        Ok(Self { senders, authority })
+    }
+
+    /// Runs one window.
+    ///
+    /// # Errors
+    /// The first answer that is not 200, with its body: what fails is not measured.
+    pub(crate) async fn run(&mut self, exchanges: &Exchanges, until: Until) -> anyhow::Result<Window> {
+        let began = Instant::now();
+        let connections = self.senders.len();
+        let authority = &self.authority;
+        let loops = self.senders.iter_mut().enumerate().map(async |(index, sender)| {
+            let mut times = Vec::new();
+            // Connections begin at different forms, and keep their distance.
+            let first = index * exchanges.forms.len() / connections;
+            for form in exchanges.forms.iter().cycle().skip(first) {
+                let is_over = match until {
+                    Until::Elapsed(time) => began.elapsed() >= time,
+                    Until::Count(count) => times.len() >= count.div_ceil(connections),
+                };
+                if is_over {
+                    break;
+                }
+                let key = exchanges.gateway_key.as_deref();
+                times.push(exchange(sender, authority, form, key).await?);
+            }
+            anyhow::Ok(times)
+        });
+        let times: Vec<Duration> = try_join_all(loops).await?.concat();
+        Ok(Window {
+            count: times.len(),
+            seconds: began.elapsed().as_secs_f64(),
+            times: Times::of(times),
+        })
+    }
+}
+
+async fn exchange(
+    sender: &mut SendRequest<Full<Bytes>>,
+    authority: &str,
+    (form, request_id): &(Bytes, String),
+    gateway_key: Option<&[u8]>,
+) -> anyhow::Result<Duration> {
+    let mut request = Request::post(TOKEN_PATH)
+        .header(header::HOST, authority)
+        .header(header::CONTENT_TYPE, FORM_MEDIA_TYPE)
+        .header(REQUEST_ID, request_id);
+    if let Some(key) = gateway_key {
+        let (unix, nonce) = (unix_seconds()?, nonce()?);
+        let signature = gateway_signature::sign(key, unix, &nonce, "POST", TOKEN_PATH, form);
+        request = request
+            .header(gateway_signature::TIMESTAMP, unix)
+            .header(gateway_signature::NONCE, nonce)
+            .header(gateway_signature::SIGNATURE, signature);
+    }
+    let request = request.body(Full::new(form.clone()))?;
+    let began = Instant::now();
+    sender.ready().await?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    let took = began.elapsed();
+    if status != 200 {
+        bail!(
+            "an exchange was answered {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
+    }
+    Ok(took)
+}
+
+fn unix_seconds() -> anyhow::Result<i64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(i64::try_from(now.as_secs())?)
+}
+
+fn nonce() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    ensure!(
+        rand::fill(&mut bytes).is_ok(),
+        "the operating system gives no randomness"
+    );
+    Ok(hex::encode(bytes))
+}

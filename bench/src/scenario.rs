@@ -1,0 +1,4 @@
+//! The scenarios: each starts a stack of its own, measures, and adds to the report.
+
+pub(crate) mod propagation;
+pub(crate) mod sts;
