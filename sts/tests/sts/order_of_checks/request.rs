@@ -21,12 +21,23 @@ async fn send(
     (status, code.to_owned(), description.to_owned())
 }
 
+/// What it shows, path, media type, more headers, body; status and description of the refusal.
+type Case<'c> = (
+    &'c str,
+    &'c str,
+    &'c str,
+    &'c [(&'c str, &'c str)],
+    String,
+    u16,
+    &'c str,
+);
+
 #[tokio::test]
 async fn of_two_mistakes_the_earlier_check_answers() {
     let stack = Stack::start().await;
     let usual = form::encode(&with(&DIRECT, &[("resource", "resource://crm")]));
     let bad_signature = [("x-caracal-gateway-signature", "00")];
-    let cases: [(&str, &str, &str, &[(&str, &str)], String, u16, &str); 6] = [
+    let cases: [Case<'_>; 6] = [
         (
             "query before media type",
             "/oauth/2/token?x=1",
