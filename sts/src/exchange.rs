@@ -3,7 +3,7 @@
 //! [`exchange`] is the order; each file is one step. Every step takes what the steps before it have proved.
 
 pub(crate) mod approval;
-mod authorize;
+pub(crate) mod authorize;
 pub(crate) mod client;
 pub(crate) mod control_key;
 mod credential;

@@ -7,6 +7,7 @@ mod internal;
 mod jwks;
 mod policy;
 mod router;
+mod run;
 mod signing_keys;
 mod standard;
 mod token;

@@ -35,6 +35,7 @@ mod state;
 mod token_revocation;
 mod unique_id;
 mod upstream_credential;
+mod workload;
 mod zone;
 
 pub use config::Config;

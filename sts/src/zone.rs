@@ -8,4 +8,4 @@ mod provider;
 pub(crate) use cache::{ZoneCache, ZoneError};
 pub(crate) use model::{Application, Resource, ZoneModel};
 pub(crate) use policy::NoUsablePolicy;
-pub(crate) use provider::{Credential, OAuthProvider, Placement, SecretCredential};
+pub(crate) use provider::{Credential, OAuthProvider, Placement, Provider, SecretCredential};

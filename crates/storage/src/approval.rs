@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use crate::error::StorageError;
 use crate::tx::AnyTx;
 
-pub use consume::{Consumption, consume};
+pub use consume::{Consumption, consume, consume_without_record};
 pub use decide::{DecidedBy, Verdict, decide, share_ancestry};
 pub use list::{Counts, Filter, Listed, counts, find_listed, list};
 pub use raise::{NewApproval, Raised, raise};

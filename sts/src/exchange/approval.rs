@@ -4,22 +4,22 @@
 //! approval, and that approval is bound to the request by a hash. What was agreed to is used once
 //! (`docs/contract/approvals.md`).
 
-mod terms;
+pub(crate) mod hold;
+pub(crate) mod terms;
 
 use std::sync::Arc;
 
 use caracal_chassis::Secret;
-use caracal_model::{ApprovalState, AuthorityRecordId, SessionId, TokenId, UnixMicros};
+use caracal_model::{ApprovalState, AuthorityRecordId, SessionId, TokenId};
 use caracal_policy::{ApprovalTier, CONTRACT_VERSION, contract_sha256};
 use caracal_storage::approval::{self, Approval, Consumption, NewApproval};
 use caracal_storage::{StorageError, ZoneScope};
-use caracal_wire::approval::{Binding, HUMAN_APPROVAL, HoldBody, binding_hash};
+use caracal_wire::approval::{Binding, binding_hash};
 use caracal_wire::audit::status;
-use caracal_wire::error::ErrorCode;
 use serde_json::{Value, json};
 use time::Duration;
-use uuid::Uuid;
 
+use self::hold::{Fresh, find, names_the_same, unavailable, usable};
 use self::terms::{ClassConflict, Terms};
 use super::client::Caller;
 use super::evidence::{ApprovalFact, Origin};
@@ -35,39 +35,6 @@ const REISSUE_AFTER: Duration = Duration::seconds(2);
 /// How long after its use the same token is given again.
 const REISSUE_WITHIN: Duration = Duration::seconds(120);
 
-/// What the 401 answer says about the approval a request waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hold(HoldBody);
-
-impl Hold {
-    fn new(found: &Approval, binding: &str, secret: Option<String>) -> Self {
-        let expires_at = UnixMicros(found.expires_at.unix_timestamp() * 1_000_000).to_rfc3339();
-        Self(HoldBody {
-            error: ErrorCode::InteractionRequired,
-            error_description: Some("Human approval required for this request".to_owned()),
-            approval_id: found.id.clone(),
-            approval_type: HUMAN_APPROVAL.to_owned(),
-            state: found.state(),
-            tier: found.tier.clone(),
-            binding: binding.to_owned(),
-            approval_expires_at: expires_at.clone(),
-            challenge_id: Some(found.id.clone()),
-            challenge_type: Some(HUMAN_APPROVAL.to_owned()),
-            challenge_secret: secret,
-            challenge_expires_at: Some(expires_at),
-            request_id: None,
-        })
-    }
-
-    /// The body of the answer.
-    pub(crate) fn body(&self, request_id: &str) -> HoldBody {
-        HoldBody {
-            request_id: Some(request_id.to_owned()),
-            ..self.0.clone()
-        }
-    }
-}
-
 /// A human has agreed to exactly this request.
 #[derive(Debug)]
 pub(crate) enum Agreed {
@@ -75,6 +42,12 @@ pub(crate) enum Agreed {
     Usable(Box<Approval>),
     /// It was used a moment ago, by this same request whose answer was lost: the same token is given again.
     Used(Box<Approval>, Reissue),
+}
+
+impl Agreed {
+    fn usable(approval: Approval) -> Self {
+        Self::Usable(Box::new(approval))
+    }
 }
 
 /// The token an approval was used for.
@@ -120,12 +93,12 @@ pub(crate) async fn present(
         return Ok(None);
     };
     let binding = binding_of(request, caller, presented);
-    let found = find(sts, caller, id).await?;
+    let found = find(sts, &caller.zone().id, id).await?;
     let found = found.filter(|found| is_of(found, request, caller, presented, &binding));
     let found = found.ok_or(Refusal::ApprovalUnknown)?;
     match found.state() {
         ApprovalState::Consumed => reissue(sts, origin, caller, &found).await.map(Some),
-        _ => usable(found, &binding).map(Some),
+        _ => usable(found, &binding).map(Agreed::usable).map(Some),
     }
 }
 
@@ -143,7 +116,7 @@ async fn answer_challenge(
         return Err(Refusal::ChallengeCooldown);
     }
     let binding = binding_of(request, caller, presented);
-    let found = find(sts, caller, id).await?;
+    let found = find(sts, &caller.zone().id, id).await?;
     let found = found.filter(|found| is_of(found, request, caller, presented, &binding));
     let found = found.filter(|found| {
         let expected = found.challenge_secret_hash.as_deref().unwrap_or_default();
@@ -154,34 +127,14 @@ async fn answer_challenge(
         .is_ok()
     });
     match found {
-        Some(found) if found.state() != ApprovalState::Consumed => usable(found, &binding),
+        Some(found) if found.state() != ApprovalState::Consumed => {
+            usable(found, &binding).map(Agreed::usable)
+        }
         Some(_) | None if sts.challenges.count_failure(suspect, sts.clock.unix_micros()) => {
             Err(Refusal::ChallengeCooldown)
         }
         Some(_) | None => Err(Refusal::ChallengeInvalid),
     }
-}
-
-fn usable(found: Approval, binding: &str) -> Result<Agreed, Refusal> {
-    match found.state() {
-        ApprovalState::Approved => Ok(Agreed::Usable(Box::new(found))),
-        ApprovalState::Rejected => Err(Refusal::ApprovalRejected),
-        ApprovalState::Expired => Err(Refusal::ApprovalExpired),
-        ApprovalState::Consumed => Err(Refusal::ApprovalConsumed),
-        ApprovalState::Pending => Err(Refusal::Hold(Box::new(Hold::new(&found, binding, None)))),
-    }
-}
-
-async fn find(sts: &Sts, caller: &Caller, id: &str) -> Result<Option<Approval>, Refusal> {
-    if Uuid::parse_str(id).is_err() {
-        return Ok(None);
-    }
-    let mut tx = sts
-        .database
-        .read_in(ZoneScope::Zone(&caller.zone().id))
-        .await
-        .map_err(unavailable)?;
-    approval::find(&mut tx, id).await.map_err(unavailable)
 }
 
 /// Whether the approval was raised by a request for the same thing.
@@ -196,12 +149,7 @@ fn is_of(
         && found.principal_id.as_deref() == Some(principal(caller, presented))
         && found.session_id.as_deref() == record(request, presented)
         && found.resource_set_hash.as_deref().map(hex::encode).as_deref() == Some(binding)
-        && names_the_same(found, request)
-}
-
-/// Whether the approval was raised for exactly these resources: the hash tells names apart only without their case.
-fn names_the_same(found: &Approval, request: &ExchangeRequest) -> bool {
-    found.metadata_json.get("resources") == Some(&json!(request.resources))
+        && names_the_same(found, &names(request))
 }
 
 /// The same token again, for a client whose answer was lost: within two minutes, while its record is active, and not to
@@ -263,24 +211,17 @@ pub(crate) async fn gate(
     }
     let terms = Terms::merge(&tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
     let binding = binding_of(basis.request, basis.caller, basis.presented);
-    let (id, secret) = fresh()?;
-    let raised = raise(basis, verdicts, &terms, &binding, &id, &secret)
+    let fresh = Fresh::new()?;
+    let raised = raise(basis, verdicts, &terms, &binding, &fresh)
         .await
         .map_err(unavailable)?;
-    let found = raised.approval;
-    if !names_the_same(&found, basis.request) {
+    if !names_the_same(&raised.approval, &names(basis.request)) {
         return Err(Refusal::ApprovalUnknown);
     }
-    *fact = raised.is_new.then(|| ApprovalFact::raised(&found));
-    match found.state() {
-        ApprovalState::Approved => Ok(Some(Agreed::Usable(Box::new(found)))),
-        ApprovalState::Rejected => Err(Refusal::ApprovalRejected),
-        ApprovalState::Consumed => Err(Refusal::ApprovalConsumed),
-        ApprovalState::Pending | ApprovalState::Expired => {
-            let secret = raised.is_new.then_some(secret);
-            Err(Refusal::Hold(Box::new(Hold::new(&found, &binding, secret))))
-        }
-    }
+    *fact = raised.is_new.then(|| ApprovalFact::raised(&raised.approval));
+    hold::raised(raised, &binding, Some(fresh.secret))
+        .map(Agreed::usable)
+        .map(Some)
 }
 
 /// The tiers of everything the policy grants.
@@ -313,10 +254,19 @@ pub(crate) fn hold_to(verdicts: &mut [Verdict], agreed: &Agreed) -> Result<(), R
     let (Agreed::Usable(found), tiers) = (agreed, tiers(verdicts)) else {
         return Ok(());
     };
+    hold_to_terms(found, &tiers)
+}
+
+/// Whether the approval is one that satisfies `tiers`, which is what the policy asks for now.
+///
+/// # Errors
+/// [`Refusal::ApprovalUnknown`] when the policy asks for other tiers, or for somebody else to decide, than it did when the
+/// approval was raised; [`Refusal::ApprovalClass`] when the tiers exclude each other.
+pub(crate) fn hold_to_terms(found: &Approval, tiers: &[&Arc<ApprovalTier>]) -> Result<(), Refusal> {
     if tiers.is_empty() {
         return Ok(());
     }
-    let terms = Terms::merge(&tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
+    let terms = Terms::merge(tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
     let is_the_same =
         found.tier.as_deref() == Some(terms.tier.as_str()) && found.approver_class == terms.approver.as_str();
     if is_the_same {
@@ -335,39 +285,24 @@ fn granted_then(found: &Approval) -> Vec<String> {
         .collect()
 }
 
-/// A random id (RFC 9562 version 4: it is a capability, so it must not be guessable) and a secret of 32 random bytes.
-fn fresh() -> Result<(String, String), Refusal> {
-    use base64::Engine as _;
-    let mut id = [0; 16];
-    let mut secret = [0; 32];
-    aws_lc_rs::rand::fill(&mut id).map_err(|_unspecified| Refusal::Issuance)?;
-    aws_lc_rs::rand::fill(&mut secret).map_err(|_unspecified| Refusal::Issuance)?;
-    let id = uuid::Builder::from_random_bytes(id).into_uuid().to_string();
-    Ok((
-        id,
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(secret),
-    ))
-}
-
 async fn raise(
     basis: &Basis<'_>,
     verdicts: &[Verdict],
     terms: &Terms,
     binding: &str,
-    id: &str,
-    secret: &str,
+    fresh: &Fresh,
 ) -> Result<approval::Raised, StorageError> {
     let record = record(basis.request, basis.presented).and_then(|record| record.try_into().ok());
     let metadata = metadata(basis, verdicts);
     let new = NewApproval {
-        id,
+        id: &fresh.id,
         zone_id: &basis.caller.zone().id,
         session_id: record.as_ref(),
         principal_id: principal(basis.caller, basis.presented),
         application_id: Some(&basis.caller.application().id),
         agent_session_id: basis.references.session().map(|known| &known.session.id),
         binding: &hex::decode(binding).unwrap_or_default(),
-        secret_hash: &caracal_token::digest(secret.as_bytes()),
+        secret_hash: &fresh.secret_hash(),
         tier: &terms.tier,
         approver_class: terms.approver.as_str(),
         privacy_mode: terms.privacy.as_str(),
@@ -399,7 +334,7 @@ fn metadata(basis: &Basis<'_>, verdicts: &[Verdict]) -> Value {
 
 /// The hash of everything the approval is for. The policy is the one that decides on this very request.
 fn binding_of(request: &ExchangeRequest, caller: &Caller, presented: Option<&Presented>) -> String {
-    let resources: Vec<&str> = request.resources.iter().map(String::as_str).collect();
+    let resources = names(request);
     let scopes: Vec<&str> = request.scopes.iter().collect();
     let policy = caller.zone().policy.identity();
     let contract = contract_sha256();
@@ -418,6 +353,11 @@ fn binding_of(request: &ExchangeRequest, caller: &Caller, presented: Option<&Pre
     })
 }
 
+/// The resources as they were asked for.
+fn names(request: &ExchangeRequest) -> Vec<&str> {
+    request.resources.iter().map(String::as_str).collect()
+}
+
 fn principal<'a>(caller: &'a Caller, presented: Option<&'a Presented>) -> &'a str {
     presented.map_or_else(
         || caller.application().id.as_str(),
@@ -430,13 +370,4 @@ fn record<'a>(request: &'a ExchangeRequest, presented: Option<&'a Presented>) ->
         Some(presented) => Some(presented.claims().sid.as_str()),
         None => request.session_id.as_deref(),
     }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
-fn unavailable(error: StorageError) -> Refusal {
-    tracing::warn!(
-        error = &error as &dyn std::error::Error,
-        "approvals cannot be read or written"
-    );
-    Refusal::ApprovalStoreUnavailable
 }

@@ -10,11 +10,12 @@ use super::client::Via;
 use super::refusal::Refusal;
 use super::resources::{Basis, Outcome, Verdict};
 use crate::limit::evaluation::NotEvaluated;
-use crate::zone::{NoUsablePolicy, Resource};
+use crate::state::Sts;
+use crate::zone::{NoUsablePolicy, Resource, ZoneModel};
 
 /// Why the policy gave no decision.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Undecided {
+pub(crate) enum Undecided {
     #[error(transparent)]
     NoPolicy(#[from] NoUsablePolicy),
     #[error("the policy cannot be evaluated")]
@@ -23,21 +24,32 @@ pub(super) enum Undecided {
     NotEvaluated(#[from] NotEvaluated),
 }
 
-/// Asks the zone's policy about one resource. Memory only; about a microsecond unless a document reads `input`, which is then
-/// interpreted on the pool for that.
+/// Asks the zone's policy about one resource, as [`ask`].
 ///
 /// # Errors
 /// [`Undecided`]: nothing may be granted then.
 pub(super) async fn decide(basis: &Basis<'_>, resource: &Resource) -> Result<Decision, Undecided> {
-    let zone = basis.caller.zone();
+    ask(basis.sts, basis.caller.zone(), || input(basis, resource)).await
+}
+
+/// Asks the zone's policy about `input`. Memory only; about a microsecond unless a document reads `input`, which is then
+/// interpreted on the pool for that.
+///
+/// # Errors
+/// [`Undecided`]: nothing may be granted then.
+pub(crate) async fn ask<'a>(
+    sts: &Sts,
+    zone: &ZoneModel,
+    input: impl Fn() -> Input<'a>,
+) -> Result<Decision, Undecided> {
     let bundle = zone.policy.bundle()?;
-    let _timer = basis.sts.metrics.policy_seconds.start_timer();
-    let Some(question) = caracal_policy::question(bundle, &input(basis, resource))? else {
-        return Ok(caracal_policy::decide(bundle, &input(basis, resource))?);
+    let _timer = sts.metrics.policy_seconds.start_timer();
+    let Some(question) = caracal_policy::question(bundle, &input())? else {
+        return Ok(caracal_policy::decide(bundle, &input())?);
     };
-    let answer = basis.sts.evaluations.run(&zone.id, move || question.answer());
+    let answer = sts.evaluations.run(&zone.id, move || question.answer());
     let answer = answer.await??;
-    Ok(caracal_policy::decide_answered(&answer, &input(basis, resource))?)
+    Ok(caracal_policy::decide_answered(&answer, &input())?)
 }
 
 /// The facts of the request, borrowed.

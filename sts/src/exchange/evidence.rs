@@ -41,9 +41,9 @@ pub(crate) struct Known {
 /// An approval was raised or used.
 #[derive(Debug, Clone)]
 pub(crate) struct ApprovalFact {
-    event_type: &'static str,
-    decision: &'static str,
-    metadata: Map<String, Value>,
+    pub(crate) event_type: &'static str,
+    pub(crate) decision: &'static str,
+    pub(crate) metadata: Map<String, Value>,
 }
 
 impl ApprovalFact {
@@ -58,18 +58,22 @@ impl ApprovalFact {
 
     /// One that was used for the token. Every release of the token says so: the event of the first may be what failed.
     pub(crate) fn of_use(agreed: &Agreed) -> Self {
-        let (approval, is_repeated) = match agreed {
-            Agreed::Usable(approval) => (approval, false),
-            Agreed::Used(approval, _) => (approval, true),
-        };
-        let mut metadata = about(approval);
-        if is_repeated {
-            metadata.insert("given_again".to_owned(), json!(true));
+        match agreed {
+            Agreed::Usable(approval) => Self::used(approval),
+            Agreed::Used(approval, _) => {
+                let mut fact = Self::used(approval);
+                fact.metadata.insert("given_again".to_owned(), json!(true));
+                fact
+            }
         }
+    }
+
+    /// One that was used.
+    pub(crate) fn used(approval: &Approval) -> Self {
         Self {
             event_type: event_type::STEP_UP_CONSUMED,
             decision: decision::CONSUMED,
-            metadata,
+            metadata: about(approval),
         }
     }
 }
@@ -191,8 +195,11 @@ fn zone_of(sts: &Sts, request: &ExchangeRequest, known: &Known) -> Option<Arc<Zo
     }
 }
 
-/// All events or none: the first that cannot be appended decides.
-async fn append(sts: &Sts, events: Vec<Option<AuditEvent>>) -> Result<(), NotRecorded> {
+/// Appends all events or none: the first that cannot be appended decides.
+///
+/// # Errors
+/// [`NotRecorded`].
+pub(crate) async fn append(sts: &Sts, events: Vec<Option<AuditEvent>>) -> Result<(), NotRecorded> {
     let mut lines = Vec::with_capacity(events.len());
     for event in events {
         let line = event.and_then(|event| event.to_json().ok()).ok_or(NotRecorded)?;
@@ -250,7 +257,7 @@ impl Scribe<'_> {
             }
             Outcome::Decided(decided) => {
                 status::COMPLETE.clone_into(&mut event.evaluation_status);
-                self.put_decision(&mut event, decided);
+                put_decision(&mut event, self.zone, decided);
                 if decided.allow() {
                     put_end(&mut event, &mut metadata, minted, refusal);
                 }
@@ -297,15 +304,6 @@ impl Scribe<'_> {
         let mut event = AuditEvent::new(id, self.zone.id.clone(), event_type, occurred_at);
         event.request_id = Some(self.origin.request_id.clone());
         Some(event)
-    }
-
-    fn put_decision(&self, event: &mut AuditEvent, decided: &Decision) {
-        let identity = self.zone.policy.identity();
-        event.policy_set_id = identity.policy_set_id.as_ref().map(ToString::to_string);
-        event.policy_set_version_id = identity.version_id.as_ref().map(ToString::to_string);
-        event.manifest_sha = Some(identity.manifest_sha256.clone());
-        event.determining_policies_json = json!(decided.determining_policies());
-        event.diagnostics_json = json!(decided.diagnostics());
     }
 
     /// What every event of the request says. Texts the caller chose are shortened and cleaned.
@@ -366,6 +364,16 @@ impl Scribe<'_> {
         }
         metadata
     }
+}
+
+/// What the policy of `zone` decided, and which policy that was.
+pub(crate) fn put_decision(event: &mut AuditEvent, zone: &ZoneModel, decided: &Decision) {
+    let identity = zone.policy.identity();
+    event.policy_set_id = identity.policy_set_id.as_ref().map(ToString::to_string);
+    event.policy_set_version_id = identity.version_id.as_ref().map(ToString::to_string);
+    event.manifest_sha = Some(identity.manifest_sha256.clone());
+    event.determining_policies_json = json!(decided.determining_policies());
+    event.diagnostics_json = json!(decided.diagnostics());
 }
 
 /// How the exchange ended for a resource the policy granted.

@@ -12,7 +12,7 @@ use caracal_wire::audit::{event_type, status};
 use caracal_wire::error::ErrorCode;
 use http::StatusCode;
 
-use super::approval::Hold;
+use super::approval::hold::Hold;
 
 /// Why an exchange is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]

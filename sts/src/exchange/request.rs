@@ -91,15 +91,15 @@ impl RequestedToken {
     }
 }
 
-/// Fields that may appear more than once.
-const REPEATABLE: [&str; 2] = [field::RESOURCE, field::AUDIENCE];
+/// Fields of a token request that may appear more than once.
+pub(crate) const REPEATABLE: [&str; 2] = [field::RESOURCE, field::AUDIENCE];
 
-/// Reads the body of a token request.
+/// Reads the body of a request, in which only fields of `repeatable` may appear more than once.
 ///
 /// # Errors
 /// [`Refusal::MalformedBody`] and [`Refusal::DuplicateField`].
-pub(crate) fn parse_form(body: &[u8]) -> Result<Form, Refusal> {
-    form::parse(body, &REPEATABLE).map_err(|error| match error {
+pub(crate) fn parse_form(body: &[u8], repeatable: &[&str]) -> Result<Form, Refusal> {
+    form::parse(body, repeatable).map_err(|error| match error {
         FormError::Malformed => Refusal::MalformedBody,
         FormError::Duplicate(name) => Refusal::DuplicateField(name),
     })
@@ -245,7 +245,7 @@ mod tests {
     const GRANT: &str = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange";
 
     fn form(body: &str) -> Form {
-        parse_form(body.as_bytes()).unwrap()
+        parse_form(body.as_bytes(), &REPEATABLE).unwrap()
     }
 
     fn read(rest: &str) -> Result<ExchangeRequest, Refusal> {

@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use caracal_wire::error::{ErrorBody, ErrorCode};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::exchange::approval::Hold;
+use crate::exchange::approval::hold::Hold;
 use crate::exchange::refusal::Refusal;
 
 /// What tokens and refusals say to caches (RFC 6749 section 5.1).
@@ -16,7 +16,7 @@ pub(super) const NO_STORE: [(header::HeaderName, HeaderValue); 2] = [
 /// The answer to a refused exchange.
 pub(super) fn refused(refusal: &Refusal, request_id: &str) -> Response {
     if let Refusal::Hold(hold) = refusal {
-        return held(hold, request_id);
+        return held(hold, Some(request_id));
     }
     let answer = refusal.answer();
     let mut response = error(answer.status, answer.code, &answer.description, Some(request_id));
@@ -29,7 +29,7 @@ pub(super) fn refused(refusal: &Refusal, request_id: &str) -> Response {
 }
 
 /// The answer to a request that waits for a human (docs/contract/approvals.md).
-fn held(hold: &Hold, request_id: &str) -> Response {
+pub(super) fn held(hold: &Hold, request_id: Option<&str>) -> Response {
     let challenge = HeaderValue::from_static("Bearer error=\"interaction_required\"");
     let headers = [(header::WWW_AUTHENTICATE, challenge)];
     let body = axum::Json(hold.body(request_id));

@@ -13,7 +13,7 @@ use caracal_wire::policy::{SIMULATE_PATH, STATUS_PATH};
 use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
 use super::standard::{introspect, metadata, revoke};
-use super::{answer, approvals, internal, jwks, policy, signing_keys, token};
+use super::{answer, approvals, internal, jwks, policy, run, signing_keys, token};
 use crate::state::Sts;
 
 /// Longest an answer may take to begin, but for those who asked to wait.
@@ -42,6 +42,14 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         )
         .route("/zones/{zone_id}/oauth2/introspect", post(introspect::introspect))
         .route("/zones/{zone_id}/oauth2/revoke", post(revoke::revoke))
+        .route(
+            "/v1/run/manifest",
+            post(run::manifest).fallback(run::wrong_method),
+        )
+        .route(
+            "/v1/run/credential",
+            post(run::credential).fallback(run::wrong_method),
+        )
         .route("/step-up/{id}", get(approvals::step_up))
         .layer(from_fn(in_time))
         .route("/approvals/{id}", get(approvals::status))

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -139,13 +140,8 @@ async fn token(
 ) -> Result<TokenResponse, Refused> {
     let (parts, body) = request.into_parts();
     check_head(&parts)?;
-    let body = read_body(body, BODY_BYTES_MAX)
-        .await
-        .map_err(|error| match error {
-            BodyError::TooLarge(_) => Refusal::BodyTooLarge,
-            BodyError::Broken(_) => Refusal::MalformedBody,
-        })?;
-    let form = request::parse_form(&body)?;
+    let body = read_form_body(body).await?;
+    let form = request::parse_form(&body, &request::REPEATABLE)?;
     let ttl_seconds = request::check_supported(&form)?;
     let via = authenticate_gateway(sts, origin, &parts, &body, &form);
     let mut request = ExchangeRequest::read(&form, ttl_seconds);
@@ -168,8 +164,24 @@ async fn token(
     Ok(guarded(sts, origin, &request, via).await?)
 }
 
+/// The body of a form, within the limit of all forms.
+///
+/// # Errors
+/// [`Refusal::BodyTooLarge`] and [`Refusal::MalformedBody`].
+pub(super) async fn read_form_body(body: Body) -> Result<Bytes, Refusal> {
+    read_body(body, BODY_BYTES_MAX)
+        .await
+        .map_err(|error| match error {
+            BodyError::TooLarge(_) => Refusal::BodyTooLarge,
+            BodyError::Broken(_) => Refusal::MalformedBody,
+        })
+}
+
 /// URL and media type, before the body is read.
-fn check_head(parts: &Parts) -> Result<(), Refusal> {
+///
+/// # Errors
+/// [`Refusal::QueryParameters`] and [`Refusal::ContentType`].
+pub(super) fn check_head(parts: &Parts) -> Result<(), Refusal> {
     if parts.uri.query().is_some() {
         return Err(Refusal::QueryParameters);
     }

@@ -155,8 +155,12 @@ impl ZoneModel {
     /// The limit of mints for `resource`: its own when it has one, else the service's, or the platform's when that is
     /// lower.
     pub(crate) fn mint_rate(&self, resource: &Resource, per_minute: u32) -> Rate {
-        let usual = || Rate::per_minute(self.mints_per_minute.unwrap_or(per_minute).min(per_minute));
-        resource.mint_rate.unwrap_or_else(usual)
+        resource.mint_rate.unwrap_or_else(|| self.usual_rate(per_minute))
+    }
+
+    /// The limit of what has none of its own: the service's, or the platform's when that is lower.
+    pub(crate) fn usual_rate(&self, per_minute: u32) -> Rate {
+        Rate::per_minute(self.mints_per_minute.unwrap_or(per_minute).min(per_minute))
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) struct Provider {
     pub(crate) id: ProviderId,
     /// The credential, or why there is none. The reason names configuration only, never a secret.
     pub(crate) credential: Result<Credential, Unusable>,
+    /// Whether a workload may be given it: the operator has opened it up, and it is a key or token of a client, which is of
+    /// use alone. Not a password, not the account of a user, not a key that signs.
+    pub(crate) is_injectable: bool,
 }
 
 /// Why a provider gives no credential.
@@ -159,12 +162,22 @@ pub(super) fn read_all(
         (
             row.id.clone(),
             Provider {
+                is_injectable: is_injectable(&row),
                 id: row.id,
                 credential,
             },
         )
     };
     rows.into_iter().map(read).collect()
+}
+
+fn is_injectable(row: &ProviderRow) -> bool {
+    let is_opened = row.config.get("allow_runtime_injection") == Some(&serde_json::Value::Bool(true));
+    is_opened
+        && matches!(
+            row.kind.as_str(),
+            "api_key" | "bearer_token" | "oauth2_client_credentials"
+        )
 }
 
 fn credential(

@@ -23,6 +23,7 @@ mod resources;
 mod revocation;
 mod revocation_race;
 mod rotation;
+mod run;
 mod seed;
 mod stack;
 mod standard;

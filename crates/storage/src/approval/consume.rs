@@ -8,6 +8,17 @@ use crate::error::StorageError;
 use crate::pool::Database;
 use crate::tx::{AnyTx, ZoneScope};
 
+/// What must hold of an approval `c` to be used: approved by somebody, not refused, in time, not used, and the record the
+/// request was bound to, if any, still active.
+macro_rules! usable {
+    () => {
+        "c.challenge_type = 'human_approval' AND c.consumed_at IS NULL AND c.satisfied_at IS NOT NULL
+         AND c.rejected_at IS NULL AND c.approver_subject_id IS NOT NULL AND c.expires_at > now()
+         AND (c.session_id IS NULL OR EXISTS (SELECT 1 FROM authority_records r
+              WHERE r.zone_id = c.zone_id AND r.id = c.session_id AND r.status = 'active' AND r.expires_at > now()))"
+    };
+}
+
 /// Marks the approval as used and writes `record`, or does neither; false when it was not there to be used: not approved,
 /// refused, over, used by somebody else, or bound to a record that has ended.
 ///
@@ -22,19 +33,16 @@ pub async fn consume(
     record: &NewAuthorityRecord<'_>,
 ) -> Result<bool, StorageError> {
     let mut tx = database.write(ZoneScope::Zone(record.zone_id)).await?;
-    let inserted = sqlx::query(
+    let inserted = sqlx::query(concat!(
         "WITH consumed AS (
              UPDATE step_up_challenges c SET consumed_at = now(), consumed_authority_record_id = $3
-             WHERE c.id = $1 AND c.zone_id = $2 AND c.challenge_type = 'human_approval'
-               AND c.consumed_at IS NULL AND c.satisfied_at IS NOT NULL AND c.rejected_at IS NULL
-               AND c.approver_subject_id IS NOT NULL AND c.expires_at > now()
-               AND (c.session_id IS NULL OR EXISTS (SELECT 1 FROM authority_records r
-                    WHERE r.zone_id = c.zone_id AND r.id = c.session_id AND r.status = 'active' AND r.expires_at > now()))
-             RETURNING c.id)
+             WHERE c.id = $1 AND c.zone_id = $2 AND ",
+        usable!(),
+        " RETURNING c.id)
          INSERT INTO authority_records
              (id, zone_id, session_type, subject_id, status, expires_at, authenticated_at, claims_json)
-         SELECT $3, $2, $4, $5, 'active', to_timestamp($6), to_timestamp($7), $8 FROM consumed",
-    )
+         SELECT $3, $2, $4, $5, 'active', to_timestamp($6), to_timestamp($7), $8 FROM consumed"
+    ))
     .bind(approval)
     .bind(record.zone_id.as_str())
     .bind(record.id.as_str())
@@ -46,6 +54,29 @@ pub async fn consume(
     .execute(&mut tx)
     .await?;
     let is_consumed = inserted.rows_affected() == 1;
+    tx.commit().await?;
+    Ok(is_consumed)
+}
+
+/// Marks the approval as used for something that has no record, a credential of a workload; false as for [`consume`].
+///
+/// # Errors
+/// As [`consume`].
+pub async fn consume_without_record(
+    database: &Database,
+    zone: &ZoneId,
+    approval: &str,
+) -> Result<bool, StorageError> {
+    let mut tx = database.write(ZoneScope::Zone(zone)).await?;
+    let marked = sqlx::query(concat!(
+        "UPDATE step_up_challenges c SET consumed_at = now() WHERE c.id = $1 AND c.zone_id = $2 AND ",
+        usable!()
+    ))
+    .bind(approval)
+    .bind(zone.as_str())
+    .execute(&mut tx)
+    .await?;
+    let is_consumed = marked.rows_affected() == 1;
     tx.commit().await?;
     Ok(is_consumed)
 }

@@ -13,25 +13,25 @@ const SUBJECT_WINDOW_SECONDS_MAX: i32 = 86_400;
 
 /// One approval that satisfies every tier.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     /// The names of the tiers, sorted, joined by commas.
-    pub(super) tier: String,
-    pub(super) approver: Approver,
-    pub(super) privacy: Privacy,
+    pub(crate) tier: String,
+    pub(crate) approver: Approver,
+    pub(crate) privacy: Privacy,
     /// How long it can be decided and used.
-    pub(super) window_seconds: i32,
+    pub(crate) window_seconds: i32,
 }
 
 /// One tier needs an operator and another the user: no single decision is both.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ClassConflict;
+pub(crate) struct ClassConflict;
 
 impl Terms {
     /// Merges the tiers of all resources. `any` yields to a class, the strictest privacy and the shortest window win.
     ///
     /// # Errors
     /// [`ClassConflict`].
-    pub(super) fn merge(tiers: &[&Arc<ApprovalTier>]) -> Result<Self, ClassConflict> {
+    pub(crate) fn merge(tiers: &[&Arc<ApprovalTier>]) -> Result<Self, ClassConflict> {
         let names: BTreeSet<&str> = tiers.iter().map(|tier| &*tier.tier).collect();
         let asks = |class: Approver| tiers.iter().any(|tier| tier.approver == class);
         let approver = match (asks(Approver::Operator), asks(Approver::Subject)) {
