@@ -21,7 +21,6 @@ const BINDINGS: &str = r#"[
     {"env": "NONE", "resource": "resource://plain", "scopes": ["crm:read"]},
     {"env": "OAUTH", "resource": "resource://oauth", "scopes": ["crm:read"]},
     {"env": "FETCHED", "resource": "resource://fetched", "scopes": ["crm:read"]},
-    {"env": "BARE", "resource": "resource://bare", "scopes": ["crm:read"]},
     {"env": "QUERY", "resource": "resource://query", "scopes": ["crm:danger"]},
     {"env": "GONE", "resource": "resource://gone", "scopes": ["crm:read"]}
 ]"#;
@@ -44,8 +43,7 @@ async fn start_with(settings: &[(&str, &str)]) -> Stack {
                    ('p-fetched', 'z1', 'fetched', 'fetched', 'oauth2_client_credentials',
                     '{{"token_endpoint": "https://idp.invalid/token", "client_id": "c", "allowed_token_hosts": ["idp.invalid"]}}');
                INSERT INTO resources (id, zone_id, name, identifier, upstream_url, credential_provider_id, scopes, operations, operation_enforcement) VALUES
-                   ('r-fetched', 'z1', 'fetched', 'resource://fetched', 'https://f.example', 'p-fetched', '{{crm:read}}', '[]', 'transport_uniform'),
-                   ('r-bare', 'z1', 'bare', 'resource://bare', 'https://n.example', NULL, '{{crm:read}}', '[]', 'transport_uniform');
+                   ('r-fetched', 'z1', 'fetched', 'resource://fetched', 'https://f.example', 'p-fetched', '{{crm:read}}', '[]', 'transport_uniform');
                UPDATE providers SET config_json = config_json || '{{"allow_runtime_injection": true}}' WHERE id <> 'p-bearer'"#
         ))
         .await;
@@ -91,7 +89,7 @@ async fn a_workload_is_told_its_bindings_and_the_launch_is_recorded() {
             &events[0]["decision"],
             &events[0]["metadata_json"]["binding_count"]
         ),
-        (&json!("run_launch"), &json!("allow"), &json!(10))
+        (&json!("run_launch"), &json!("allow"), &json!(9))
     );
     let none = manifest(&stack, &[("workload_id", "w-none")], &[]).await;
     assert_eq!(
@@ -218,11 +216,6 @@ async fn only_what_the_operator_and_the_policy_allow_leaves_the_custody() {
                 "the resource of the binding does not exist",
             ),
             Some("resource_not_found"),
-        ),
-        (
-            "BARE",
-            (403, "access_denied", "credential_not_provisioned"),
-            Some("credential_not_provisioned"),
         ),
         ("BEARER", injection, Some("credential_injection_denied")),
         ("BASIC", injection, Some("credential_injection_denied")),
