@@ -88,7 +88,7 @@ pub(super) async fn not_injected(
 ) {
     let event = credential_event(sts, claim, zone, facts, about.clone());
     let approval = about_approval(sts, claim, zone, facts, about);
-    deny(sts, claim, event, refusal, approval.into_iter().collect()).await;
+    deny(sts, claim, event, refusal, approval).await;
 }
 
 async fn deny(
@@ -137,22 +137,25 @@ fn credential_event(
     Some(event)
 }
 
-/// The event about the approval, if something happened to one; the inner `None` when it cannot be made.
+/// The event about the approval, if something happened to one; `None` when it cannot be made.
 fn about_approval(
     sts: &Sts,
     claim: &Claim,
     zone: &ZoneModel,
     facts: &Facts,
     mut about: Map<String, Value>,
-) -> Option<Option<AuditEvent>> {
-    let fact = facts.approval.as_ref()?;
+) -> Vec<Option<AuditEvent>> {
+    let Some(fact) = &facts.approval else {
+        return Vec::new();
+    };
     about.extend(fact.metadata.clone());
     let event = event(sts, claim, &zone.id, fact.event_type, about);
-    Some(event.map(|mut event| {
+    let event = event.map(|mut event| {
         fact.decision.clone_into(&mut event.decision);
         status::COMPLETE.clone_into(&mut event.evaluation_status);
         event
-    }))
+    });
+    vec![event]
 }
 
 fn event(
