@@ -27,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("mandate", tokens::mandate),
     ("key_set", tokens::key_set),
     ("envelope", tokens::envelope),
+    ("dpop_proof", tokens::dpop_proof),
     ("path", http::path),
     ("trace", http::trace),
     ("policy_document", policy::document),

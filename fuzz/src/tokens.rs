@@ -1,12 +1,16 @@
 //! Tokens, key sets and sealed secrets.
 
 use caracal_model::UnixSeconds;
+use caracal_token::dpop::nonce::Nonces;
+use caracal_token::dpop::{ProofRules, Target, UnverifiedProof};
 use caracal_token::envelope::{Kek, Keyring};
 use caracal_token::{KeySet, Rules, UnverifiedToken, Use, verify};
 
 /// Public keys whose private halves nobody kept: nothing can be signed for them.
 const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"k1","use":"sig","alg":"ES256",
     "x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}]}"#;
+/// When the proof among the kept inputs was made (RFC 9449 section 4.1).
+const PROVED_AT: UnixSeconds = UnixSeconds(1_562_262_616);
 /// A member of a key set cannot be shorter: two coordinates of 43 characters.
 const MEMBER_BYTES_MIN: usize = 86;
 const KEK: &str = "8f3d9a712c45e6b0d18f2a4c6e9b3d57a1c4f8020e6a9c3d5b7f1a2c4e6d8b00";
@@ -47,6 +51,38 @@ pub(crate) fn key_set(bytes: &[u8]) {
             keys.len() <= bytes.len() / MEMBER_BYTES_MIN,
             "a key out of nothing"
         );
+    }
+}
+
+/// A proof counts as it was signed, for as long as it says, and not with a byte changed.
+pub(crate) fn dpop_proof(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let _target = Target::parse(text);
+    let nonces = Nonces::new(b"fuzz");
+    assert!(!nonces.is_good(text, PROVED_AT), "a nonce out of nothing");
+    let targets = [Target::parse("https://server.example.com/token").expect("an address")];
+    let rules = ProofRules {
+        method: "POST",
+        targets: &targets,
+        access_token: None,
+        age_max_seconds: 60,
+        leeway_seconds: 60,
+    };
+    let verify = |text: &str| UnverifiedProof::parse(text)?.verify(&rules, PROVED_AT);
+    let Ok(proof) = verify(text) else {
+        return;
+    };
+    assert!(proof.until > PROVED_AT, "a proof that is over counts");
+    assert!(!proof.jti.is_empty(), "a proof without an id counts");
+    for place in 0..text.len() {
+        let mut changed = bytes.to_vec();
+        if let Some(byte) = changed.get_mut(place) {
+            *byte = if *byte == b'A' { b'B' } else { b'A' };
+        }
+        let changed = String::from_utf8(changed).unwrap_or_default();
+        assert!(verify(&changed).is_err(), "a changed proof counts");
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) async fn admit(
     let caller = times
         .time(
             Stage::Authenticate,
-            authenticate::verify(gateway, &route, claimed),
+            authenticate::verify(gateway, &route, request, claimed),
         )
         .await?;
     seen.caller = Some(SeenCaller::of(&caller));

@@ -11,6 +11,7 @@ use caracal_bus::HmacKey;
 use caracal_chassis::Secret;
 use caracal_chassis::config::{Mode, Reader};
 use caracal_chassis::health::MetricsAccess;
+use caracal_token::dpop::Target;
 use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub(crate) metrics_access: MetricsAccess,
     pub(crate) routes: Routes,
     pub(crate) trust: ProxyTrust,
+    /// By which URLs clients reach this gateway; empty: by whatever host they ask for.
+    pub(crate) public_urls: Vec<String>,
     pub(crate) upstream_hosts: Vec<String>,
     pub(crate) dns_server: Option<SocketAddr>,
     pub(crate) dns_cache_for: Duration,
@@ -131,6 +134,7 @@ impl Config {
             metrics_access: MetricsAccess::read(reader),
             routes: read_routes(reader),
             trust: ProxyTrust::read(reader),
+            public_urls: read_public_urls(reader),
             upstream_hosts: reader.list("UPSTREAM_HOST_ALLOWLIST"),
             dns_server: read_dns_server(reader),
             dns_cache_for: reader.duration("DNS_CACHE_TTL", 5 * SECOND, Duration::ZERO..=300 * SECOND),
@@ -232,6 +236,21 @@ fn read_tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
         .map(|(certificate, key)| TlsFiles { certificate, key })
 }
 
+fn read_public_urls(reader: &mut Reader<'_>) -> Vec<String> {
+    let urls = reader.list("GATEWAY_PUBLIC_URLS");
+    let unreadable = urls.iter().find(|url| Target::parse(url).is_none());
+    reader.check(
+        unreadable.is_none(),
+        "GATEWAY_PUBLIC_URLS",
+        format!(
+            "holds {:?}, not an http or https URL",
+            unreadable.map_or("", String::as_str)
+        ),
+        "write e.g. https://gateway.example.com",
+    );
+    urls
+}
+
 fn read_dns_server(reader: &mut Reader<'_>) -> Option<SocketAddr> {
     let text = reader.optional_text("GATEWAY_DNS_SERVER")?;
     let server = text
@@ -314,6 +333,10 @@ pub(super) mod tests {
                 "CARACAL_GATEWAY_ROUTES",
             ),
             (&[("GATEWAY_DNS_SERVER", "dns.example")], "GATEWAY_DNS_SERVER"),
+            (
+                &[("GATEWAY_PUBLIC_URLS", "https://a.example, b.example")],
+                "GATEWAY_PUBLIC_URLS",
+            ),
         ] {
             let errors = read(settings).unwrap_err();
             assert!(errors.contains(key), "{key}: {errors}");

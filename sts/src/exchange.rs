@@ -10,6 +10,7 @@ mod credential;
 mod directive;
 pub(crate) mod evidence;
 mod mint;
+pub(crate) mod possession;
 mod references;
 pub(crate) mod refusal;
 pub(crate) mod request;
@@ -21,12 +22,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use caracal_model::UnixSeconds;
-use caracal_token::Use;
-use caracal_wire::sts::{BEARER, TokenResponse};
+use caracal_token::{Possession, Use};
+use caracal_wire::sts::TokenResponse;
 
 use self::client::Via;
 use self::evidence::{ApprovalFact, Known, Origin};
 use self::mint::Minted;
+use self::possession::ProofFault;
 use self::refusal::Refusal;
 use self::request::{ExchangeRequest, SubjectTokenKind};
 use self::resources::Basis;
@@ -57,7 +59,8 @@ pub(crate) async fn exchange(
     if request.resources.is_empty() {
         return Err(Refusal::NoResource);
     }
-    let presented = subject_token::present(sts, request, &caller, now)?;
+    let shown = possession::prove(sts, request, &caller, now).await?;
+    let presented = subject_token::present(sts, request, &caller, &shown, now)?;
     known.presented.clone_from(&presented);
     let agreed = approval::present(sts, origin, request, &caller, presented.as_ref()).await?;
     let references = Arc::new(references::resolve(sts, request, &caller, presented.as_ref(), now).await?);
@@ -69,6 +72,7 @@ pub(crate) async fn exchange(
         caller: &caller,
         presented: presented.as_ref(),
         references: &references,
+        shown,
         is_agreed: agreed.is_some(),
         control_key: caller
             .application()
@@ -77,6 +81,9 @@ pub(crate) async fn exchange(
             .filter(|key| key.allows(request, &sts.settings.control_audience, now)),
         now,
     };
+    if basis.control_key.is_some() && shown != Possession::default() {
+        return Err(Refusal::Proof(ProofFault::ControlKey));
+    }
     resources::decide_all(&basis, &mut known.verdicts).await?;
     let credentials = credential::obtain_all(&basis, &mut known.verdicts, origin.wait).await?;
     let agreed = match agreed {
@@ -150,7 +157,7 @@ async fn release(
     Ok(TokenResponse {
         expires_in: minted.expires_in(),
         access_token: minted.token,
-        token_type: BEARER.to_owned(),
+        token_type: possession::token_type(&minted.claims).to_owned(),
         scope: minted.claims.scope.clone(),
         issued_token_type: request.requested.issued_type().to_owned(),
         target_resources: granted

@@ -18,6 +18,7 @@ use caracal_oauth::TokenCaller;
 use caracal_relay::RelaySettings;
 use caracal_storage::schema_version::{self, SchemaMismatch};
 use caracal_storage::{Database, PoolLimits, StorageError};
+use caracal_token::dpop::nonce::Nonces;
 
 use crate::approval::{self, Waiters};
 use crate::config::Config;
@@ -191,6 +192,7 @@ pub(crate) fn build(
         ttl_max: config.provider_ttl_max,
         outcomes: metrics.upstream_credentials.clone(),
     });
+    let proof_nonces = proof_nonces(config.gateway_key.as_ref())?;
     Ok(Sts {
         issuer: config.issuer,
         settings: config.settings,
@@ -208,6 +210,7 @@ pub(crate) fn build(
         denials: DenialBudget::new(config.denial_events_per_minute),
         single_use: SingleUse::new(Arc::clone(&deps.bus)),
         bus: Arc::clone(&deps.bus),
+        proof_nonces,
         minted: MintedTokens::new(config.minted_tokens_max, TOKEN_LIFE_MAX),
         spool,
         evaluations: EvaluationPool::new(
@@ -222,6 +225,13 @@ pub(crate) fn build(
         database,
         keyring,
     })
+}
+
+/// With the key that all replicas share; without one each believes its own nonces only.
+fn proof_nonces(shared: Option<&caracal_bus::HmacKey>) -> Result<Nonces, RunError> {
+    let mut own = [0; 32];
+    aws_lc_rs::rand::fill(&mut own).map_err(|_unspecified| RunError::Randomness)?;
+    Ok(Nonces::new(shared.map_or(&own[..], |key| key.expose())))
 }
 
 /// Work that goes on beside the requests.

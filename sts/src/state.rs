@@ -8,6 +8,7 @@ use caracal_bus::{Bus, HmacKey, Revocations};
 use caracal_chassis::{Clock, Secret};
 use caracal_model::ZoneId;
 use caracal_storage::Database;
+use caracal_token::dpop::nonce::Nonces;
 use caracal_token::envelope::Keyring;
 
 use crate::approval::Waiters;
@@ -50,6 +51,8 @@ pub(crate) struct Sts {
     pub(crate) nonces: NonceTable,
     pub(crate) denials: DenialBudget,
     pub(crate) single_use: SingleUse,
+    /// Gives nonces for proofs of possession, and knows those of every replica.
+    pub(crate) proof_nonces: Nonces,
     pub(crate) minted: MintedTokens,
     /// Credentials of providers that run out.
     pub(crate) upstream_credentials: Arc<UpstreamCredentials>,
@@ -66,6 +69,8 @@ pub(crate) struct Sts {
 pub(crate) struct Settings {
     /// How old the knowledge of revocations may be.
     pub(crate) revocation_freshness: Duration,
+    /// Whether every proof of possession has to answer a nonce.
+    pub(crate) demands_proof_nonce: bool,
     /// Whether reusable mandates may pass the gateway.
     pub(crate) ambient_at_gateway: bool,
     /// Mints per minute for one (zone, resource, application).

@@ -139,6 +139,7 @@ fn base(class: Use, zone: &str, application: &str, now: i64) -> Claims {
         delegation_path: Vec::new(),
         delegation_chain: Vec::new(),
         act: None,
+        cnf: None,
         hop_count: 0,
         delegation_graph_epoch: 0,
     }

@@ -8,6 +8,8 @@ use caracal_model::{
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::Confirmation;
+
 /// Longest list a claim may hold: audiences, targets, path and chain.
 ///
 /// A bearer is bounded by the caller in bytes; this bounds the work one short entry can cause.
@@ -190,6 +192,13 @@ pub struct Claims {
         skip_serializing_if = "Option::is_none"
     )]
     pub act: Option<Actor>,
+    /// The keys whoever sends the token must hold; absent for a token that whoever has it may send.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cnf: Option<Confirmation>,
     /// Length of `delegation_path`; zero is not written.
     #[serde(default, skip_serializing_if = "is_zero_u32")]
     pub hop_count: u32,

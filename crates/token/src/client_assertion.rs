@@ -121,6 +121,7 @@ impl<'a> UnverifiedAssertion<'a> {
             signature,
             kid,
             claims,
+            ..
         } = self.0;
         let key = match &kid {
             Some(kid) => keys.find(kid),

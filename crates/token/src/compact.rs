@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use crate::jwk::RawJwk;
 use crate::unverified::SIGNATURE_BYTES;
 
 /// Why a text is not the compact JWS that was expected.
@@ -38,6 +39,8 @@ pub(crate) struct Compact<'a, C> {
     pub(crate) signing_input: &'a [u8],
     pub(crate) signature: [u8; SIGNATURE_BYTES],
     pub(crate) kid: Option<String>,
+    /// The key the header holds.
+    pub(crate) jwk: Option<RawJwk>,
     pub(crate) claims: C,
 }
 
@@ -48,6 +51,8 @@ struct Header {
     kid: Option<String>,
     #[serde(default)]
     typ: Option<String>,
+    #[serde(default)]
+    jwk: Option<RawJwk>,
     #[serde(default)]
     crit: Option<IgnoredAny>,
 }
@@ -79,6 +84,7 @@ impl<'a, C: DeserializeOwned> Compact<'a, C> {
             signing_input: signing_input.as_bytes(),
             signature: signature.try_into().or(Err(MalformedJws::Signature))?,
             kid: header.kid,
+            jwk: header.jwk,
             claims: serde_json::from_slice(&payload).or(Err(MalformedJws::Payload))?,
         })
     }

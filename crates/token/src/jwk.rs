@@ -55,14 +55,7 @@ impl Jwk {
 
     /// The uncompressed SEC1 point; whether it lies on the curve is for the verifier to check.
     pub(crate) fn uncompressed_point(&self) -> [u8; 65] {
-        let mut point = [4; 65];
-        let coordinates = self.x.iter().chain(&self.y);
-        point
-            .iter_mut()
-            .skip(1)
-            .zip(coordinates)
-            .for_each(|(to, from)| *to = *from);
-        point
+        point(&self.x, &self.y)
     }
 }
 
@@ -113,6 +106,23 @@ pub(crate) struct RawJwk {
 }
 
 impl RawJwk {
+    /// The uncompressed SEC1 point of a key that comes with a proof: public, EC P-256, and for nothing else than ES256
+    /// signatures if it says what it is for. Whether the point lies on the curve is for the verifier to check.
+    pub(crate) fn into_proof_key(self) -> Result<[u8; 65], JwkError> {
+        let is_for_es256 = self.alg.as_deref().is_none_or(|alg| alg == "ES256")
+            && self.r#use.as_deref().is_none_or(|usage| usage == "sig");
+        if self.kty != "EC" || self.crv.as_deref() != Some("P-256") || !is_for_es256 {
+            return Err(JwkError::OtherKind);
+        }
+        if self.d.is_some() {
+            return Err(JwkError::Private);
+        }
+        Ok(point(
+            &coordinate(self.x.as_deref())?,
+            &coordinate(self.y.as_deref())?,
+        ))
+    }
+
     fn is_es256_verification_key(&self) -> bool {
         let usage = self.r#use.as_deref().unwrap_or_default();
         self.kty == "EC"
@@ -146,6 +156,18 @@ impl TryFrom<RawJwk> for Jwk {
             y: coordinate(raw.y.as_deref())?,
         })
     }
+}
+
+/// Tag 4, X, Y.
+fn point(x: &[u8; 32], y: &[u8; 32]) -> [u8; 65] {
+    let mut point = [4; 65];
+    let coordinates = x.iter().chain(y);
+    point
+        .iter_mut()
+        .skip(1)
+        .zip(coordinates)
+        .for_each(|(to, from)| *to = *from);
+    point
 }
 
 fn coordinate(text: Option<&str>) -> Result<[u8; 32], JwkError> {

@@ -15,7 +15,9 @@ mod claims;
 pub mod client_assertion;
 pub mod client_secret;
 mod compact;
+mod confirmation;
 mod digest;
+pub mod dpop;
 pub mod envelope;
 mod jwk;
 mod key_set;
@@ -26,6 +28,7 @@ mod verify;
 
 pub use claims::{Actor, Claims, Hop, SubjectType, Use};
 pub use compact::MalformedJws;
+pub use confirmation::{Confirmation, Possession, Thumbprint};
 pub use digest::{digest, fingerprint};
 pub use jwk::{Jwk, JwkError, JwkSet};
 pub use key_set::{KeySet, KeySetError};

@@ -39,11 +39,15 @@ pub enum ErrorCode {
     OperationNotPermitted,
     /// A request to another server failed.
     HttpRequestFailed,
+    /// The proof of possession is not acceptable (RFC 9449 section 12.2).
+    InvalidDpopProof,
+    /// The proof of possession has to answer a nonce of this server (RFC 9449 section 8).
+    UseDpopNonce,
 }
 
 impl ErrorCode {
     /// Every code, in the order of declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::AccessDenied,
         Self::InvalidToken,
         Self::ResourceNotFound,
@@ -58,6 +62,8 @@ impl ErrorCode {
         Self::ZoneInvalid,
         Self::OperationNotPermitted,
         Self::HttpRequestFailed,
+        Self::InvalidDpopProof,
+        Self::UseDpopNonce,
     ];
 
     /// The code as it is written.
@@ -77,6 +83,8 @@ impl ErrorCode {
             Self::ZoneInvalid => "zone_invalid",
             Self::OperationNotPermitted => "operation_not_permitted",
             Self::HttpRequestFailed => "http_request_failed",
+            Self::InvalidDpopProof => "invalid_dpop_proof",
+            Self::UseDpopNonce => "use_dpop_nonce",
         }
     }
 }

@@ -20,6 +20,8 @@ pub const REVOKED: &str = "x-caracal-revoked";
 pub const LAUNCH_ID: &str = "x-caracal-launch-id";
 /// How long the caller will wait for the answer, in milliseconds: no work is done for longer on its behalf.
 pub const TIMEOUT_MS: &str = "x-caracal-timeout-ms";
+/// A proof of possession (RFC 9449). It says who holds a mandate, to us.
+pub const PROOF: &str = "dpop";
 /// W3C trace context, see [`crate::trace`].
 pub const TRACEPARENT: &str = "traceparent";
 /// W3C trace context of vendors; passed through.
@@ -105,7 +107,7 @@ pub fn is_reserved_credential_header(name: &str) -> bool {
 pub fn is_removed_from_request(name: &str) -> bool {
     has_prefix(name, "x-caracal-")
         || has_prefix(name, "x-forwarded-")
-        || ["forwarded", "x-real-ip", "authorization"]
+        || ["forwarded", "x-real-ip", "authorization", PROOF]
             .iter()
             .any(|held| is_same_name(held, name))
         || (name.contains('_') && is_reserved_credential_header(name))

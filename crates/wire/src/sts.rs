@@ -21,6 +21,8 @@ pub const ID_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:id_token";
 pub const CLIENT_ASSERTION_JWT: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Value of `token_type` in every success answer (RFC 6750).
 pub const BEARER: &str = "Bearer";
+/// `token_type` of a token that is sent with proofs of a key (RFC 9449 section 5).
+pub const DPOP: &str = "DPoP";
 /// The media type of a token request.
 pub const FORM_MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
 /// Path of the token endpoint.
@@ -72,6 +74,10 @@ pub mod field {
     pub const REQUEST_PATH: &str = "request_path";
     /// The gateway's request id; equals the header `X-Request-Id`.
     pub const GATEWAY_REQUEST_ID: &str = "gateway_request_id";
+    /// Thumbprint of the key the sender of the mandate has shown to the gateway with a proof.
+    pub const SENDER_JKT: &str = "sender_jkt";
+    /// Thumbprint of the client certificate the sender of the mandate has shown to the gateway.
+    pub const SENDER_X5T: &str = "sender_x5t_s256";
     /// Not supported; its presence is refused.
     pub const ACTOR_TOKEN: &str = "actor_token";
     /// A token with which the application proves itself (RFC 7523 section 2.2).

@@ -7,6 +7,7 @@ use caracal_token::{Claims, Rules, UnverifiedToken, Use, VerifyError, verify as 
 use http::header::AUTHORIZATION;
 use serde::Deserialize;
 
+use super::possession::{self, Scheme, Shown};
 use super::revocation::Fresh;
 use super::route::Straight;
 use crate::Gateway;
@@ -23,6 +24,7 @@ pub(crate) const LEEWAY_S: i64 = 60;
 /// A bearer in the shape of a mandate, with time left. Nothing of it is proven.
 #[derive(Debug)]
 pub(crate) struct Presented<'a> {
+    scheme: Scheme,
     bearer: &'a str,
     token: Result<UnverifiedToken<'a>, ClaimFault>,
     fresh: Fresh,
@@ -44,7 +46,7 @@ pub(crate) fn present<'a>(
     fresh: Fresh,
     request: &Inbound<'a>,
 ) -> Result<Presented<'a>, Denial> {
-    let bearer = bearer(request).ok_or(Denial::MissingBearer)?;
+    let (scheme, bearer) = bearer(request).ok_or(Denial::MissingBearer)?;
     if bearer.len() > gateway.config.bearer_bytes_max {
         return Err(Denial::BearerTooLarge);
     }
@@ -58,17 +60,23 @@ pub(crate) fn present<'a>(
     if exp.saturating_sub(gateway.clock.unix_seconds()) < PREFLIGHT_S {
         return Err(Denial::Expiring);
     }
-    Ok(Presented { bearer, token, fresh })
+    Ok(Presented {
+        scheme,
+        bearer,
+        token,
+        fresh,
+    })
 }
 
-/// The token of `Authorization: Bearer`, the scheme in any case (RFC 9110 section 11.1). Two such headers are none:
-/// whoever reads the other one would see another caller.
-fn bearer<'a>(request: &Inbound<'a>) -> Option<&'a str> {
+/// The token of `Authorization: Bearer` or `DPoP`. Two such headers are none: whoever reads the other one would see
+/// another caller.
+fn bearer<'a>(request: &Inbound<'a>) -> Option<(Scheme, &'a str)> {
     let mut values = request.headers().get_all(AUTHORIZATION).iter();
     let value = values.next().filter(|_value| values.next().is_none())?;
     let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    let scheme = Scheme::parse(scheme)?;
+    (!token.is_empty()).then_some((scheme, token))
 }
 
 /// The claims named in refusals of their own.
@@ -116,6 +124,7 @@ fn diagnose(bearer: &str) -> Result<(ClaimFault, i64), Denial> {
 /// A bearer that says which zone and client it is of.
 #[derive(Debug)]
 pub(crate) struct Claimed<'a> {
+    scheme: Scheme,
     bearer: &'a str,
     token: UnverifiedToken<'a>,
     fresh: Fresh,
@@ -134,6 +143,7 @@ impl<'a> Presented<'a> {
     pub(crate) fn identified(self) -> Result<Claimed<'a>, Denial> {
         match self.token {
             Ok(token) => Ok(Claimed {
+                scheme: self.scheme,
                 bearer: self.bearer,
                 token,
                 fresh: self.fresh,
@@ -144,11 +154,12 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// Proof that a mandate is genuine, unexpired and meant for this gateway.
+/// Proof that a mandate is genuine, unexpired, meant for this gateway, and sent by whoever holds the keys it is bound to.
 #[derive(Debug)]
 pub(crate) struct Caller {
     bearer: Box<str>,
     claims: Claims,
+    shown: Option<Box<Shown>>,
     anchors: Anchors,
     fresh: Fresh,
 }
@@ -169,6 +180,11 @@ impl Caller {
         &self.bearer
     }
 
+    /// The keys its sender has shown, if it is bound to any.
+    pub(crate) fn shown(&self) -> Option<&Shown> {
+        self.shown.as_deref()
+    }
+
     /// Whether the mandate may be used more than once.
     pub(crate) fn is_reusable(&self) -> bool {
         self.claims.r#use == Use::Session
@@ -180,16 +196,24 @@ impl Caller {
     }
 }
 
-/// Proves the mandate. One ES256 check, about 60 microseconds; one call to the STS when the zone's keys are unknown.
+/// Proves the mandate. One ES256 check, about 60 microseconds, and one more for one that is bound to a key; one call to the
+/// STS when the zone's keys are unknown.
 ///
 /// # Errors
-/// [`Denial::Signature`], [`Denial::KeysUnavailable`], [`Denial::WrongSubject`], [`Denial::Expiring`].
+/// [`Denial::Signature`], [`Denial::KeysUnavailable`], [`Denial::WrongSubject`], [`Denial::Expiring`]; for what it is bound
+/// to [`Denial::BoundAsBearer`], [`Denial::NotBound`], [`Denial::Proof`].
 pub(crate) async fn verify(
     gateway: &Gateway,
     route: &Straight,
+    request: &Inbound<'_>,
     claimed: Claimed<'_>,
 ) -> Result<Caller, Denial> {
-    let Claimed { bearer, token, fresh } = claimed;
+    let Claimed {
+        scheme,
+        bearer,
+        token,
+        fresh,
+    } = claimed;
     let zone = token.unverified_claims().zone_id.clone();
     let keys = gateway
         .keys
@@ -210,10 +234,12 @@ pub(crate) async fn verify(
     if route.route().zone().is_some_and(|bound| *bound != claims.zone_id) {
         return Err(Denial::WrongSubject("the route is bound to another zone"));
     }
+    let shown = possession::check(gateway, request, scheme, bearer, &claims)?;
     let anchors = claims.anchors();
     Ok(Caller {
         bearer: bearer.into(),
         claims,
+        shown,
         anchors,
         fresh,
     })

@@ -6,13 +6,14 @@ use std::fmt;
 
 use caracal_chassis::Secret;
 use caracal_model::UnixSeconds;
-use caracal_token::{Rules, UnverifiedToken, Use, VerifyError, verify};
+use caracal_token::{Possession, Rules, Thumbprint, UnverifiedToken, Use, VerifyError, verify};
 use caracal_wire::form;
 use caracal_wire::sts::{ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, TokenResponse, Upstream, field};
 use serde::Deserialize;
 use url::Url;
 
 use super::authenticate::LEEWAY_S;
+use super::possession::Shown;
 use super::revocation::Standing;
 use super::route::{Route, Straight};
 use crate::Gateway;
@@ -101,7 +102,10 @@ pub(crate) async fn redeem(
 fn request_form(route: &Route, standing: &Standing, seen: &Observation) -> String {
     let claims = standing.caller().claims();
     let path = operation_path(route.path());
-    form::encode(&[
+    let shown = standing.caller().shown().map(Shown::keys);
+    let shown = |key: fn(&Possession) -> Option<Thumbprint>| shown.and_then(key).map(|key| key.to_string());
+    let (jkt, x5t) = (shown(|keys| keys.jkt), shown(|keys| keys.x5t_s256));
+    let mut fields = vec![
         (field::APPLICATION_ID, claims.client_id.as_str()),
         (field::GATEWAY_REQUEST_ID, seen.request_id.as_str()),
         (field::GRANT_TYPE, TOKEN_EXCHANGE_GRANT),
@@ -111,7 +115,10 @@ fn request_form(route: &Route, standing: &Standing, seen: &Observation) -> Strin
         (field::SUBJECT_TOKEN, standing.caller().bearer()),
         (field::SUBJECT_TOKEN_TYPE, ACCESS_TOKEN_TYPE),
         (field::ZONE_ID, claims.zone_id.as_str()),
-    ])
+    ];
+    fields.extend(jkt.as_deref().map(|jkt| (field::SENDER_JKT, jkt)));
+    fields.extend(x5t.as_deref().map(|x5t| (field::SENDER_X5T, x5t)));
+    form::encode(&fields)
 }
 
 /// The path operations are declared with: decoded, unless decoding would change its structure. A path whose segments

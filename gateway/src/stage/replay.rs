@@ -4,12 +4,16 @@
 //! A one-shot mandate is burned by its `jti` until it has expired, leeway included: forgetting it earlier would let
 //! it pass again while verifiers still accept it (RFC 7519 section 4.1.4). Whatever fails afterwards, it stays burned.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use caracal_bus::Claim;
+use caracal_token::Claims;
+use caracal_token::dpop::Proof;
 
 use super::authenticate::{Caller, LEEWAY_S};
+use super::possession::{ProofFault, Shown};
 use super::revocation::Standing;
 use crate::Gateway;
 use crate::context::Observation;
@@ -86,27 +90,70 @@ impl Unseen {
 /// Looks in the table of this process. Memory only.
 ///
 /// # Errors
-/// [`Denial::Replayed`], also for a one-shot mandate that a gateway which keeps the only table might have forgotten:
-/// one issued before, or in the second in which, it started.
+/// [`Denial::Replayed`] or [`Denial::Proof`], also for what a gateway which keeps the only table might have forgotten: what
+/// was made before, or in the second in which, it started.
 pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> {
-    if caller.is_reusable() {
+    let Some(once) = Once::of(&caller) else {
         return Ok(Unseen(caller));
-    }
-    let claims = caller.claims();
-    if gateway
+    };
+    let is_forgotten = gateway
         .remembers_since_unix_s
-        .is_some_and(|started| claims.iat <= started)
-    {
-        return Err(Denial::Replayed);
+        .is_some_and(|started| once.made_at_unix_s() <= started);
+    let now = gateway.clock.unix_seconds();
+    if is_forgotten || !gateway.burned.burn(&once.name(), once.until_unix_s(), now) {
+        return Err(once.repeated());
     }
-    let expires = claims.exp.saturating_add(LEEWAY_S);
-    if gateway
-        .burned
-        .burn(claims.jti.as_str(), expires, gateway.clock.unix_seconds())
-    {
-        Ok(Unseen(caller))
-    } else {
-        Err(Denial::Replayed)
+    Ok(Unseen(caller))
+}
+
+/// What may be used once: a one-shot mandate; for a reusable one the proof it came with, if it is bound to a key. The proof of a
+/// one-shot mandate is for that mandate only (`ath`), so it is used up with it.
+enum Once<'a> {
+    Mandate(&'a Claims),
+    Proof(&'a Proof),
+}
+
+impl<'a> Once<'a> {
+    fn of(caller: &'a Caller) -> Option<Self> {
+        if caller.is_reusable() {
+            caller.shown().and_then(Shown::proof).map(Self::Proof)
+        } else {
+            Some(Self::Mandate(caller.claims()))
+        }
+    }
+
+    /// Its name among all that are used once: the id of a mandate, which holds no colon, or the key and id of a proof.
+    fn name(&self) -> Cow<'a, str> {
+        match self {
+            Self::Mandate(claims) => claims.jti.as_str().into(),
+            Self::Proof(proof) => {
+                let id = caracal_token::digest(proof.jti.as_bytes());
+                format!("proof:{}:{}", proof.jkt, hex::encode(id)).into()
+            }
+        }
+    }
+
+    fn made_at_unix_s(&self) -> i64 {
+        match self {
+            Self::Mandate(claims) => claims.iat,
+            Self::Proof(proof) => proof.made_at.get(),
+        }
+    }
+
+    /// Until when nobody would accept it anyway.
+    fn until_unix_s(&self) -> i64 {
+        match self {
+            Self::Mandate(claims) => claims.exp.saturating_add(LEEWAY_S),
+            Self::Proof(proof) => proof.until.get(),
+        }
+    }
+
+    /// What a second use is answered.
+    fn repeated(&self) -> Denial {
+        match self {
+            Self::Mandate(_) => Denial::Replayed,
+            Self::Proof(_) => Denial::Proof(ProofFault::Used),
+        }
     }
 }
 
@@ -125,7 +172,8 @@ pub(crate) fn is_remembered(iat_unix_s: i64, remembers_since_unix_ms: i64) -> bo
     iat_unix_s.saturating_mul(1_000) >= remembers_since_unix_ms.saturating_add(CLOCKS_APART_MS)
 }
 
-/// Burns the mandate for every gateway. One round trip for a one-shot mandate, none for a reusable one.
+/// Burns the mandate, or the proof it came with, for every gateway. One round trip; none for a reusable mandate that is bound
+/// to no key.
 ///
 /// # Errors
 /// [`Denial::Replayed`]; [`Denial::ReplayUndecided`] when the shared table does not answer, or has lost its memory since
@@ -135,15 +183,13 @@ pub(crate) async fn claim(
     standing: &Standing,
     seen: &Observation,
 ) -> Result<FirstUse, Denial> {
-    let caller = standing.caller();
-    if caller.is_reusable() {
+    let Some(once) = Once::of(standing.caller()) else {
         return Ok(FirstUse(()));
-    }
-    let claims = caller.claims();
+    };
     gateway.metrics.replay_claims.inc();
-    let key = format!("seen:jti:{}", claims.jti);
-    let kept_s = LEEWAY_S.saturating_add(TABLE_AHEAD_S);
-    let expires_ms = claims.exp.saturating_add(kept_s).saturating_mul(1_000);
+    let key = format!("seen:jti:{}", once.name());
+    let kept_until_s = once.until_unix_s().saturating_add(TABLE_AHEAD_S);
+    let expires_ms = kept_until_s.saturating_mul(1_000);
     match gateway
         .bus
         .claim_once(&key, seen.request_id.as_str(), expires_ms)
@@ -151,14 +197,14 @@ pub(crate) async fn claim(
     {
         Ok(Claim::First {
             remembers_since_unix_ms,
-        }) if is_remembered(claims.iat, remembers_since_unix_ms) => Ok(FirstUse(())),
+        }) if is_remembered(once.made_at_unix_s(), remembers_since_unix_ms) => Ok(FirstUse(())),
         Ok(Claim::First { .. }) => {
             tracing::warn!(
                 "the shared replay table is younger than the mandate, whose first use it may have forgotten"
             );
             Err(Denial::ReplayUndecided)
         }
-        Ok(Claim::Repeated) => Err(Denial::Replayed),
+        Ok(Claim::Repeated) => Err(once.repeated()),
         Err(error) if gateway.config.jti_fail_open => {
             tracing::warn!(%error, "the shared replay table failed; JTI_FAIL_OPEN lets the request pass");
             Ok(FirstUse(()))

@@ -19,6 +19,7 @@ mod replay;
 mod replicas;
 mod rig;
 mod routes;
+mod sender_constraint;
 mod spy_bus;
 mod streaming;
 mod sts;

@@ -55,6 +55,8 @@ impl Agreed {
 pub(crate) struct Reissue {
     pub(crate) sid: AuthorityRecordId,
     pub(crate) jti: TokenId,
+    /// The keys it is bound to, as JSON; `null` when there are none.
+    pub(crate) cnf: Value,
     /// Unix seconds.
     pub(crate) issued_at: i64,
     /// Unix seconds.
@@ -187,6 +189,11 @@ async fn reissue(sts: &Sts, origin: &Origin, caller: &Caller, found: &Approval) 
         jti: jti
             .and_then(|jti| jti.try_into().ok())
             .ok_or(Refusal::ApprovalConsumed)?,
+        cnf: used
+            .claims_json
+            .as_ref()
+            .and_then(|claims| claims.get("cnf").cloned())
+            .unwrap_or_default(),
         issued_at: used.issued_at,
         expires_at: used.expires_at,
         granted: granted_then(found),

@@ -419,6 +419,9 @@ fn put_token(metadata: &mut Map<String, Value>, minted: &Minted) {
     ] {
         metadata.insert(name.to_owned(), value);
     }
+    if let Some(keys) = &claims.cnf {
+        metadata.insert("token_confirmation".to_owned(), json!(keys));
+    }
 }
 
 fn push_reason(diagnostics: &mut Value, refusal: &Refusal) {

@@ -88,6 +88,10 @@ pub(crate) async fn mint(
 ) -> Result<Minted, Refusal> {
     let mut claims = claims(basis, granted, lifetime)?;
     if let Some(Agreed::Used(_, reissue)) = agreed {
+        // Another key would make it another token.
+        if json!(claims.cnf) != reissue.cnf {
+            return Err(Refusal::ApprovalConsumed);
+        }
         repeat(&mut claims, reissue);
     }
     let model;
@@ -165,6 +169,11 @@ fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result
         delegation_path: chain.map(|chain| chain.path.clone()).unwrap_or_default(),
         delegation_chain: chain.map(hops).unwrap_or_default(),
         act: actor(basis, sub_type),
+        // What the gateway holds is not held by whoever showed the key.
+        cnf: match r#use {
+            Use::Resource => None,
+            Use::Session | Use::Gateway => basis.shown.confirmation(),
+        },
         hop_count: chain.map_or(0, caracal_model::delegation::Chain::hop_count),
         delegation_graph_epoch: basis.references.epoch,
     })
@@ -236,7 +245,7 @@ fn repeat(claims: &mut Claims, reissue: &Reissue) {
 /// Uses the approval and records the mandate, both or neither.
 async fn consume(basis: &Basis<'_>, claims: &Claims, approval: &Approval) -> Result<(), Refusal> {
     let mut record = record_of(claims);
-    record.claims = Some(json!({"approval_id": approval.id, "jti": claims.jti}));
+    record.claims = Some(json!({"approval_id": approval.id, "jti": claims.jti, "cnf": claims.cnf}));
     match approval::consume(&basis.sts.database, &approval.id, &record).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(Refusal::ApprovalConsumed),

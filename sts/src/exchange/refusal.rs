@@ -13,6 +13,7 @@ use caracal_wire::error::ErrorCode;
 use http::StatusCode;
 
 use super::approval::hold::Hold;
+use super::possession::ProofFault;
 
 /// Why an exchange is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,12 @@ pub(crate) enum Refusal {
     FederationIssuer,
     NoResource,
     SubjectToken,
+    /// The presented mandate is bound to a key its sender has not shown.
+    SenderKey,
+    /// The proof of possession is not acceptable.
+    Proof(ProofFault),
+    /// The proof of possession has to answer a nonce of this server.
+    ProofNonce,
     Reference(ReferenceError),
     Lineage(LineageError),
     ApprovalUnknown,
@@ -76,6 +83,8 @@ pub(crate) enum Refusal {
     RevocationStale,
     /// Nobody can tell whether the client's assertion was used before.
     AssertionStoreUnavailable,
+    /// Nobody can tell whether a proof was used before.
+    ProofStoreUnavailable,
     ZoneUnavailable,
     SessionStateUnavailable,
     PolicyEvaluation,
@@ -232,6 +241,22 @@ impl Refusal {
                 E::StsUnavailable,
                 "client assertions cannot be checked now".into(),
             ),
+            Self::ProofStoreUnavailable => (
+                503,
+                E::StsUnavailable,
+                "proofs of possession cannot be checked now".into(),
+            ),
+            Self::SenderKey => (
+                401,
+                E::InvalidToken,
+                "subject_token is bound to a key that was not shown".into(),
+            ),
+            Self::Proof(fault) => (400, E::InvalidDpopProof, fault.to_string().into()),
+            Self::ProofNonce => (
+                400,
+                E::UseDpopNonce,
+                "the proof has to answer the nonce of this answer".into(),
+            ),
             Self::ZoneUnavailable => (503, E::StsUnavailable, "zone configuration unavailable".into()),
             Self::SessionStateUnavailable => (503, E::StsUnavailable, "session state unavailable".into()),
             Self::PolicyEvaluation => (503, E::PolicyEvalFailed, "policy evaluation failed".into()),
@@ -293,7 +318,7 @@ impl Refusal {
             | Self::ZoneInvalid { .. } => Some(status::CLIENT_AUTH_FAILED),
             Self::FederationFields => Some(status::SUBJECT_FEDERATION_INVALID),
             Self::FederationIssuer => Some(status::SUBJECT_FEDERATION_REJECTED),
-            Self::SubjectToken => Some(status::SUBJECT_TOKEN_INVALID),
+            Self::SubjectToken | Self::SenderKey => Some(status::SUBJECT_TOKEN_INVALID),
             Self::Reference(_) | Self::Lineage(_) | Self::DelegationExpired => {
                 Some(status::REFERENCE_REFUSED)
             }
@@ -314,6 +339,9 @@ impl Refusal {
             Self::NoResource
             | Self::PolicyDenied(_)
             | Self::RateLimited(_)
+            | Self::Proof(_)
+            | Self::ProofNonce
+            | Self::ProofStoreUnavailable
             | Self::NotThroughGateway
             | Self::TtlNegative
             | Self::TtlTooLong
@@ -353,7 +381,10 @@ impl Refusal {
             | Self::AssertionStoreUnavailable
             | Self::ZoneInvalid { .. } => "client",
             Self::GatewaySignature => "gateway_signature",
-            Self::SubjectToken | Self::FederationFields | Self::FederationIssuer => "subject_token",
+            Self::Proof(_) | Self::ProofNonce | Self::ProofStoreUnavailable => "proof",
+            Self::SubjectToken | Self::SenderKey | Self::FederationFields | Self::FederationIssuer => {
+                "subject_token"
+            }
             Self::Reference(_) => "reference",
             Self::Lineage(_) | Self::DelegationExpired => "delegation",
             Self::Hold(_) => "hold",
@@ -425,6 +456,7 @@ impl Refusal {
             Self::ChallengeCooldown => Some(300),
             Self::VerifierBusy
             | Self::AssertionStoreUnavailable
+            | Self::ProofStoreUnavailable
             | Self::RevocationStale
             | Self::PolicyEvaluation
             | Self::ZoneUnavailable

@@ -2,13 +2,14 @@
 
 use caracal_chassis::Secret;
 use caracal_model::ScopeSet;
-use caracal_token::TokenType;
+use caracal_token::{Possession, Thumbprint, TokenType};
 use caracal_wire::form::{self, Form, FormError};
 use caracal_wire::sts::{
     ACCESS_TOKEN_TYPE, CLIENT_ASSERTION_JWT, ID_TOKEN_TYPE, JWT_TYPE, TOKEN_EXCHANGE_GRANT, field,
 };
 
 use super::client::ClientAssertion;
+use super::possession::Sender;
 use super::refusal::Refusal;
 
 /// A token exchange as requested.
@@ -38,6 +39,8 @@ pub(crate) struct ExchangeRequest {
     /// 0 when the form names none.
     pub(crate) ttl_seconds: i64,
     pub(crate) requested: RequestedToken,
+    /// What the sender says about the keys it holds.
+    pub(crate) sender: Sender,
     /// The upstream operation; believed only when a gateway says so.
     pub(crate) unverified_method: String,
     pub(crate) unverified_path: String,
@@ -173,6 +176,13 @@ impl ExchangeRequest {
             }),
             ttl_seconds,
             requested,
+            sender: Sender {
+                proof: None,
+                unverified_shown: Possession {
+                    jkt: form.get(field::SENDER_JKT).and_then(Thumbprint::parse),
+                    x5t_s256: form.get(field::SENDER_X5T).and_then(Thumbprint::parse),
+                },
+            },
             unverified_method: form
                 .get(field::REQUEST_METHOD)
                 .unwrap_or_default()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use caracal_model::UnixSeconds;
 use caracal_policy::Decision;
-use caracal_token::Use;
+use caracal_token::{Possession, Use};
 use caracal_wire::audit::status;
 
 use super::authorize;
@@ -68,6 +68,8 @@ pub(crate) struct Basis<'a> {
     pub(crate) references: &'a References,
     /// The caller, when it asks with a control key for nothing but the control endpoint.
     pub(crate) control_key: Option<&'a ControlKey>,
+    /// The keys the sender has shown.
+    pub(crate) shown: Possession,
     /// Whether a human has agreed to exactly this.
     pub(crate) is_agreed: bool,
     pub(crate) now: UnixSeconds,

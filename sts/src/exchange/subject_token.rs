@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use caracal_model::delegation::ReferenceError;
 use caracal_model::{Anchors, UnixSeconds};
-use caracal_token::{Claims, Rules, UnverifiedToken, Use, verify};
+use caracal_token::{Claims, Possession, Rules, UnverifiedToken, Use, verify};
 
 use super::client::{Caller, Via};
 use super::refusal::Refusal;
@@ -30,12 +30,14 @@ impl Presented {
 /// signature check; at most four map reads for its anchors.
 ///
 /// # Errors
-/// [`Refusal::SubjectToken`] for a token that is not a mandate of the class this exchange takes, and
+/// [`Refusal::SubjectToken`] for a token that is not a mandate of the class this exchange takes, [`Refusal::SenderKey`] for
+/// one that is bound to a key its sender has not shown, and
 /// [`Refusal::Reference`] for one that is revoked, is not the caller's or does not fit the form.
 pub(crate) fn present(
     sts: &Sts,
     request: &ExchangeRequest,
     caller: &Caller,
+    shown: &Possession,
     now: UnixSeconds,
 ) -> Result<Option<Presented>, Refusal> {
     let Some(subject_token) = &request.subject_token else {
@@ -49,6 +51,9 @@ pub(crate) fn present(
     };
     let claims =
         prove(sts, subject_token.token.expose(), caller, &rules, now).ok_or(Refusal::SubjectToken)?;
+    if claims.cnf.as_ref().is_some_and(|asked| !asked.is_met_by(shown)) {
+        return Err(Refusal::SenderKey);
+    }
     check_record(sts, request, caller, &claims)?;
     check_bindings(request, &claims)?;
     Ok(Some(Presented { claims }))

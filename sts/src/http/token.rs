@@ -9,7 +9,8 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
-use caracal_model::ZoneId;
+use caracal_model::{UnixSeconds, ZoneId};
+use caracal_token::dpop::{NONCE_HEADER, PROOF_HEADER};
 use caracal_wire::form::Form;
 use caracal_wire::header::TIMEOUT_MS;
 use caracal_wire::sts::{FORM_MEDIA_TYPE, TokenResponse, field};
@@ -22,6 +23,7 @@ use super::gateway::{self, NotOurGateway};
 use super::standard::{Problem, client_name};
 use crate::exchange::client::Via;
 use crate::exchange::evidence::{self, Known, Origin};
+use crate::exchange::possession::PresentedProof;
 use crate::exchange::refusal::Refusal;
 use crate::exchange::request::{self, ExchangeRequest};
 use crate::limit::lockout::Suspect;
@@ -37,14 +39,17 @@ pub(super) async fn exchange(
     request: Request,
 ) -> Response {
     let origin = origin(&sts, peer, &request_id, request.headers());
-    match token(&sts, &origin, request, Naming::InForm).await {
-        Ok(answer) => issued(&answer),
+    let nonce = Nonce::for_answer(&sts, request.headers());
+    let outcome = token(&sts, &origin, request, Naming::InForm).await;
+    let response = match &outcome {
+        Ok(answer) => issued(answer),
         Err(Refused::Exchange(refusal)) => {
-            note(&sts, &origin, &refusal);
-            refused(&refusal, &origin.request_id)
+            note(&sts, &origin, refusal);
+            refused(refusal, &origin.request_id)
         }
         Err(Refused::Client(problem)) => problem.respond(&origin.request_id),
-    }
+    };
+    nonce.put(response)
 }
 
 /// The token endpoint of one zone, as its metadata names it: the same exchange, standard client authentication and error
@@ -57,17 +62,42 @@ pub(super) async fn exchange_in_zone(
     request: Request,
 ) -> Response {
     let origin = origin(&sts, peer, &request_id, request.headers());
-    match token(&sts, &origin, request, Naming::Standard { zone: &zone }).await {
-        Ok(answer) => issued(&answer),
+    let nonce = Nonce::for_answer(&sts, request.headers());
+    let outcome = token(&sts, &origin, request, Naming::Standard { zone: &zone }).await;
+    let response = match &outcome {
+        Ok(answer) => issued(answer),
         Err(Refused::Exchange(refusal)) => {
-            note(&sts, &origin, &refusal);
+            note(&sts, &origin, refusal);
             match refusal {
                 // What a client needs to wait for the approval and to present it is the same everywhere.
-                Refusal::Hold(_) => refused(&refusal, &origin.request_id),
-                refusal => Problem::from(&refusal).respond(&origin.request_id),
+                Refusal::Hold(_) => refused(refusal, &origin.request_id),
+                refusal => Problem::from(refusal).respond(&origin.request_id),
             }
         }
         Err(Refused::Client(problem)) => problem.respond(&origin.request_id),
+    };
+    nonce.put(response)
+}
+
+/// The nonce for the next proof (RFC 9449 section 8.2): given to whoever sends proofs, where proofs have to answer one.
+struct Nonce(Option<HeaderValue>);
+
+impl Nonce {
+    fn for_answer(sts: &Sts, headers: &HeaderMap) -> Self {
+        if !headers.contains_key(PROOF_HEADER) {
+            return Self(None);
+        }
+        let nonce = sts.proof_nonces.give(UnixSeconds(sts.clock.unix_seconds()));
+        Self(HeaderValue::try_from(nonce).ok())
+    }
+
+    fn put(self, mut response: Response) -> Response {
+        if let Some(nonce) = self.0 {
+            response
+                .headers_mut()
+                .insert(http::HeaderName::from_static(NONCE_HEADER), nonce);
+        }
+        response
     }
 }
 
@@ -145,6 +175,10 @@ async fn token(
     let ttl_seconds = request::check_supported(&form)?;
     let via = authenticate_gateway(sts, origin, &parts, &body, &form);
     let mut request = ExchangeRequest::read(&form, ttl_seconds);
+    if let Ok(request) = &mut request {
+        let address = || format!("{}{}", sts.issuer.trim_end_matches('/'), parts.uri.path());
+        request.sender.proof = PresentedProof::of(&parts.headers, address);
+    }
     if let (Naming::Standard { zone }, Ok(request)) = (naming, &mut request) {
         let client = client_name(&parts.headers, &form).map_err(Refused::Client)?;
         zone.clone_into(&mut request.zone_id);

@@ -7,10 +7,10 @@ use axum::response::{IntoResponse, Response};
 use caracal_chassis::server::{Peer, RequestId};
 use caracal_model::UnixSeconds;
 use caracal_token::Claims;
-use caracal_wire::sts::BEARER;
 use serde_json::{Value, json};
 
 use super::{Management, Problem, authenticated};
+use crate::exchange::possession::token_type;
 use crate::http::answer::NO_STORE;
 use crate::introspection::{self, Undecided};
 use crate::state::Sts;
@@ -77,6 +77,6 @@ fn document(claims: &Claims) -> Value {
         return inactive();
     };
     document.insert("active".to_owned(), json!(true));
-    document.insert("token_type".to_owned(), json!(BEARER));
+    document.insert("token_type".to_owned(), json!(token_type(claims)));
     Value::Object(document)
 }

@@ -90,6 +90,7 @@ impl From<&Refusal> for Problem {
         let answer = refusal.answer();
         let (status, code) = match refusal {
             Refusal::Client | Refusal::ZoneInvalid { .. } => (StatusCode::UNAUTHORIZED, "invalid_client"),
+            Refusal::Proof(_) | Refusal::ProofNonce => (answer.status, answer.code.as_str()),
             Refusal::GrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
             Refusal::EmptyResource
             | Refusal::NoResource
@@ -100,7 +101,9 @@ impl From<&Refusal> for Problem {
             }
             Refusal::NotThroughGateway => (StatusCode::BAD_REQUEST, "unauthorized_client"),
             // RFC 8693 section 2.2.2: a subject token that is not acceptable makes the request invalid.
-            Refusal::SubjectToken | Refusal::FederationIssuer => (StatusCode::BAD_REQUEST, "invalid_request"),
+            Refusal::SubjectToken | Refusal::SenderKey | Refusal::FederationIssuer => {
+                (StatusCode::BAD_REQUEST, "invalid_request")
+            }
             _ => match (answer.code, answer.status) {
                 (_, status) if status == StatusCode::TOO_MANY_REQUESTS => (status, "temporarily_unavailable"),
                 (_, status) if status == StatusCode::SERVICE_UNAVAILABLE => {
