@@ -133,7 +133,8 @@ fn operator() -> Caller {
     }
 }
 
-/// Signature by a key of the zone the token names, then issuer, audience, time and use.
+/// Signature by a key of the zone the token names, then issuer, audience, time and use. One that is bound to a key is never
+/// taken from whoever has it (RFC 9449 section 7.2), and nothing here takes a proof of the key.
 pub(crate) async fn prove(coordinator: &Coordinator, bearer: &str) -> Result<Claims, Refusal> {
     let invalid = || Refusal::unauthorized("invalid_token");
     let unverified = UnverifiedToken::parse(bearer).map_err(|_malformed| invalid())?;
@@ -150,8 +151,13 @@ pub(crate) async fn prove(coordinator: &Coordinator, bearer: &str) -> Result<Cla
         uses: &[Use::Session],
     };
     let now = UnixSeconds(coordinator.clock.unix_seconds());
-    verify(unverified, &fetched.keys, &rules, now).map_err(|refused| {
+    let claims = verify(unverified, &fetched.keys, &rules, now).map_err(|refused| {
         tracing::info!(%refused, "a mandate is refused");
         invalid()
-    })
+    })?;
+    if claims.cnf.is_some() {
+        tracing::info!("a mandate that is bound to a key is refused");
+        return Err(invalid());
+    }
+    Ok(claims)
 }

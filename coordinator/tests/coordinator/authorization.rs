@@ -115,6 +115,12 @@ async fn every_route_refuses_whoever_is_not_entitled() {
             "invalid_token",
         ),
         (
+            "a mandate that is bound to a key",
+            signed(app_a().with(|claims| claims.cnf = Some(caracal_testing::ProofKey::new().confirmation()))),
+            401,
+            "invalid_token",
+        ),
+        (
             "another scope",
             signed(app_a().scope("crm:read")),
             403,

@@ -107,9 +107,16 @@ pub fn is_reserved_credential_header(name: &str) -> bool {
 pub fn is_removed_from_request(name: &str) -> bool {
     has_prefix(name, "x-caracal-")
         || has_prefix(name, "x-forwarded-")
-        || ["forwarded", "x-real-ip", "authorization", PROOF]
-            .iter()
-            .any(|held| is_same_name(held, name))
+        || [
+            "forwarded",
+            "x-real-ip",
+            "authorization",
+            PROOF,
+            "client-cert",
+            "client-cert-chain",
+        ]
+        .iter()
+        .any(|held| is_same_name(held, name))
         || (name.contains('_') && is_reserved_credential_header(name))
 }
 
