@@ -195,15 +195,17 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
         field::REQUEST_METHOD,
         field::REQUEST_PATH,
         field::RESOURCE,
+        field::SENDER_JKT,
+        field::SENDER_X5T,
         field::SUBJECT_TOKEN,
         field::SUBJECT_TOKEN_TYPE,
         field::ZONE_ID,
     ];
+    let sent = names
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), form.get(name)?.to_owned())));
     let exchange = Exchange {
-        form: names
-            .iter()
-            .map(|name| ((*name).to_owned(), value(name)))
-            .collect(),
+        form: sent.collect(),
         request_id: headers["x-request-id"].to_str().unwrap().to_owned(),
     };
     let grant = state.grant.lock().unwrap().clone();
