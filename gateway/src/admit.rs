@@ -78,14 +78,18 @@ pub(crate) async fn admit(
     let unseen = replay::look(gateway, caller)?;
     let standing = revocation::check(gateway, unseen)?;
     forward::within_limits(gateway, request)?;
-    let (credential, first_use) = tokio::join!(
-        times.time(
-            Stage::Exchange,
-            exchange::redeem(gateway, &route, &standing, seen)
-        ),
-        times.time(Stage::Replay, replay::claim(gateway, &standing, seen)),
+    let redeem = times.time(
+        Stage::Exchange,
+        exchange::redeem(gateway, &route, &standing, seen),
     );
-    let (first_use, credential) = (first_use?, credential?);
+    let claim = times.time(Stage::Replay, replay::claim(gateway, &standing, seen));
+    let (first_use, credential) = if replay::is_free_for_its_sender(&standing) {
+        let credential = redeem.await?;
+        (claim.await?, credential)
+    } else {
+        let (credential, first_use) = tokio::join!(redeem, claim);
+        (first_use?, credential?)
+    };
     let reachable = times
         .time(Stage::Resolve, forward::reach(gateway, &credential))
         .await?;

@@ -238,12 +238,14 @@ fn read_tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
 
 fn read_public_urls(reader: &mut Reader<'_>) -> Vec<String> {
     let urls = reader.list("GATEWAY_PUBLIC_URLS");
-    let unreadable = urls.iter().find(|url| Target::parse(url).is_none());
+    let unreadable = urls
+        .iter()
+        .find(|url| url.contains(['?', '#']) || Target::parse(url).is_none());
     reader.check(
         unreadable.is_none(),
         "GATEWAY_PUBLIC_URLS",
         format!(
-            "holds {:?}, not an http or https URL",
+            "holds {:?}, not an http or https URL without query and fragment",
             unreadable.map_or("", String::as_str)
         ),
         "write e.g. https://gateway.example.com",

@@ -98,6 +98,11 @@ pub async fn run(
         .map(TrustFile::combine)
         .transpose()?;
     let ca_file = trust_file.as_ref().map(TrustFile::path);
+    if config.public_urls.is_empty() {
+        tracing::warn!(
+            "GATEWAY_PUBLIC_URLS is empty: proofs of possession are compared with the host that each request asks for"
+        );
+    }
     let gateway = Arc::new(build(config, deps, ca_file.clone())?);
     let main = server::bind(gateway.config.address).await?;
     let admin = server::bind(gateway.config.admin_address).await?;

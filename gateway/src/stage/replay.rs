@@ -90,8 +90,9 @@ impl Unseen {
 /// Looks in the table of this process. Memory only.
 ///
 /// # Errors
-/// [`Denial::Replayed`] or [`Denial::Proof`], also for what a gateway which keeps the only table might have forgotten: what
-/// was made before, or in the second in which, it started.
+/// [`Denial::Replayed`] or [`Denial::Proof`]. What a gateway which keeps the only table might have forgotten, because it was made
+/// before the gateway started or in the same second, counts as used when it is a mandate, and is [`Denial::ReplayUndecided`]
+/// when it is a proof, of which the sender can make another one.
 pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> {
     let Some(once) = Once::of(&caller) else {
         return Ok(Unseen(caller));
@@ -100,7 +101,10 @@ pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> 
         .remembers_since_unix_s
         .is_some_and(|started| once.made_at_unix_s() <= started);
     let now = gateway.clock.unix_seconds();
-    if is_forgotten || !gateway.burned.burn(&once.name(), once.until_unix_s(), now) {
+    if is_forgotten {
+        return Err(once.undecided());
+    }
+    if !gateway.burned.burn(&once.name(), once.until_unix_s(), now) {
         return Err(once.repeated());
     }
     Ok(Unseen(caller))
@@ -148,6 +152,14 @@ impl<'a> Once<'a> {
         }
     }
 
+    /// What is answered when a first use may have been forgotten.
+    fn undecided(&self) -> Denial {
+        match self {
+            Self::Mandate(_) => Denial::Replayed,
+            Self::Proof(_) => Denial::ReplayUndecided,
+        }
+    }
+
     /// What a second use is answered.
     fn repeated(&self) -> Denial {
         match self {
@@ -155,6 +167,12 @@ impl<'a> Once<'a> {
             Self::Proof(_) => Denial::Proof(ProofFault::Used),
         }
     }
+}
+
+/// Whether what is claimed costs its sender nothing: mints have budgets, proofs have none. Then it is remembered only for a call
+/// that is granted, so that refused calls fill no table.
+pub(crate) fn is_free_for_its_sender(standing: &Standing) -> bool {
+    matches!(Once::of(standing.caller()), Some(Once::Proof(_)))
 }
 
 /// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere.

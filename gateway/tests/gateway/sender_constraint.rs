@@ -205,6 +205,21 @@ async fn a_proof_is_used_once_and_costs_a_round_trip_only_where_the_mandate_does
 }
 
 #[tokio::test]
+async fn proofs_of_calls_that_are_refused_are_not_remembered_for_every_gateway() {
+    let rig = Rig::start().await;
+    let key = ProofKey::new();
+    let mandate = rig.sts.sign(bound(reusable(), &key));
+    let refusal = r#"{"error":"access_denied"}"#.into();
+    rig.sts
+        .grant(crate::sts::Grant::Raw(403, "application/json", refusal));
+    for _ in 0..20 {
+        let proof = key.proof("GET", HERE).token(&mandate).sign();
+        assert_eq!(rig.send(request("DPoP", &mandate, &[proof])).await.status, 403);
+    }
+    assert_eq!(claims(&rig), 0);
+}
+
+#[tokio::test]
 async fn proofs_are_for_the_public_address_where_one_is_configured() {
     let urls = "https://gw.example.com, https://example.com/agents/";
     let rig = Rig::with(&[("GATEWAY_PUBLIC_URLS", urls)]).await;

@@ -309,6 +309,8 @@ impl Refusal {
             | Self::SubjectTokenType
             | Self::SubjectTokenTypeMissing
             | Self::SubjectTokenMissing
+            // The first step of a client that has no nonce yet (RFC 9449 section 8).
+            | Self::ProofNonce
             | Self::RequestedTokenType => None,
             Self::GatewaySignature
             | Self::LockedOut
@@ -340,7 +342,6 @@ impl Refusal {
             | Self::PolicyDenied(_)
             | Self::RateLimited(_)
             | Self::Proof(_)
-            | Self::ProofNonce
             | Self::ProofStoreUnavailable
             | Self::NotThroughGateway
             | Self::TtlNegative

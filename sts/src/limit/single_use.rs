@@ -12,6 +12,9 @@ use caracal_model::UnixSeconds;
 /// How much longer than asked an id is remembered, in seconds: a store whose clock is ahead by less forgets none too early.
 const STORE_AHEAD_S: i64 = 60;
 
+/// How far the clocks of this process and of the store may be apart, in milliseconds.
+const CLOCKS_APART_MS: i64 = 1_000;
+
 /// Why nobody can tell whether an id was used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Undecided {
@@ -57,7 +60,11 @@ impl SingleUse {
             Claim::Repeated => Ok(false),
             Claim::First {
                 remembers_since_unix_ms,
-            } if remembers_since_unix_ms > made_at.get().saturating_mul(1_000) => Err(Undecided::Forgotten),
+            } if remembers_since_unix_ms.saturating_add(CLOCKS_APART_MS)
+                > made_at.get().saturating_mul(1_000) =>
+            {
+                Err(Undecided::Forgotten)
+            }
             Claim::First { .. } => Ok(true),
         }
     }

@@ -36,8 +36,8 @@ impl Workload {
     }
 }
 
-/// Authenticates the caller: one statement and, the first time, one derivation of the secret, in the same bounded queue as
-/// clients and at the same cost for ids that do not exist. Only a workload that exists is counted, so a stranger can
+/// Authenticates the caller: one statement and, the first time, one derivation of the secret, both with a place in the same
+/// bounded queue as clients, and at the same cost for ids that do not exist. Only a workload that exists is counted, so a stranger can
 /// neither fill memory nor use up somebody's budget.
 ///
 /// # Errors
@@ -48,6 +48,9 @@ pub(super) async fn authenticate(sts: &Sts, claim: &Claim, endpoint: &str) -> Re
     if sts.lockout.is_blocked(suspect, sts.clock.unix_micros()) {
         return Err(RunRefusal::Common(Refusal::LockedOut));
     }
+    // Only who has a place costs a statement.
+    let place = sts.secrets.enter(claim.source);
+    let place = place.ok_or(RunRefusal::Common(Refusal::VerifierBusy))?;
     let found = find(sts, &claim.unverified_id).await.map_err(|error| {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -56,17 +59,21 @@ pub(super) async fn authenticate(sts: &Sts, claim: &Claim, endpoint: &str) -> Re
         RunRefusal::Common(Refusal::ZoneUnavailable)
     })?;
     let stored: Option<Arc<str>> = found.as_ref().map(|found| Arc::from(found.secret_hash.as_str()));
-    if let Err(refusal) = verify(sts, claim, stored.as_ref()).await {
-        if refusal == RunRefusal::Workload {
-            let locks_out = sts.lockout.count_failure(suspect, sts.clock.unix_micros());
-            if let Some(found) = &found {
-                evidence::not_authenticated(sts, claim, &found.zone_id).await;
-            }
-            if locks_out {
-                return Err(RunRefusal::Common(Refusal::LockedOut));
-            }
+    let is_known = stored
+        .as_ref()
+        .is_some_and(|stored| sts.secrets.knows(&claim.secret, stored));
+    let is_proven = is_known || sts.secrets.derive(&place, &claim.secret, stored.as_ref()).await;
+    drop(place);
+    if !is_proven {
+        let locks_out = sts.lockout.count_failure(suspect, sts.clock.unix_micros());
+        if let Some(found) = &found {
+            evidence::not_authenticated(sts, claim, &found.zone_id).await;
         }
-        return Err(refusal);
+        return Err(if locks_out {
+            RunRefusal::Common(Refusal::LockedOut)
+        } else {
+            RunRefusal::Workload
+        });
     }
     let found = found.ok_or(RunRefusal::Workload)?;
     let zone = match sts.zones.model(&found.zone_id).await {
@@ -89,19 +96,6 @@ async fn find(sts: &Sts, id: &str) -> Result<Option<workload::Credentials>, Stor
     }
     let mut tx = sts.database.read_in(ZoneScope::All).await?;
     workload::credentials(&mut tx, id).await
-}
-
-async fn verify(sts: &Sts, claim: &Claim, stored: Option<&Arc<str>>) -> Result<(), RunRefusal> {
-    if stored.is_some_and(|stored| sts.secrets.knows(&claim.secret, stored)) {
-        return Ok(());
-    }
-    let place = sts.secrets.enter(claim.source);
-    let place = place.ok_or(RunRefusal::Common(Refusal::VerifierBusy))?;
-    if sts.secrets.derive(&place, &claim.secret, stored).await {
-        Ok(())
-    } else {
-        Err(RunRefusal::Workload)
-    }
 }
 
 /// The budgets are those of mints, under names no resource has: identifiers of rows are never words with a colon.
@@ -175,8 +169,14 @@ mod tests {
         let rig = Rig::new().await;
         let source = claim(1).source;
         let places: Vec<_> = std::iter::from_fn(|| rig.sts.secrets.enter(source)).collect();
+        let before = rig.counts().statements;
         let refusal = authenticate(&rig.sts, &claim(1), "manifest").await.unwrap_err();
         assert_eq!(refusal, RunRefusal::Common(Refusal::VerifierBusy));
+        assert_eq!(
+            rig.counts().statements,
+            before,
+            "nor is anything asked of the database"
+        );
         drop(places);
     }
 }
