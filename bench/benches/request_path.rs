@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use caracal_model::{ScopeSet, UnixSeconds};
 use caracal_policy::{
-    Action, ActionKind, Bundle, Decision, Input, PolicyError, Principal, PrincipalType, Resource,
+    Action, ActionKind, Bundle, Decision, Input, PolicyError, Principal, PrincipalType, Regime, Resource,
     SubjectClaims, decide,
 };
 use caracal_token::{Claims, JwkSet, KeySet, Rules, SigningKey, UnverifiedToken, Use, fingerprint, verify};
@@ -111,7 +111,7 @@ fn decide_use(bundle: &Bundle, claims: &Claims, labels: &[String]) -> Result<Dec
         challenge_resolved: false,
         requested_scopes: &none,
     };
-    decide(bundle, black_box(&input))
+    decide(bundle, black_box(&input), Regime::Restrict)
 }
 
 fn contract(criterion: &mut Criterion) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use caracal_storage::Database;
 use caracal_token::{client_secret, envelope::Keyring};
 use tokio::sync::Semaphore;
 
+use crate::evaluation::EvaluationPool;
 use crate::refusal::Refusal;
 use crate::token_service::TokenService;
 
@@ -34,6 +35,8 @@ pub(crate) struct Control {
     pub(crate) token_service: TokenService,
     /// Lets only a few hashes run at a time.
     pub(crate) hashing: Semaphore,
+    /// Lets only a few texts of policies be looked at at a time.
+    pub(crate) evaluations: EvaluationPool,
 }
 
 impl Control {

@@ -22,6 +22,7 @@ mod config;
 mod connection;
 mod control;
 mod cursor;
+mod evaluation;
 mod http;
 mod ids;
 mod job;

@@ -129,13 +129,13 @@ pub(crate) async fn archive(
 /// do not make the text a bad one. Bounded processor time, off the request threads.
 ///
 /// # Errors
-/// A refusal when the process is ending.
-pub(crate) async fn describe(content: String) -> Result<Value, Refusal> {
-    let looked_at = tokio::task::spawn_blocking(move || {
+/// [`Code::RateLimited`] and [`Code::InvalidPolicyBundle`] when it takes too long.
+pub(crate) async fn describe(control: &Control, content: String) -> Result<Value, Refusal> {
+    let looked_at = control.evaluations.run(move || {
         let found = Bundle::check(&[("policy", &content)]).err();
         (document::preview(&content), found)
     });
-    let (preview, found) = looked_at.await.map_err(Refusal::internal)?;
+    let (preview, found) = looked_at.await?;
     Ok(json!({
         "valid": true,
         "schema_version": SCHEMA_VERSION,

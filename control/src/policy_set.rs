@@ -121,7 +121,7 @@ pub(crate) async fn add_version(
     manifest::check_entries(entries)?;
     let documents = manifest::load(control, zone, entries).await?;
     manifest::check(zone, entries, &documents)?;
-    manifest::compile(entries, documents).await?;
+    manifest::compile(control, entries, documents).await?;
     let version_id: PolicySetVersionId = ids::new()?;
     let new = NewPolicySetVersion {
         id: &version_id,
@@ -161,7 +161,7 @@ pub(crate) async fn activate(
         return Err(Code::ReferencedPolicyVersionMissing.into());
     }
     manifest::check(zone, &entries, &documents)?;
-    manifest::compile(&entries, documents).await?;
+    manifest::compile(control, &entries, documents).await?;
     let mut change = Change::in_zone(control, caller, zone).await?;
     if !zone::hold(change.tx(), zone).await? {
         return Err(Code::ZoneNotFound.into());
@@ -196,7 +196,10 @@ pub(crate) async fn shadow(
         let entries = policy_versions(&version)?;
         let documents = manifest::load(control, zone, &entries).await?;
         manifest::check(zone, &entries, &documents)?;
-        if manifest::compile(&entries, documents).await?.reads_input() {
+        if manifest::compile(control, &entries, documents)
+            .await?
+            .reads_input()
+        {
             let sentence = "A version whose documents read input cannot be on trial";
             return Err(Refusal::because(Code::InvalidPolicyBundle, sentence));
         }

@@ -26,6 +26,7 @@ use crate::admin_token::{self, Authenticator};
 use crate::attempt::{self, AttemptRecorder};
 use crate::config::{Config, RelayConfig};
 use crate::control::Control;
+use crate::evaluation::EvaluationPool;
 use crate::http::{self, Admission, Limits};
 use crate::job;
 use crate::metrics::Metrics;
@@ -163,6 +164,7 @@ fn build(
         resources_per_zone_max: config.resources_per_zone_max,
         token_service,
         hashing: Control::hashing(),
+        evaluations: EvaluationPool::new(),
     };
     Ok(http::router(Arc::new(control), admission))
 }

@@ -44,6 +44,7 @@ pub(crate) struct PatchZone {
     pub(crate) dcr_shutdown: Option<DcrShutdown>,
     pub(crate) operator_coauthor_badge: Option<bool>,
     pub(crate) operator_governed: Option<bool>,
+    pub(crate) policy_mode: Option<&'static str>,
 }
 
 /// Zones the caller may list.
@@ -171,6 +172,7 @@ pub(crate) async fn patch(
         dcr_enabled: request.dcr_enabled,
         operator_coauthor_badge: request.operator_coauthor_badge,
         operator_governed: request.operator_governed,
+        policy_mode: request.policy_mode,
     };
     let changed = zone::update(change.tx(), id, &columns, caller.by())
         .await

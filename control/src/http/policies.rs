@@ -79,11 +79,14 @@ fn version_view(version: &PolicyVersion) -> VersionView<'_> {
 }
 
 /// An unusable text is a result of this route, not a failure of the request.
-pub(super) async fn validate(mut body: Body) -> Result<Response, Refusal> {
+pub(super) async fn validate(
+    State(control): State<Arc<Control>>,
+    mut body: Body,
+) -> Result<Response, Refusal> {
     let content = content(&mut body);
     body.finish(Code::InvalidBody)?;
     Ok(match document::validate(&content) {
-        Ok(()) => ok(policy::describe(content).await?),
+        Ok(()) => ok(policy::describe(&control, content).await?),
         Err(fault) => {
             let answer =
                 json!({ "valid": false, "error": "invalid_rego", "error_description": fault.to_string() });

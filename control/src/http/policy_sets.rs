@@ -249,6 +249,7 @@ fn simulation_view(simulation: &Simulation) -> Value {
         "input_schema_version": SCHEMA_VERSION,
         "manifest_sha256": version.manifest_sha256,
         "policies": simulation.policies,
+        "policy_mode": simulation.regime.as_str(),
         "warnings": simulation.warnings,
         "explanation": {
             "evaluation": evaluation,

@@ -27,6 +27,7 @@ struct ZoneView<'a> {
     dcr_enabled: bool,
     operator_coauthor_badge: bool,
     operator_governed: bool,
+    policy_mode: &'a str,
     #[serde(flatten)]
     attribution: AttributionView<'a>,
     created_at: Timestamp,
@@ -41,6 +42,7 @@ fn view(zone: &Zone) -> ZoneView<'_> {
         dcr_enabled: zone.dcr_enabled,
         operator_coauthor_badge: zone.operator_coauthor_badge,
         operator_governed: zone.operator_governed,
+        policy_mode: &zone.policy_mode,
         attribution: AttributionView::from(&zone.attribution),
         created_at: Timestamp(zone.created_at),
         updated_at: Timestamp(zone.updated_at),
@@ -112,6 +114,7 @@ pub(super) async fn patch(
         }),
         operator_coauthor_badge: body.optional_boolean("operator_coauthor_badge"),
         operator_governed: body.optional_boolean("operator_governed"),
+        policy_mode: body.optional_word("policy_mode", &["restrict", "sole"]),
     };
     body.finish_strict(Code::InvalidZone)?;
     if body.is_without_known_members() {

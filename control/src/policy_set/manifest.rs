@@ -90,6 +90,7 @@ pub(super) fn check(
 
 /// Compiles the set in the order of the manifest. Processor time bounded by the compiler, off the request threads.
 pub(super) async fn compile(
+    control: &Control,
     entries: &[PolicyVersionId],
     documents: Vec<ManifestDocument>,
 ) -> Result<Bundle, Refusal> {
@@ -99,14 +100,14 @@ pub(super) async fn compile(
             modules.push((id.to_string(), found.content.clone()));
         }
     }
-    let compiled = tokio::task::spawn_blocking(move || {
+    let compiled = control.evaluations.run(move || {
         let modules: Vec<(&str, &str)> = modules
             .iter()
             .map(|(id, content)| (id.as_str(), content.as_str()))
             .collect();
         Bundle::check(&modules)
     });
-    let compiled = compiled.await.map_err(Refusal::internal)?;
+    let compiled = compiled.await?;
     compiled.map_err(|findings| {
         let details = json!({ "diagnostics": findings.as_slice() });
         Refusal::because(Code::InvalidPolicyBundle, findings.to_string()).with_details(details)

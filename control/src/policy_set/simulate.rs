@@ -1,14 +1,18 @@
 //! What would a version decide, were it in force?
 
 use caracal_model::{PolicySetId, PolicySetVersionId, PolicyVersionId, ZoneId};
-use caracal_policy::Explanation;
+use caracal_policy::{Explanation, Regime};
 use caracal_storage::policy_set::PolicySetVersion;
+use caracal_storage::{ZoneScope, zone};
 use serde_json::{Map, Value};
 
 use super::{find_version, manifest, policy_versions};
 use crate::control::Control;
 use crate::policy::SCHEMA_VERSION;
 use crate::refusal::{Code, Refusal};
+
+/// Longest input document, as the token service's.
+const INPUT_BYTES_MAX: usize = 65_536;
 
 /// What came out.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub(crate) struct Simulation {
     pub(crate) version: PolicySetVersion,
     /// The texts it names.
     pub(crate) policies: Vec<PolicyVersionId>,
+    /// What a decision policy may do in the zone.
+    pub(crate) regime: Regime,
     /// Doubts about the input.
     pub(crate) warnings: Vec<String>,
     /// The decision and how it came about; `Err` says why there is none, `None` that no input was given.
@@ -62,10 +68,11 @@ pub(crate) async fn simulate(
         }
         answer => answer?,
     };
+    let regime = regime(control, zone).await?;
     let policies = policy_versions(&version)?;
     let documents = manifest::load(control, zone, &policies).await?;
     manifest::check(zone, &policies, &documents)?;
-    let bundle = manifest::compile(&policies, documents).await?;
+    let bundle = manifest::compile(control, &policies, documents).await?;
     let warnings = input
         .as_ref()
         .map(|input| warnings(zone, input))
@@ -74,18 +81,28 @@ pub(crate) async fn simulate(
         None => None,
         Some(input) => {
             let text = Value::Object(with_schema_version(input)).to_string();
-            let decided = tokio::task::spawn_blocking(move || {
-                caracal_policy::explain(&bundle, &text).map_err(|error| error.to_string())
+            if text.len() > INPUT_BYTES_MAX {
+                return Err(Refusal::because(Code::PayloadTooLarge, "The input is too large"));
+            }
+            let decided = control.evaluations.run(move || {
+                caracal_policy::explain(&bundle, &text, regime).map_err(|error| error.to_string())
             });
-            Some(decided.await.map_err(Refusal::internal)?)
+            Some(decided.await?)
         }
     };
     Ok(Simulation {
         version,
         policies,
+        regime,
         warnings,
         result,
     })
+}
+
+async fn regime(control: &Control, zone: &ZoneId) -> Result<Regime, Refusal> {
+    let mut tx = control.database.read_in(ZoneScope::Zone(zone)).await?;
+    let found = zone::find(&mut tx, zone).await?.ok_or(Code::ZoneNotFound)?;
+    Ok(Regime::parse(&found.policy_mode).unwrap_or_default())
 }
 
 fn with_schema_version(mut input: Map<String, Value>) -> Map<String, Value> {

@@ -53,6 +53,67 @@ async fn ready_set(api: &Harness, zone: &str) -> (String, String) {
 }
 
 #[tokio::test]
+async fn a_decision_policy_is_stored_compiled_and_tried_as_the_zone_has_it_decide() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let zone_path = format!("/v1/zones/{zone}");
+    assert_eq!(api.get(&zone_path).await.expect(200)["policy_mode"], "restrict");
+    let text = "# caracal:decision-policy\npackage caracal.authz\nresult := {\"decision\": \"allow\", \"evaluation_status\": \"complete\"} if input.principal.id == \"app-9\"\n";
+    let valid = api
+        .post("/v1/policies/validate", &json!({ "content": text }))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&valid["valid"], &valid["diagnostics"]),
+        (&json!(true), &json!([]))
+    );
+    let path = format!("{zone_path}/policy-sets/{}", set(&api, &zone, "main").await);
+    let broken = policy(&api, &zone, "broken", &text.replace("result", "outcome")).await;
+    let refused = api.post(&format!("{path}/versions"), &manifest(&[&broken])).await;
+    refused.refused(422, "invalid_policy_bundle");
+    let version = policy(&api, &zone, "ours", text).await;
+    let added = api
+        .post(&format!("{path}/versions"), &manifest(&[&version]))
+        .await
+        .expect(201);
+    let simulate = json!({ "version_id": added["version_id"], "input": {
+        "principal": { "type": "Application", "id": "app-9", "zone_id": zone }, "resource": { "identifier": "resource://crm" },
+        "action": { "id": "TokenExchange" }, "context": { "requested_scopes": ["read"] } } });
+    for (mode, decision, shown) in [
+        ("restrict", "deny", "has_a_shape"),
+        ("sole", "allow", "decision_policy_allows"),
+    ] {
+        let changed = api
+            .patch(&zone_path, &json!({ "policy_mode": mode }))
+            .await
+            .expect(200);
+        assert_eq!(changed["policy_mode"], mode);
+        let tried = api.post(&format!("{path}/simulate"), &simulate).await.expect(200);
+        assert_eq!(
+            (&tried["policy_mode"], &tried["result"]["decision"]),
+            (&json!(mode), &json!(decision)),
+            "{tried}"
+        );
+        let gates = tried["explanation"]["gates"].as_array().unwrap();
+        assert_eq!(gates.last().unwrap()["gate"], shown);
+    }
+    api.patch(&zone_path, &json!({ "policy_mode": "anything" }))
+        .await
+        .refused(400, "invalid_zone");
+    let recorded =
+        "SELECT count(*) FROM admin_audit_events WHERE zone_id = $1 AND payload_text LIKE '%policy_mode%'";
+    assert_eq!(api.count(recorded, &zone).await, 2);
+    let on_trial = json!({ "version_id": added["version_id"] });
+    api.post(&format!("{path}/shadow"), &on_trial)
+        .await
+        .refused(422, "invalid_policy_bundle");
+    let long = json!({ "version_id": added["version_id"], "input": { "x": "x".repeat(70_000) } });
+    api.post(&format!("{path}/simulate"), &long)
+        .await
+        .refused(413, "payload_too_large");
+}
+
+#[tokio::test]
 async fn a_version_is_made_read_and_put_in_force() {
     let api = Harness::start().await;
     let zone = api.zone("z").await;

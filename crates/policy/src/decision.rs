@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
 
 /// The answer of the decision contract.
 ///
@@ -12,6 +13,8 @@ use serde::{Serialize, Serializer};
 pub struct Decision {
     allow: bool,
     policy: Option<DeterminingPolicy>,
+    /// Those a decision policy names.
+    more_policies: Vec<DeterminingPolicy>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -20,7 +23,27 @@ impl Decision {
         Self {
             allow: true,
             policy: Some(DeterminingPolicy { policy }),
+            more_policies: Vec::new(),
             diagnostics,
+        }
+    }
+
+    /// A grant whose determining policies are yet to be named.
+    pub(crate) fn allowed_unnamed() -> Self {
+        Self {
+            allow: true,
+            policy: None,
+            more_policies: Vec::new(),
+            diagnostics: Vec::new(),
+        }
+    }
+
+    /// The same, by this policy.
+    #[must_use]
+    pub(crate) fn named(self, policy: Arc<str>) -> Self {
+        Self {
+            policy: Some(DeterminingPolicy { policy }),
+            ..self
         }
     }
 
@@ -28,7 +51,53 @@ impl Decision {
         Self {
             allow: false,
             policy: None,
+            more_policies: Vec::new(),
             diagnostics: vec![Diagnostic::Reason { reason }],
+        }
+    }
+
+    /// The same, with what a decision policy has said about it.
+    #[must_use]
+    pub(crate) fn with_said(
+        mut self,
+        policies: &[DeterminingPolicy],
+        tiers: &[Arc<ApprovalTier>],
+        said: &[Map<String, Value>],
+    ) -> Self {
+        self.more_policies.extend_from_slice(policies);
+        self.require(tiers);
+        self.diagnostics
+            .extend(said.iter().cloned().map(Diagnostic::Said));
+        self
+    }
+
+    /// Asks for these tiers as well.
+    fn require(&mut self, tiers: &[Arc<ApprovalTier>]) {
+        if tiers.is_empty() {
+            return;
+        }
+        let already = self
+            .diagnostics
+            .iter_mut()
+            .find_map(|diagnostic| match diagnostic {
+                Diagnostic::StepUp { step_up_required } => Some(&mut step_up_required.tiers),
+                Diagnostic::Reason { .. } | Diagnostic::Risk { .. } | Diagnostic::Said(_) => None,
+            });
+        match already {
+            None => {
+                let step_up_required = StepUp {
+                    tiers: tiers.to_vec(),
+                };
+                self.diagnostics
+                    .insert(0, Diagnostic::StepUp { step_up_required });
+            }
+            Some(held) => {
+                for tier in tiers {
+                    if !held.contains(tier) {
+                        held.push(Arc::clone(tier));
+                    }
+                }
+            }
         }
     }
 
@@ -37,9 +106,9 @@ impl Decision {
         self.allow
     }
 
-    /// The policies the answer follows from; empty when it is a denial.
-    pub fn determining_policies(&self) -> &[DeterminingPolicy] {
-        self.policy.as_slice()
+    /// The policies the answer follows from; none when it is a denial.
+    pub fn determining_policies(&self) -> Vec<&DeterminingPolicy> {
+        self.policy.iter().chain(&self.more_policies).collect()
     }
 
     /// Everything the contract has to say about the answer, in the order it is published.
@@ -51,7 +120,7 @@ impl Decision {
     pub fn first_reason(&self) -> Option<Reason> {
         self.diagnostics.iter().find_map(|diagnostic| match diagnostic {
             Diagnostic::Reason { reason } => Some(*reason),
-            Diagnostic::StepUp { .. } | Diagnostic::Risk { .. } => None,
+            Diagnostic::StepUp { .. } | Diagnostic::Risk { .. } | Diagnostic::Said(_) => None,
         })
     }
 
@@ -61,7 +130,7 @@ impl Decision {
             .iter()
             .find_map(|diagnostic| match diagnostic {
                 Diagnostic::StepUp { step_up_required } => Some(step_up_required.tiers.as_slice()),
-                Diagnostic::Reason { .. } | Diagnostic::Risk { .. } => None,
+                Diagnostic::Reason { .. } | Diagnostic::Risk { .. } | Diagnostic::Said(_) => None,
             })
             .unwrap_or_default()
     }
@@ -72,7 +141,7 @@ impl Decision {
             .iter()
             .find_map(|diagnostic| match diagnostic {
                 Diagnostic::Risk { risk } => Some(risk.as_slice()),
-                Diagnostic::Reason { .. } | Diagnostic::StepUp { .. } => None,
+                Diagnostic::Reason { .. } | Diagnostic::StepUp { .. } | Diagnostic::Said(_) => None,
             })
             .unwrap_or_default()
     }
@@ -89,7 +158,7 @@ impl Serialize for Decision {
         struct Document<'a> {
             decision: &'static str,
             evaluation_status: &'static str,
-            determining_policies: &'a [DeterminingPolicy],
+            determining_policies: Vec<&'a DeterminingPolicy>,
             diagnostics: &'a [Diagnostic],
         }
         Document {
@@ -128,6 +197,8 @@ pub enum Diagnostic {
         /// How.
         risk: Vec<RiskHit>,
     },
+    /// What a decision policy has to say, as it said it.
+    Said(Map<String, Value>),
 }
 
 /// The approval a grant waits for.
@@ -142,7 +213,7 @@ impl Serialize for StepUp {
         #[derive(Serialize)]
         struct Document<'a> {
             r#type: &'static str,
-            tiers: Vec<&'a serde_json::Value>,
+            tiers: Vec<&'a Value>,
         }
         let tiers = self.tiers.iter().map(|tier| &tier.declaration).collect();
         Document {
@@ -165,7 +236,7 @@ pub struct ApprovalTier {
     /// What the approver learns about the subject; everything unless declared.
     pub privacy: Privacy,
     /// The declaration as it stands in the document.
-    pub declaration: serde_json::Value,
+    pub declaration: Value,
 }
 
 /// Who may clear an approval tier.
@@ -249,6 +320,12 @@ pub enum Reason {
     NoRuleMatched,
     /// The zone has no active policy set.
     NoActivePolicySet,
+    /// The decision policy says no.
+    DecisionPolicyDenied,
+    /// The decision policy says nothing.
+    DecisionPolicyUndefined,
+    /// The decision policy alone decides, and there is none.
+    NoDecisionPolicy,
 }
 
 impl Reason {
@@ -266,6 +343,9 @@ impl Reason {
             Self::AmbientScopeMismatch => "ambient_scope_mismatch",
             Self::NoRuleMatched => "no_rule_matched",
             Self::NoActivePolicySet => "no_active_policy_set",
+            Self::DecisionPolicyDenied => "decision_policy_denied",
+            Self::DecisionPolicyUndefined => "decision_policy_undefined",
+            Self::NoDecisionPolicy => "no_decision_policy",
         }
     }
 }

@@ -44,6 +44,12 @@ pub const DATA_ROOTS: [&str; 6] = [
 /// The comment every data document carries.
 const MARKER: &str = "caracal:data-document";
 
+/// The comment every module of a decision policy carries.
+const DECISION_MARKER: &str = "caracal:decision-policy";
+
+/// The package whose `result` decides, and in which data documents are.
+pub(crate) const PACKAGE: &str = "caracal.authz";
+
 /// Why a text may not be stored. `Display` is the published error word.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
@@ -83,6 +89,15 @@ pub enum DocumentError {
     /// The document defines a name that is none of [`DATA_ROOTS`].
     #[error("data_document_rule_not_allowed:{0}")]
     RuleNotAllowed(RuleName),
+    /// A decision policy in a package that is the platform's.
+    #[error("decision_policy_package_not_allowed")]
+    ReservedPackage,
+    /// A decision policy defines nothing.
+    #[error("decision_policy_must_define_a_rule")]
+    DecidesNothing,
+    /// A decision policy defines a data root, which is for data documents.
+    #[error("decision_policy_must_not_define_data:{0}")]
+    DefinesData(&'static str),
 }
 
 /// A name somebody defined, bounded so that it may be repeated to them.
@@ -95,7 +110,13 @@ impl fmt::Display for RuleName {
     }
 }
 
-/// Checks a text before it is stored as a data document.
+/// Whether a text is a module of a decision policy: full Rego whose `result` decides. A text with both comments is a data
+/// document.
+pub fn is_decision_policy(content: &str) -> bool {
+    is_marked(content, DECISION_MARKER) && !is_marked(content, MARKER)
+}
+
+/// Checks a text before it is stored as a data document or as a module of a decision policy.
 ///
 /// # Errors
 /// The first [`DocumentError`] in the order of its variants.
@@ -120,21 +141,43 @@ pub fn validate(content: &str) -> Result<(), DocumentError> {
     {
         return Err(DocumentError::ForbiddenBuiltin(builtin));
     }
-    if package != "caracal.authz" {
+    if is_decision_policy(content) {
+        return check_decision_policy(package, &skeleton.rule_heads());
+    }
+    if package != PACKAGE {
         return Err(DocumentError::OtherPackage);
     }
-    if !is_marked(content) {
+    if !is_marked(content, MARKER) {
         return Err(DocumentError::NotMarked);
     }
     check_rules(&skeleton.rule_heads())
 }
 
-fn is_marked(content: &str) -> bool {
+fn is_marked(content: &str, marker: &str) -> bool {
     content.lines().any(|line| {
         line.trim()
             .strip_prefix('#')
-            .is_some_and(|comment| comment.trim() == MARKER)
+            .is_some_and(|comment| comment.trim() == marker)
     })
+}
+
+/// Whether decision policies may not be in a package.
+pub(crate) fn is_reserved(package: &str) -> bool {
+    let first = package.split('.').next();
+    package != PACKAGE && matches!(first, Some("caracal" | "system"))
+}
+
+fn check_decision_policy(package: &str, heads: &[&str]) -> Result<(), DocumentError> {
+    if is_reserved(package) {
+        return Err(DocumentError::ReservedPackage);
+    }
+    if heads.is_empty() {
+        return Err(DocumentError::DecidesNothing);
+    }
+    match DATA_ROOTS.into_iter().find(|root| heads.contains(root)) {
+        Some(root) if package == PACKAGE => Err(DocumentError::DefinesData(root)),
+        _ => Ok(()),
+    }
 }
 
 fn check_rules(heads: &[&str]) -> Result<(), DocumentError> {

@@ -8,13 +8,11 @@ use regorus::{Engine, PolicyLengthConfig};
 
 use crate::analysis::{Names, names_of_import, names_of_rule, path_of};
 use crate::bundle::CompileError;
-use crate::document::{CONTENT_CHARACTERS_MAX, Extent, FORBIDDEN_BUILTINS};
+use crate::document::{CONTENT_CHARACTERS_MAX, Extent, FORBIDDEN_BUILTINS, PACKAGE};
 use crate::finding::{Finding, place_in};
 use crate::place::locate;
 use crate::shape::Misfit;
 use crate::tables::Root;
-
-const DOCUMENTS_MAX: usize = 256;
 
 /// Longest text the parser takes: the most bytes that the allowed characters can be.
 const CONTENT_BYTES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4 * CONTENT_CHARACTERS_MAX);
@@ -25,7 +23,7 @@ const UNREPEATABLE_BUILTINS: [&str; 1] = ["uuid.rfc4122"];
 
 /// Built-ins whose result may be larger than their arguments by more than a constant factor: as much as an argument says, the
 /// product of two, or a value written out as often as it is referred to. No look at the clock comes between.
-const UNBOUNDED_BUILTINS: [&str; 9] = [
+const UNBOUNDED_BUILTINS: [&str; 10] = [
     "numbers.range",
     "numbers.range_step",
     "bits.lsh",
@@ -35,6 +33,7 @@ const UNBOUNDED_BUILTINS: [&str; 9] = [
     "json.marshal",
     "json.marshal_with_options",
     "yaml.marshal",
+    "graph.reachable_paths",
 ];
 
 /// The lengths the interpreter accepts; the limit in characters is checked here first.
@@ -55,15 +54,7 @@ pub(crate) struct Documents {
 
 impl Documents {
     pub(crate) fn load(modules: &[(&str, &str)]) -> Result<Self, CompileError> {
-        let too_long = |(_, content): &(&str, &str)| content.chars().count() > CONTENT_CHARACTERS_MAX;
-        if modules.len() > DOCUMENTS_MAX || modules.iter().any(too_long) {
-            return Err(CompileError::TooLarge);
-        }
-        let mut engine = Engine::new();
-        engine.set_policy_length_config(length_limits());
-        for (document, content) in modules {
-            load(&mut engine, document, content)?;
-        }
+        let mut engine = parse(modules)?;
         let mut uses = BTreeMap::<Root, Names>::new();
         for ((document, _), module) in modules.iter().zip(engine.get_modules()) {
             check_package(document, module)?;
@@ -160,6 +151,16 @@ fn reads_request(names: &Names) -> bool {
             .any(|name| names.calls.contains_key(*name))
 }
 
+/// An engine with the modules parsed, and nothing else.
+pub(crate) fn parse(modules: &[(&str, &str)]) -> Result<Engine, CompileError> {
+    let mut engine = Engine::new();
+    engine.set_policy_length_config(length_limits());
+    for (document, content) in modules {
+        load(&mut engine, document, content)?;
+    }
+    Ok(engine)
+}
+
 /// Parses one document into the engine, unless that would be too much work.
 fn load(engine: &mut Engine, document: &str, content: &str) -> Result<(), CompileError> {
     let extent = Extent::of(content).map_err(|problem| CompileError::Syntax {
@@ -183,7 +184,7 @@ fn load(engine: &mut Engine, document: &str, content: &str) -> Result<(), Compil
 }
 
 fn check_package(document: &str, module: &Module) -> Result<(), CompileError> {
-    if path_of(&module.package.refr).as_deref() == Some("caracal.authz") {
+    if path_of(&module.package.refr).as_deref() == Some(PACKAGE) {
         Ok(())
     } else {
         Err(CompileError::Package {
@@ -195,13 +196,7 @@ fn check_package(document: &str, module: &Module) -> Result<(), CompileError> {
 
 /// The root a rule defines, if it may define it.
 fn check_head(document: &str, rule: &Ref<Rule>) -> Result<Root, CompileError> {
-    let (head, is_function) = match rule.as_ref() {
-        Rule::Default { refr, args, .. } => (refr, !args.is_empty()),
-        Rule::Spec { head, .. } => match head {
-            RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } => (refr, false),
-            RuleHead::Func { refr, .. } => (refr, true),
-        },
-    };
+    let (head, is_function) = head_of(rule);
     let name = head_name(head);
     match Root::from_name(&name) {
         Some(root) if !is_function => Ok(root),
@@ -213,8 +208,19 @@ fn check_head(document: &str, rule: &Ref<Rule>) -> Result<Root, CompileError> {
     }
 }
 
+/// The head of a rule, and whether it defines a function.
+pub(crate) fn head_of(rule: &Ref<Rule>) -> (&Ref<Expr>, bool) {
+    match rule.as_ref() {
+        Rule::Default { refr, args, .. } => (refr, !args.is_empty()),
+        Rule::Spec { head, .. } => match head {
+            RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } => (refr, false),
+            RuleHead::Func { refr, .. } => (refr, true),
+        },
+    }
+}
+
 /// The first name of a rule head: `grants` in `grants["resource://crm"].application`.
-fn head_name(head: &Ref<Expr>) -> String {
+pub(crate) fn head_name(head: &Ref<Expr>) -> String {
     let mut at = head;
     loop {
         match at.as_ref() {
@@ -226,21 +232,26 @@ fn head_name(head: &Ref<Expr>) -> String {
 
 /// Refuses calls and references that lead out of the documents.
 fn check_names(document: &str, names: &Names) -> Result<(), CompileError> {
-    let document = document.to_owned();
-    let mut refused = FORBIDDEN_BUILTINS.iter().chain(&UNBOUNDED_BUILTINS);
-    if let Some((builtin, line)) = refused.find_map(|name| names.calls.get_key_value(*name)) {
-        return Err(CompileError::Builtin {
-            document,
-            line: *line,
-            builtin: builtin.clone(),
-        });
-    }
+    check_calls(document, names, &[])?;
     match &names.stray {
         None => Ok(()),
         Some((reference, line)) => Err(CompileError::Reference {
-            document,
+            document: document.to_owned(),
             line: *line,
             reference: reference.clone(),
+        }),
+    }
+}
+
+/// Refuses calls that lead out of the documents or cost more than can be bounded, and those of `more`.
+pub(crate) fn check_calls(document: &str, names: &Names, more: &[&str]) -> Result<(), CompileError> {
+    let mut refused = FORBIDDEN_BUILTINS.iter().chain(&UNBOUNDED_BUILTINS).chain(more);
+    match refused.find_map(|name| names.calls.get_key_value(*name)) {
+        None => Ok(()),
+        Some((builtin, line)) => Err(CompileError::Builtin {
+            document: document.to_owned(),
+            line: *line,
+            builtin: builtin.clone(),
         }),
     }
 }

@@ -115,26 +115,28 @@ fn finding_of(error: &CompileError) -> Finding {
             reference,
         } => about(document, Some(*line), format!("must not refer to {reference}")),
         CompileError::TooDeep { document } => about(document, None, "nests too deep".to_owned()),
-        CompileError::Evaluation(source) => evaluation(source.as_ref()),
+        CompileError::Evaluation(source) => reported(source.as_ref(), "cannot be evaluated"),
+        CompileError::Program(source) => reported(source.as_ref(), "cannot be compiled"),
         CompileError::Shape(shape) => Finding {
             path: Some(shape.at.clone()),
             ..of_all(format!("must be {}", shape.expected))
         },
-        CompileError::TooLarge | CompileError::Cycle { .. } | CompileError::RiskConflict(_) => {
-            of_all(error.to_string())
-        }
+        CompileError::TooLarge
+        | CompileError::Cycle { .. }
+        | CompileError::RiskConflict(_)
+        | CompileError::NoResult => of_all(error.to_string()),
     }
 }
 
 /// The interpreter names the place in its report, before the text it quotes.
-fn evaluation(source: &(dyn std::error::Error + Send + Sync)) -> Finding {
+fn reported(source: &(dyn std::error::Error + Send + Sync), what: &str) -> Finding {
     let report = source.to_string();
     let place = place_in(&report);
     Finding {
         document: place.map(|(document, _)| document.to_owned()),
         line: place.map(|(_, line)| line),
         path: None,
-        problem: format!("cannot be evaluated: {}", gist(source)),
+        problem: format!("{what}: {}", gist(source)),
     }
 }
 

@@ -10,7 +10,8 @@ use regorus::{Engine, Value};
 use crate::bundle::CompileError;
 use crate::contract::PolicyError;
 use crate::documents::Documents;
-use crate::tables::{Root, Tables};
+use crate::measure;
+use crate::tables::Root;
 
 /// Longest evaluation of one root at activation, where nobody waits for a decision.
 const ACTIVATION_LIMIT: Duration = Duration::from_secs(2);
@@ -20,7 +21,7 @@ const ACTIVATION_LIMIT: Duration = Duration::from_secs(2);
 pub const INTERPRETATION_LIMIT: Duration = Duration::from_millis(600);
 
 /// Steps between two looks at the time.
-const STEPS_PER_CHECK: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
+pub(crate) const STEPS_PER_CHECK: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
 
 /// Prepared engines kept for reuse; more concurrent evaluations clone the prototype.
 const IDLE_ENGINES_MAX: usize = 16;
@@ -84,7 +85,9 @@ impl Interpreter {
     /// The value of a root that reads no input, `Undefined` when its rules give none.
     pub(crate) fn constant(&mut self, root: Root) -> Result<Value, CompileError> {
         let engines = self.engines.get_mut().unwrap_or_else(PoisonError::into_inner);
-        evaluate(&mut engines.prototype, root).map_err(CompileError::Evaluation)
+        let value = evaluate(&mut engines.prototype, root).map_err(CompileError::Evaluation)?;
+        measure::check(&value, &measure::ROOT).map_err(|error| CompileError::Evaluation(error.into()))?;
+        Ok(value)
     }
 
     /// Turns to serving requests: [`Self::tables`] will evaluate these roots.
@@ -98,26 +101,28 @@ impl Interpreter {
         self
     }
 
-    /// `constant` with the roots that read `input` replaced by what they say about this input.
+    /// What the roots that read `input` say about this input.
     ///
-    /// Interprets the documents: 100 microseconds and up. Nothing is parsed or compiled but the input.
-    pub(crate) fn tables(&self, constant: &Tables, input_json: &str) -> Result<Tables, PolicyError> {
-        let input = Value::from_json_str(input_json).map_err(|source| PolicyError::Input(source.into()))?;
+    /// Interprets the documents: 100 microseconds and up. Nothing is parsed or compiled.
+    pub(crate) fn values(&self, input: Value) -> Result<Vec<(Root, Value)>, PolicyError> {
         let mut engine = self.take();
         engine.set_input(input);
-        let tables = self.evaluate_roots(&mut engine, constant);
-        engine.set_input(Value::Undefined);
-        self.put_back(engine);
-        tables
-    }
-
-    fn evaluate_roots(&self, engine: &mut Engine, constant: &Tables) -> Result<Tables, PolicyError> {
-        let mut tables = constant.clone();
-        for root in &self.roots {
-            let value = evaluate(engine, *root).map_err(PolicyError::Evaluation)?;
-            tables.set(*root, &value)?;
+        let values: Result<Vec<(Root, Value)>, PolicyError> = self
+            .roots
+            .iter()
+            .map(|root| {
+                let value = evaluate(&mut engine, *root).map_err(PolicyError::Evaluation)?;
+                measure::check(&value, &measure::ROOT)
+                    .map_err(|error| PolicyError::Evaluation(error.into()))?;
+                Ok((*root, value))
+            })
+            .collect();
+        // What was too large is still in the engine, and must end here, where the stack is deep.
+        if values.is_ok() {
+            engine.set_input(Value::Undefined);
+            self.put_back(engine);
         }
-        Ok(tables)
+        values
     }
 
     fn take(&self) -> Engine {
@@ -141,7 +146,7 @@ impl Interpreter {
     }
 }
 
-fn limited_to(limit: Duration) -> ExecutionTimerConfig {
+pub(crate) fn limited_to(limit: Duration) -> ExecutionTimerConfig {
     ExecutionTimerConfig {
         limit,
         check_interval: STEPS_PER_CHECK,
@@ -155,4 +160,4 @@ fn evaluate(engine: &mut Engine, root: Root) -> Result<Value, Failure> {
 }
 
 /// What the interpreter reports.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -12,7 +12,8 @@
 //! The contract is native Rust. Its equal in Rego, `contract.rego` beside this file, is the
 //! reference the native one is tested against, and its digest names the contract in approvals.
 //! Documents that read `input` are evaluated by an interpreter for each decision, with a time
-//! limit; all others cost a few hash look-ups.
+//! limit; all others cost a few hash look-ups. A set may also have a *decision policy*, full Rego that restricts the contract
+//! or, where the zone says so, takes its place ([`Regime`]); it runs on a virtual machine with budgets.
 //!
 //! Nothing here does I/O or reads a clock, the stopwatch of the interpreter aside.
 
@@ -26,11 +27,16 @@ mod facts;
 mod finding;
 mod input;
 mod interpreter;
+mod measure;
 mod place;
+mod program;
 mod question;
+mod regime;
 mod shape;
 mod simulation;
+mod stack;
 mod tables;
+mod verdict;
 
 pub use bundle::{Bundle, CompileError};
 pub use contract::{CONTRACT_VERSION, Explanation, GateReport, PolicyError, contract_sha256, decide};
@@ -43,6 +49,8 @@ pub use input::{
     SubjectClaims,
 };
 pub use interpreter::INTERPRETATION_LIMIT;
+pub use program::{ALLOCATED_BYTES_MAX, INSTRUCTIONS_MAX, PROGRAM_LIMIT};
 pub use question::{Answer, Question, decide_answered, question};
+pub use regime::Regime;
 pub use simulation::{explain, simulate};
 pub use tables::ShapeError;

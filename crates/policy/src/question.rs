@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use crate::bundle::{Bundle, State};
-use crate::contract::{PolicyError, evaluate};
+use crate::contract::PolicyError;
 use crate::decision::Decision;
 use crate::facts::Facts;
 use crate::input::Input;
+use crate::regime::{Regime, conclude};
 use crate::tables::Tables;
+use crate::verdict::Verdict;
 
 /// What the documents that read `input` have to be asked.
 #[derive(Debug)]
@@ -19,10 +21,11 @@ pub struct Question {
     input_json: String,
 }
 
-/// What the documents said about one input. Good for that input only.
+/// What the documents and the decision policy said about one input. Good for that input only.
 #[derive(Debug)]
 pub struct Answer {
     tables: Tables,
+    verdict: Option<Verdict>,
 }
 
 /// The question to ask before [`decide_answered`]; `None` when no document reads `input`, so that [`crate::decide`] costs
@@ -42,20 +45,17 @@ pub fn question(bundle: &Arc<Bundle>, input: &Input<'_>) -> Result<Option<Questi
 }
 
 impl Question {
-    /// Interprets the documents: 100 microseconds and up, cut off at [`crate::INTERPRETATION_LIMIT`]. Blocks.
+    /// Interprets the documents and the decision policy: 50 microseconds and up, cut off at
+    /// [`crate::INTERPRETATION_LIMIT`] and [`crate::PROGRAM_LIMIT`]. Blocks.
     ///
     /// # Errors
     /// Any [`PolicyError`] but [`PolicyError::RiskConflict`].
     pub fn answer(&self) -> Result<Answer, PolicyError> {
-        let State::ReadsInput {
-            constant,
-            interpreter,
-        } = self.bundle.state()
-        else {
+        let State::ReadsInput(interpreted) = self.bundle.state() else {
             return Err(PolicyError::Evaluation("no document reads the input".into()));
         };
-        let tables = interpreter.tables(constant, &self.input_json)?;
-        Ok(Answer { tables })
+        let (tables, verdict) = interpreted.answer(&self.input_json)?;
+        Ok(Answer { tables, verdict })
     }
 }
 
@@ -63,6 +63,6 @@ impl Question {
 ///
 /// # Errors
 /// [`PolicyError::RiskConflict`].
-pub fn decide_answered(answer: &Answer, input: &Input<'_>) -> Result<Decision, PolicyError> {
-    evaluate(&answer.tables, &Facts::of(input))
+pub fn decide_answered(answer: &Answer, input: &Input<'_>, regime: Regime) -> Result<Decision, PolicyError> {
+    conclude(regime, &answer.tables, &Facts::of(input), answer.verdict.as_ref())
 }

@@ -9,6 +9,7 @@ use crate::contract::{self, Explanation, PolicyError, decide_facts};
 use crate::decision::Decision;
 use crate::facts::{ClaimFacts, Facts};
 use crate::input::SCHEMA_VERSION;
+use crate::regime::Regime;
 
 /// Decides on an input document in JSON, as [`crate::decide`] would on the same facts.
 ///
@@ -18,18 +19,18 @@ use crate::input::SCHEMA_VERSION;
 /// # Errors
 /// [`PolicyError::Input`] when `input_json` is not an input document of [`SCHEMA_VERSION`]; any other
 /// [`PolicyError`] as for [`crate::decide`].
-pub fn simulate(bundle: &Bundle, input_json: &str) -> Result<Decision, PolicyError> {
+pub fn simulate(bundle: &Bundle, input_json: &str, regime: Regime) -> Result<Decision, PolicyError> {
     let document = read(input_json)?;
-    decide_facts(bundle, &document.facts(), || Ok(input_json.to_owned()))
+    decide_facts(bundle, &document.facts(), regime, || Ok(input_json.to_owned()))
 }
 
 /// The same, and why: every gate of the contract that was asked.
 ///
 /// # Errors
 /// As for [`simulate`].
-pub fn explain(bundle: &Bundle, input_json: &str) -> Result<Explanation, PolicyError> {
+pub fn explain(bundle: &Bundle, input_json: &str, regime: Regime) -> Result<Explanation, PolicyError> {
     let document = read(input_json)?;
-    contract::explain(bundle, &document.facts(), || Ok(input_json.to_owned()))
+    contract::explain(bundle, &document.facts(), regime, || Ok(input_json.to_owned()))
 }
 
 fn read(input_json: &str) -> Result<Document, PolicyError> {

@@ -251,7 +251,8 @@ fn approvals(value: &Value) -> Approvals {
         .map_or(Approvals::Malformed, Approvals::Tiers)
 }
 
-fn approval_tier(value: &Value) -> Option<ApprovalTier> {
+/// A declared tier; `None` when it has another shape.
+pub(crate) fn approval_tier(value: &Value) -> Option<ApprovalTier> {
     let declared = |name: &str| {
         value
             .as_object()

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what the cases share runs only in tests")]
 
-use caracal_policy::{Bundle, CompileError, Decision, PolicyError, Reason, simulate};
+use caracal_policy::{Bundle, CompileError, Decision, PolicyError, Reason, Regime, simulate};
 use serde_json::{Value, json};
 
 const OWNER: &str = r#"
@@ -36,7 +36,7 @@ fn mint() -> Value {
 }
 
 fn decide(bundle: &Bundle, input: &Value) -> Result<Decision, PolicyError> {
-    simulate(bundle, &input.to_string())
+    simulate(bundle, &input.to_string(), Regime::Restrict)
 }
 
 fn outcome(bundle: &Bundle, input: &Value) -> &'static str {

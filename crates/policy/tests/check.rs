@@ -1,6 +1,6 @@
 //! Does whoever puts a set in force learn what is wrong with it, in which document, and on which line?
 
-use caracal_policy::{Bundle, Finding, explain};
+use caracal_policy::{Bundle, Finding, Regime, explain};
 use serde_json::json;
 
 const HEAD: &str = "# caracal:data-document\npackage caracal.authz\n\nimport rego.v1\n\n";
@@ -225,7 +225,7 @@ approval_tiers := [{"tier": "t", "approver": "any", "ttl_seconds": 60, "privacy"
         "delegation_edge": {"id": "e1", "scopes": ["crm:write"]},
         "context": {"agent_session_id": "s1", "requested_scopes": ["crm:write"]}
     });
-    let told = explain(&bundle, &input.to_string()).unwrap();
+    let told = explain(&bundle, &input.to_string(), Regime::Restrict).unwrap();
     assert!(told.decision.allow());
     let gates: Vec<&str> = told.gates.iter().map(|gate| gate.gate).collect();
     assert_eq!(
@@ -244,7 +244,7 @@ approval_tiers := [{"tier": "t", "approver": "any", "ttl_seconds": 60, "privacy"
         )
     );
     input["principal"]["labels"] = json!(["reader"]);
-    let told = explain(&bundle, &input.to_string()).unwrap();
+    let told = explain(&bundle, &input.to_string(), Regime::Restrict).unwrap();
     let last = told.gates.last().unwrap();
     assert_eq!(
         (last.gate, last.passed, last.because.as_str()),

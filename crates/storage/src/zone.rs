@@ -24,6 +24,8 @@ pub struct Zone {
     pub operator_coauthor_badge: bool,
     /// Whether the assistant's calls are themselves governed.
     pub operator_governed: bool,
+    /// What a decision policy may do: `restrict` or `sole`.
+    pub policy_mode: String,
     /// The console account that owns it.
     pub owner_account_id: Option<String>,
     /// Who made and changed it.
@@ -65,6 +67,8 @@ pub struct ZoneChange<'a> {
     pub operator_coauthor_badge: Option<bool>,
     /// Whether the assistant's calls are themselves governed.
     pub operator_governed: Option<bool>,
+    /// What a decision policy may do: `restrict` or `sole`.
+    pub policy_mode: Option<&'a str>,
 }
 
 /// Zones that are not archived and not the platform's own, newest first; only those of `owner` when one is given.
@@ -77,7 +81,8 @@ pub async fn list<'t>(
     owner: Option<&str>,
 ) -> Result<Vec<Zone>, StorageError> {
     Ok(sqlx::query_as(
-        "SELECT id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, owner_account_id,
+        "SELECT id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, policy_mode,
+             owner_account_id,
              created_by, created_via_operator, updated_by, updated_via_operator, created_at, updated_at
          FROM zones
          WHERE archived_at IS NULL AND name NOT ILIKE 'caracal.sys/%' AND slug NOT ILIKE 'caracal-sys-%'
@@ -99,7 +104,8 @@ pub async fn list<'t>(
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn find<'t>(tx: impl PgExecutor<'t>, zone: &ZoneId) -> Result<Option<Zone>, StorageError> {
     Ok(sqlx::query_as(
-        "SELECT id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, owner_account_id,
+        "SELECT id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, policy_mode,
+             owner_account_id,
              created_by, created_via_operator, updated_by, updated_via_operator, created_at, updated_at
          FROM zones WHERE id = $1 AND archived_at IS NULL",
     )
@@ -140,7 +146,8 @@ pub async fn hold(tx: &mut WriteTx, zone: &ZoneId) -> Result<bool, StorageError>
 /// [`StorageError::Contention`] when the lock is not free in time.
 pub async fn lock(tx: &mut WriteTx, zone: &ZoneId) -> Result<Option<Zone>, StorageError> {
     Ok(sqlx::query_as(
-        "SELECT id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, owner_account_id,
+        "SELECT id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, policy_mode,
+             owner_account_id,
              created_by, created_via_operator, updated_by, updated_via_operator, created_at, updated_at
          FROM zones WHERE id = $1 AND archived_at IS NULL FOR UPDATE",
     )
@@ -171,7 +178,8 @@ pub async fn insert(tx: &mut WriteTx, zone: &NewZone<'_>) -> Result<Zone, Storag
     let made: Zone = sqlx::query_as(
         "INSERT INTO zones (id, name, slug, dcr_enabled, owner_account_id, created_by, created_via_operator)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
-         RETURNING id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, owner_account_id,
+         RETURNING id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, policy_mode,
+             owner_account_id,
              created_by, created_via_operator, updated_by, updated_via_operator, created_at, updated_at",
     )
     .bind(zone.id.as_str())
@@ -204,10 +212,11 @@ pub async fn update(
         "UPDATE zones SET name = coalesce($2, name), slug = coalesce($3, slug),
              dcr_enabled = coalesce($4, dcr_enabled),
              operator_coauthor_badge = coalesce($5, operator_coauthor_badge),
-             operator_governed = coalesce($6, operator_governed),
-             updated_by = $7, updated_via_operator = $8, updated_at = now()
+             operator_governed = coalesce($6, operator_governed), policy_mode = coalesce($7, policy_mode),
+             updated_by = $8, updated_via_operator = $9, updated_at = now()
          WHERE id = $1 AND archived_at IS NULL
-         RETURNING id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, owner_account_id,
+         RETURNING id, name, slug, dcr_enabled, operator_coauthor_badge, operator_governed, policy_mode,
+             owner_account_id,
              created_by, created_via_operator, updated_by, updated_via_operator, created_at, updated_at",
     )
     .bind(zone.as_str())
@@ -216,6 +225,7 @@ pub async fn update(
     .bind(change.dcr_enabled)
     .bind(change.operator_coauthor_badge)
     .bind(change.operator_governed)
+    .bind(change.policy_mode)
     .bind(by.name)
     .bind(by.via_operator)
     .fetch_optional(tx)

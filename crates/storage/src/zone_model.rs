@@ -18,6 +18,8 @@ use crate::tx::ReadTx;
 pub struct ZoneRows {
     /// Version of the zone's configuration these rows are at, or above.
     pub version: i64,
+    /// What a decision policy may do in the zone: `restrict` or `sole`.
+    pub policy_mode: String,
     /// Applications that are not archived, expired ones included.
     pub applications: Vec<ApplicationRow>,
     /// Resources that are not archived.
@@ -172,11 +174,12 @@ pub struct BindingRow {
 /// [`StorageError::Unavailable`] when the database is out of reach, [`StorageError::Inconsistent`] when a row cannot
 /// be read.
 pub async fn load(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<ZoneRows>, StorageError> {
-    let Some(version) = version(tx, zone).await? else {
+    let Some((version, policy_mode)) = version(tx, zone).await? else {
         return Ok(None);
     };
     Ok(Some(ZoneRows {
         version,
+        policy_mode,
         applications: applications(tx, zone).await?,
         resources: resources(tx, zone).await?,
         providers: providers(tx, zone).await?,
@@ -232,9 +235,9 @@ pub async fn application_zone(
     )))
 }
 
-async fn version(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<i64>, StorageError> {
-    let version = sqlx::query_scalar(
-        "SELECT coalesce(v.version, 0)
+async fn version(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<(i64, String)>, StorageError> {
+    let version = sqlx::query_as(
+        "SELECT coalesce(v.version, 0), z.policy_mode
          FROM zones z LEFT JOIN zone_versions v ON v.zone_id = z.id
          WHERE z.id = $1 AND z.archived_at IS NULL",
     )

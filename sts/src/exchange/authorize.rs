@@ -32,8 +32,8 @@ pub(super) async fn decide(basis: &Basis<'_>, resource: &Resource) -> Result<Dec
     ask(basis.sts, basis.caller.zone(), || input(basis, resource)).await
 }
 
-/// Asks the zone's policy about `input`. Memory only; about a microsecond unless a document reads `input`, which is then
-/// interpreted on the pool for that.
+/// Asks the zone's policy about `input`. Memory only; about a microsecond unless a document or a decision policy reads
+/// `input`, which is then interpreted on the pool for that.
 ///
 /// # Errors
 /// [`Undecided`]: nothing may be granted then.
@@ -45,11 +45,11 @@ pub(crate) async fn ask<'a>(
     let bundle = zone.policy.bundle()?;
     let _timer = sts.metrics.policy_seconds.start_timer();
     let Some(question) = caracal_policy::question(bundle, &input())? else {
-        return Ok(caracal_policy::decide(bundle, &input())?);
+        return Ok(caracal_policy::decide(bundle, &input(), zone.regime)?);
     };
     let answer = sts.evaluations.run(&zone.id, move || question.answer());
     let answer = answer.await??;
-    Ok(caracal_policy::decide_answered(&answer, &input())?)
+    Ok(caracal_policy::decide_answered(&answer, &input(), zone.regime)?)
 }
 
 /// The facts of the request, borrowed.

@@ -19,7 +19,8 @@ pub(crate) struct Difference {
 
 /// Asks the version on trial, if the zone has one, about what was `enforced`. Tables only: about a microsecond.
 pub(super) fn compare(basis: &Basis<'_>, resource: &Resource, enforced: &Decision) -> Option<Difference> {
-    let shadow = basis.caller.zone().policy.shadow()?;
+    let zone = basis.caller.zone();
+    let shadow = zone.policy.shadow()?;
     let count = |outcome: &str| {
         basis
             .sts
@@ -33,7 +34,8 @@ pub(super) fn compare(basis: &Basis<'_>, resource: &Resource, enforced: &Decisio
         manifest_sha256: shadow.manifest_sha256.clone(),
         decision,
     };
-    match caracal_policy::decide(&shadow.bundle, &authorize::input(basis, resource)) {
+    let input = authorize::input(basis, resource);
+    match caracal_policy::decide(&shadow.bundle, &input, zone.regime) {
         Ok(decision) if decision == *enforced => {
             count("same");
             None

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use caracal_chassis::server::{BodyError, read_body};
 use caracal_model::ZoneId;
-use caracal_policy::{Bundle, Explanation, Finding, Findings, PolicyError};
+use caracal_policy::{Bundle, Explanation, Finding, Findings, PolicyError, Regime};
 use caracal_wire::error::ErrorCode;
 use caracal_wire::policy::{PolicyStatus, SimulationRequest};
 use http::StatusCode;
@@ -128,7 +128,7 @@ fn tried(asked: &SimulationRequest) -> Result<Option<Explanation>, Fault> {
     let Some(input) = &asked.input else {
         return Ok(None);
     };
-    let explanation = caracal_policy::explain(&bundle, &current(input.get()));
+    let explanation = caracal_policy::explain(&bundle, &current(input.get()), Regime::Restrict);
     explanation.map(Some).map_err(Fault::Undecided)
 }
 

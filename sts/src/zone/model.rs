@@ -6,6 +6,7 @@ use std::sync::Arc;
 use caracal_model::{
     ApplicationId, ProviderId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds, ZoneId,
 };
+use caracal_policy::Regime;
 use caracal_storage::zone_model::{ApplicationRow, MintLimitRow, ResourceRow, ZoneRows};
 use caracal_token::KeySet;
 use caracal_token::envelope::Keyring;
@@ -32,6 +33,8 @@ pub(crate) struct ZoneModel {
     bindings: HashMap<String, ApplicationId>,
     pub(crate) keys: KeyRing,
     pub(crate) policy: ZonePolicy,
+    /// What a decision policy may do.
+    pub(crate) regime: Regime,
     /// The platform's limit of mints per minute, when one is set.
     mints_per_minute: Option<u32>,
 }
@@ -120,6 +123,7 @@ impl ZoneModel {
             keys: KeyRing::open(zone, rows.signing_keys, keyring, UnixSeconds(now)),
             policy: ZonePolicy::load(zone, rows.policy, previous.map(|previous| &previous.policy), now)
                 .with_shadow(zone, rows.shadow, previous.map(|previous| &previous.policy)),
+            regime: regime(zone, &rows.policy_mode),
             mints_per_minute: rows.mints_per_minute.and_then(|limit| u32::try_from(limit).ok()),
         }
     }
@@ -201,6 +205,14 @@ fn application(zone: &ZoneId, row: ApplicationRow) -> Application {
         expires_at: row.expires_at.map(UnixSeconds),
         control_key: ControlKey::of_traits(&row.traits),
     }
+}
+
+/// A word nobody knows leaves both the contract and the decision policy a say.
+fn regime(zone: &ZoneId, policy_mode: &str) -> Regime {
+    Regime::parse(policy_mode).unwrap_or_else(|| {
+        tracing::error!(zone.id = %zone, policy_mode, "an unknown policy mode; decision policies restrict");
+        Regime::Restrict
+    })
 }
 
 fn resource(zone: &ZoneId, row: ResourceRow) -> Option<Resource> {

@@ -11,6 +11,7 @@ mod client;
 mod client_keys;
 mod configuration;
 mod control_key;
+mod decision_policy;
 mod dpop;
 mod endpoints;
 mod gateway;

@@ -39,6 +39,12 @@ async fn simulate(stack: &Stack, content: &str, input: Option<Value>) -> Answer 
     signed(stack, Method::POST, SIMULATE, &body.to_string()).await
 }
 
+/// The version of the policy set that the service decides by.
+pub(crate) async fn in_force(stack: &Stack) -> Value {
+    let status = signed(stack, Method::GET, STATUS, "").await;
+    status.body["policy_set_version_id"].clone()
+}
+
 async fn metrics(stack: &Stack) -> String {
     let bearer = [("authorization", "Bearer metrics"), ("accept", "text/plain")];
     let answer = stack.send(Method::GET, "/metrics", header_map(&bearer), "").await;

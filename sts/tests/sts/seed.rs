@@ -56,16 +56,31 @@ pub(crate) async fn seed(pool: &PgPool) {
 
 /// Makes `content` the active policy of `z1`, as set version `version`.
 pub(crate) async fn policy(pool: &PgPool, version: &str, content: &str) {
-    let document = format!("pv-{version}");
-    let sha = manifest::sha256(&[PolicyVersionId::try_from(document.as_str()).unwrap()]);
+    policies(pool, version, &[content]).await;
+}
+
+/// Makes `contents` the active policy of `z1`, as set version `version`.
+pub(crate) async fn policies(pool: &PgPool, version: &str, contents: &[&str]) {
+    let mut ids = Vec::new();
+    for (number, content) in contents.iter().enumerate() {
+        let name = format!("{version}-{number}");
+        ids.push(PolicyVersionId::try_from(format!("pv-{name}")).unwrap());
+        run(pool, format!("
+            INSERT INTO policies (id, zone_id, name, created_by) VALUES ('p-{name}', 'z1', '{name}', 'test');
+            INSERT INTO policy_versions (id, policy_id, version, content, content_sha256, schema_version, created_by)
+                VALUES ('pv-{name}', 'p-{name}', 1, $rego${content}$rego$, '-', '2026-05-20', 'test')")).await;
+    }
+    let sha = manifest::sha256(&ids);
+    let entries: Vec<String> = ids
+        .iter()
+        .map(|id| format!("{{\"policy_version_id\": \"{id}\"}}"))
+        .collect();
+    let entries = entries.join(", ");
     run(pool, format!("
-        INSERT INTO policies (id, zone_id, name, created_by) VALUES ('p-{version}', 'z1', '{version}', 'test');
-        INSERT INTO policy_versions (id, policy_id, version, content, content_sha256, schema_version, created_by)
-            VALUES ('{document}', 'p-{version}', 1, $rego${content}$rego$, '-', '2026-05-20', 'test');
         INSERT INTO policy_sets (id, zone_id, name, created_by) VALUES ('ps-1', 'z1', 'main', 'test')
             ON CONFLICT DO NOTHING;
         INSERT INTO policy_set_versions (id, policy_set_id, version, manifest_json, manifest_sha256, schema_version, created_by)
-            SELECT '{version}', 'ps-1', count(*) + 1, '[{{\"policy_version_id\": \"{document}\"}}]', '{sha}', '2026-05-20', 'test'
+            SELECT '{version}', 'ps-1', count(*) + 1, '[{entries}]', '{sha}', '2026-05-20', 'test'
             FROM policy_set_versions WHERE policy_set_id = 'ps-1';
         INSERT INTO policy_set_bindings (zone_id, policy_set_id, active_version_id) VALUES ('z1', 'ps-1', '{version}')
             ON CONFLICT (zone_id, policy_set_id) DO UPDATE SET active_version_id = excluded.active_version_id")).await;

@@ -7,12 +7,14 @@ use serde::Serialize;
 
 use caracal_model::ScopeSet;
 
-use super::{Gate, Shape, evaluate, shape};
+use super::{Gate, Shape, shape};
 use crate::bundle::{Bundle, State};
 use crate::contract::PolicyError;
 use crate::decision::{Decision, Reason};
 use crate::facts::{ClaimFacts, Facts};
+use crate::regime::{Regime, conclude, invariant};
 use crate::tables::{Approvals, Grant, Risk, Tables};
+use crate::verdict::Verdict;
 
 /// A decision and how it came about.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,6 +45,7 @@ pub struct GateReport {
 pub(crate) fn explain(
     bundle: &Bundle,
     facts: &Facts<'_>,
+    regime: Regime,
     document: impl FnOnce() -> Result<String, PolicyError>,
 ) -> Result<Explanation, PolicyError> {
     match bundle.state() {
@@ -56,16 +59,21 @@ pub(crate) fn explain(
                 because: "no policy set is in force".to_owned(),
             }],
         }),
-        State::Constant(tables) => explain_tables(tables, facts),
-        State::ReadsInput {
-            constant,
-            interpreter,
-        } => explain_tables(&interpreter.tables(constant, &document()?)?, facts),
+        State::Constant(tables) => explain_tables(tables, facts, regime, None),
+        State::ReadsInput(interpreted) => {
+            let (tables, verdict) = interpreted.answer(&document()?)?;
+            explain_tables(&tables, facts, regime, verdict.as_ref())
+        }
     }
 }
 
-fn explain_tables(tables: &Tables, facts: &Facts<'_>) -> Result<Explanation, PolicyError> {
-    let decision = evaluate(tables, facts)?;
+fn explain_tables(
+    tables: &Tables,
+    facts: &Facts<'_>,
+    regime: Regime,
+    verdict: Option<&Verdict>,
+) -> Result<Explanation, PolicyError> {
+    let decision = conclude(regime, tables, facts, verdict)?;
     let gate = Gate {
         tables,
         facts,
@@ -73,7 +81,13 @@ fn explain_tables(tables: &Tables, facts: &Facts<'_>) -> Result<Explanation, Pol
     };
     let shape = shape(facts, gate.grant);
     let mut report = Report::default();
-    report.all(&gate, shape.as_ref());
+    let passed = match regime {
+        Regime::Restrict => report.all(&gate, shape.as_ref()),
+        Regime::Sole => report.invariants(&gate),
+    };
+    if passed.is_some() && (verdict.is_some() || regime == Regime::Sole) {
+        report.decision_policy(&decision);
+    }
     Ok(Explanation {
         decision,
         shape: shape.as_ref().map(Shape::name),
@@ -152,6 +166,42 @@ impl Report {
                 self.ambient(&carried(claims), ambient)
             }
         }
+    }
+
+    /// Asks the gates that hold whatever a sole decision policy says.
+    fn invariants(&mut self, gate: &Gate<'_>) -> Option<()> {
+        let broken = invariant(gate.tables, gate.facts);
+        for (name, reason, because) in [
+            (
+                "zone_is_not_frozen",
+                Reason::RestrictionActive,
+                "whether `restrict` holds anything",
+            ),
+            (
+                "mandate_targets_resource",
+                Reason::MandateTargetMismatch,
+                "whether the mandate, if there is one, is for the resource",
+            ),
+            (
+                "within_delegation",
+                Reason::DelegationScopeExceeded,
+                "whether the delegation and the mandate, if there are any, have the wanted scopes",
+            ),
+        ] {
+            self.ask(name, reason, broken != Some(reason), because)?;
+        }
+        Some(())
+    }
+
+    /// Adds what the decision policy found.
+    fn decision_policy(&mut self, decision: &Decision) -> Option<()> {
+        let reason = decision.first_reason().unwrap_or(Reason::DecisionPolicyDenied);
+        self.ask(
+            "decision_policy_allows",
+            reason,
+            decision.allow(),
+            "what the decision policy of the set decides",
+        )
     }
 
     fn well_formed(&mut self, gate: &Gate<'_>) -> Option<()> {

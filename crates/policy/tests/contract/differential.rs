@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use caracal_model::ScopeSet;
 use caracal_policy::{
     Action, ActionKind, Bundle, CompileError, Decision, Edge, Explanation, Input, PolicyError, Principal,
-    PrincipalType, Reason, Resource, SubjectClaims, decide, explain, simulate,
+    PrincipalType, Reason, Regime, Resource, SubjectClaims, decide, explain, simulate,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -503,12 +503,12 @@ fn agree(reference: &Reference, data: &Json, requests: &[Request]) -> Result<(),
             agrees_interpreted(&reading, request, &expected)?;
         }
         if let Ok(bundle) = &constant {
-            let decision = with_input(request, |input| decide(bundle, input)).unwrap();
+            let decision = with_input(request, |input| decide(bundle, input, Regime::Restrict)).unwrap();
             prop_assert_eq!(&written(&decision), expected.as_ref().unwrap());
             if number < INTERPRETED {
                 let json = json.to_string();
-                prop_assert_eq!(&decision, &simulate(bundle, &json).unwrap());
-                explains(&decision, &explain(bundle, &json).unwrap())?;
+                prop_assert_eq!(&decision, &simulate(bundle, &json, Regime::Restrict).unwrap());
+                explains(&decision, &explain(bundle, &json, Regime::Restrict).unwrap())?;
             }
         }
     }
@@ -521,7 +521,10 @@ fn agrees_interpreted(
     request: &Request,
     expected: &Result<Json, String>,
 ) -> Result<(), TestCaseError> {
-    match (with_input(request, |input| decide(bundle, input)), expected) {
+    match (
+        with_input(request, |input| decide(bundle, input, Regime::Restrict)),
+        expected,
+    ) {
         (Ok(decision), Ok(expected)) => prop_assert_eq!(&written(&decision), expected),
         (Err(PolicyError::RiskConflict(_)), Err(_)) => {}
         (decision, _) => prop_assert!(false, "interpreted {decision:?}, reference {expected:?}"),
@@ -563,7 +566,7 @@ fn the_generator_reaches_every_outcome() {
         let Ok(bundle) = Bundle::compile(&[("d", &document(&data))]) else {
             continue;
         };
-        let decision = with_input(&request, |input| decide(&bundle, input)).unwrap();
+        let decision = with_input(&request, |input| decide(&bundle, input, Regime::Restrict)).unwrap();
         let outcome = match decision.first_reason() {
             Some(reason) => reason.as_str().to_owned(),
             None => decision.determining_policies()[0]
