@@ -30,6 +30,9 @@ struct Arguments {
     /// Shorter windows and fewer changes: for a first look.
     #[arg(long)]
     quick: bool,
+    /// Measure only this class of exchange, e.g. `gateway_leg`: to look at it with a profiler.
+    #[arg(long, value_name = "KEY")]
+    only: Option<String>,
     /// Also write the figures, flat, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -49,7 +52,12 @@ async fn main() -> anyhow::Result<()> {
     let asked = |scenario| arguments.scenarios.is_empty() || arguments.scenarios.contains(&scenario);
     let mut report = Report::default();
     if asked(Scenario::Sts) {
-        Box::pin(scenario::sts::run(arguments.quick, &mut report)).await?;
+        Box::pin(scenario::sts::run(
+            arguments.quick,
+            arguments.only.as_deref(),
+            &mut report,
+        ))
+        .await?;
     }
     if asked(Scenario::Propagation) {
         Box::pin(scenario::propagation::run(arguments.quick, &mut report)).await?;

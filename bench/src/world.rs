@@ -88,14 +88,14 @@ impl World {
             control_key: (text(&key, "id"), text(&key, "client_secret")),
             application: application_id,
         };
-        let version = world.policy_version(&[READ]).await;
+        let version = world.policy_version("grants", &[READ]).await;
         world.activate(&version).await;
         world.lifecycle().await;
         world
     }
 
-    /// Makes a version of the zone's policy in which the agents' role covers `scopes`; gives its id.
-    pub(crate) async fn policy_version(&self, scopes: &[&str]) -> String {
+    /// Makes a version of the zone's policy in which the agents' role covers `scopes`, of a document called `name`; gives its id.
+    pub(crate) async fn policy_version(&self, name: &str, scopes: &[&str]) -> String {
         let admin = self.stack.admin();
         let grants = if scopes.is_empty() {
             json!({})
@@ -107,7 +107,6 @@ impl World {
             "# caracal:data-document\npackage caracal.authz\nimport rego.v1\n\napp_ids := {apps}\ngrants := {grants}\n"
         );
         let base = format!("/v1/zones/{}", self.zone);
-        let name = format!("grants of {}", scopes.join(" "));
         let policy = json!({"name": name, "content": content});
         let policy = create(&admin, &format!("{base}/policies"), &policy).await;
         let manifest = json!({"manifest": [{"policy_version_id": text(&policy, "version_id")}]});
@@ -138,7 +137,13 @@ impl World {
 
     /// A chain of sessions, each of which holds a delegation of the one before it; gives the last.
     pub(crate) async fn agent(&self, coordinator: &Api, hops: usize) -> Agent {
-        let mut session = self.session(coordinator).await;
+        let source = self.session(coordinator).await;
+        self.agent_below(coordinator, &source, hops).await
+    }
+
+    /// The same, beginning with a session that exists.
+    pub(crate) async fn agent_below(&self, coordinator: &Api, source: &str, hops: usize) -> Agent {
+        let mut session = source.to_owned();
         let mut delegation = String::new();
         for left in (1..=hops).rev() {
             let next = self.session(coordinator).await;

@@ -107,8 +107,8 @@ impl<'w> Site<'w> {
     /// Two versions in turn: one without grants, one with them.
     async fn policies(&self, changes: usize) -> anyhow::Result<Kind> {
         let versions = [
-            self.world.policy_version(&[]).await,
-            self.world.policy_version(&[READ]).await,
+            self.world.policy_version("nothing", &[]).await,
+            self.world.policy_version("reading", &[READ]).await,
         ];
         let reusable = self.world.reusable().await;
         let mut kind = Kind::default();
@@ -138,9 +138,10 @@ impl<'w> Site<'w> {
     async fn sessions(&self, changes: usize) -> anyhow::Result<Kind> {
         let lifecycle = self.world.lifecycle().await;
         let coordinator = self.world.stack.coordinator_as(&lifecycle);
+        let source = self.world.session(&coordinator).await;
         let mut kind = Kind::default();
         for _change in 0..changes {
-            let agent = self.world.agent(&coordinator, 1).await;
+            let agent = self.world.agent_below(&coordinator, &source, 1).await;
             let path = format!("/zones/{}/agents/{}", self.world.zone, agent.session);
             let end = async {
                 coordinator.delete(&path).await.expect(204);
@@ -153,9 +154,10 @@ impl<'w> Site<'w> {
     async fn delegations(&self, changes: usize) -> anyhow::Result<Kind> {
         let lifecycle = self.world.lifecycle().await;
         let coordinator = self.world.stack.coordinator_as(&lifecycle);
+        let source = self.world.session(&coordinator).await;
         let mut kind = Kind::default();
         for _change in 0..changes {
-            let agent = self.world.agent(&coordinator, 1).await;
+            let agent = self.world.agent_below(&coordinator, &source, 1).await;
             let path = format!(
                 "/zones/{}/delegations/{}/revoke",
                 self.world.zone, agent.delegation
@@ -164,6 +166,9 @@ impl<'w> Site<'w> {
                 coordinator.patch(&path, &json!({})).await.expect(200);
             };
             self.watch_agent(&mut kind, &agent, revoke).await?;
+            // A zone has room for some hundred sessions.
+            let path = format!("/zones/{}/agents/{}", self.world.zone, agent.session);
+            coordinator.delete(&path).await.expect(204);
         }
         Ok(kind)
     }

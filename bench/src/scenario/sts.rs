@@ -47,12 +47,13 @@ struct Counted {
 }
 
 /// Runs the scenario.
-pub(crate) async fn run(quick: bool, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn run(quick: bool, only: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
     let (warm_up, window) = if quick { (500, 1_500) } else { (2_000, 5_000) };
     let (warm_up, window) = (Duration::from_millis(warm_up), Duration::from_millis(window));
     progress("starting a stack for the exchanges");
     let mut world = World::start(world::options(), "http://127.0.0.1:9").await;
-    let classes = classes(&world).await;
+    let mut classes = classes(&world).await;
+    classes.retain(|class| only.is_none_or(|only| class.key == only));
     let mut rows = Vec::new();
     let mut measured = Vec::new();
     for class in &classes {
