@@ -2,11 +2,13 @@
 
 use caracal_chassis::metrics::Registry;
 use caracal_token::Use;
-use prometheus::{Histogram, HistogramTimer, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, Histogram, HistogramTimer, IntCounter, IntCounterVec, IntGauge};
 use serde_json::{Value, json};
 
 use crate::exchange::client::Via;
 use crate::exchange::refusal::Refusal;
+use crate::exchange::request::ExchangeRequest;
+use crate::session_graph::Timing;
 use crate::state::Sts;
 
 /// The metrics of the service.
@@ -14,8 +16,9 @@ use crate::state::Sts;
 pub(crate) struct Metrics {
     exchanges: IntCounterVec,
     mandates: IntCounterVec,
-    seconds_direct: Histogram,
-    seconds_gateway: Histogram,
+    seconds: [Histogram; ExchangeClass::ALL.len()],
+    graph_timing: Timing,
+    pub(crate) zone_load_seconds: Histogram,
     pub(crate) policy_seconds: Histogram,
     pub(crate) policy_errors: IntCounter,
     pub(crate) subject_token_known: IntCounter,
@@ -28,6 +31,44 @@ pub(crate) struct Metrics {
     pub(crate) upstream_credentials: IntCounterVec,
     audit_dropped: IntCounter,
     gauges: Gauges,
+}
+
+/// What kind of exchange is asked for, as far as the request itself says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExchangeClass {
+    /// By a gateway, with the mandate of a call.
+    Gateway,
+    /// By a client, within a governed session and a delegation.
+    OneShot,
+    /// By a client, with a token of a user or of its own.
+    Subject,
+    /// By a client, with nothing but its credentials.
+    Session,
+}
+
+impl ExchangeClass {
+    const ALL: [Self; 4] = [Self::Gateway, Self::OneShot, Self::Subject, Self::Session];
+
+    fn of(via: Via, request: &ExchangeRequest) -> Self {
+        if via == Via::Gateway {
+            Self::Gateway
+        } else if request.subject_token.is_some() {
+            Self::Subject
+        } else if request.agent_session_id.is_some() && request.delegation_edge_id.is_some() {
+            Self::OneShot
+        } else {
+            Self::Session
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::OneShot => "one_shot",
+            Self::Subject => "subject",
+            Self::Session => "session",
+        }
+    }
 }
 
 /// Values that are looked up when the metrics are read.
@@ -44,6 +85,9 @@ struct Gauges {
     minted_tokens: IntGauge,
     approval_waiters: IntGauge,
     opa_max_policy_age_seconds: IntGauge,
+    opa_eval: IntGauge,
+    opa_eval_duration_seconds: Gauge,
+    graph_traversals: IntGauge,
     database_statements: IntGauge,
     bus_round_trips: IntGauge,
 }
@@ -55,7 +99,7 @@ impl Metrics {
         let counter = |short: &str, help: &str| registry.counter(&name(short), help);
         let gauge = |short: &str, help: &str| registry.gauge(&name(short), help);
         let help = "Time from the parsed request to the answer.";
-        let seconds = registry.histogram_vec(&name("exchange_seconds"), help, &["via"]);
+        let seconds = registry.histogram_vec(&name("exchange_seconds"), help, &["class"]);
         Self {
             exchanges: registry.counter_vec(
                 &name("exchanges_total"),
@@ -63,8 +107,21 @@ impl Metrics {
                 &["outcome"],
             ),
             mandates: registry.counter_vec(&name("mandates_total"), "Mandates issued by class.", &["use"]),
-            seconds_direct: seconds.with_label_values(&["client"]),
-            seconds_gateway: seconds.with_label_values(&["gateway"]),
+            seconds: ExchangeClass::ALL.map(|class| seconds.with_label_values(&[class.label()])),
+            graph_timing: Timing {
+                seconds: registry.histogram(
+                    &name("graph_read_seconds"),
+                    "Time to read a session, its delegation and their lineage from the database.",
+                ),
+                errors: counter(
+                    "graph_traversal_errors_total",
+                    "Sessions and delegations that could not be read from the database.",
+                ),
+            },
+            zone_load_seconds: registry.histogram(
+                &name("zone_load_seconds"),
+                "Time to read the configuration of a zone and to build what decides from it.",
+            ),
             policy_seconds: registry.histogram(&name("policy_seconds"), "Time of one policy decision."),
             policy_errors: counter(
                 "opa_eval_errors_total",
@@ -131,6 +188,15 @@ impl Metrics {
                     "opa_max_policy_age_seconds",
                     "Age of the policy compiled first.",
                 ),
+                opa_eval: gauge("opa_eval_total", "Policy decisions asked for."),
+                opa_eval_duration_seconds: registry.float_gauge(
+                    &name("opa_eval_duration_seconds_total"),
+                    "Time of all policy decisions together.",
+                ),
+                graph_traversals: gauge(
+                    "graph_traversals_total",
+                    "Sessions and delegations read from the database.",
+                ),
                 database_statements: gauge("database_statements", "Statements sent since start."),
                 bus_round_trips: gauge(
                     "bus_round_trips",
@@ -138,6 +204,11 @@ impl Metrics {
                 ),
             },
         }
+    }
+
+    /// Where reading sessions and delegations is measured.
+    pub(crate) fn graph_timing(&self) -> Timing {
+        self.graph_timing.clone()
     }
 
     /// Counts a mandate that was released.
@@ -158,11 +229,10 @@ impl Metrics {
     }
 
     /// Measures one exchange until the answer is dropped.
-    pub(crate) fn exchange_timer(&self, via: Via) -> HistogramTimer {
-        match via {
-            Via::Client => self.seconds_direct.start_timer(),
-            Via::Gateway => self.seconds_gateway.start_timer(),
-        }
+    pub(crate) fn exchange_timer(&self, via: Via, request: &ExchangeRequest) -> Option<HistogramTimer> {
+        let class = ExchangeClass::of(via, request);
+        let at = ExchangeClass::ALL.iter().position(|known| *known == class);
+        Some(self.seconds.get(at?)?.start_timer())
     }
 
     /// Looks up the values that are not counted.
@@ -191,6 +261,15 @@ impl Metrics {
         gauges
             .opa_max_policy_age_seconds
             .set(signed(sts.zones.oldest_policy().as_secs()));
+        gauges
+            .opa_eval
+            .set(signed(self.policy_seconds.get_sample_count()));
+        gauges
+            .opa_eval_duration_seconds
+            .set(self.policy_seconds.get_sample_sum());
+        gauges
+            .graph_traversals
+            .set(signed(self.graph_timing.seconds.get_sample_count()));
         gauges.database_statements.set(signed(sts.database.statements()));
         gauges.bus_round_trips.set(signed(sts.bus.round_trips()));
     }

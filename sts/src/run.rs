@@ -176,13 +176,14 @@ pub(crate) fn build(
     if recovery.pending_events > 0 || recovery.damaged_segments > 0 {
         tracing::info!(?recovery, "evidence of an earlier process waits to be published");
     }
+    let metrics = Metrics::new(registry);
     let zones = ZoneCache::new(
         database.clone(),
         Arc::clone(&keyring),
         clock.clone(),
         config.zone_outdated_max,
+        metrics.zone_load_seconds.clone(),
     );
-    let metrics = Metrics::new(registry);
     let client = Client::new(Arc::new(SystemResolver), &config.egress)?;
     let upstream_credentials = UpstreamCredentials::new(upstream_credential::Parts {
         caller: TokenCaller::new(client),
@@ -199,7 +200,7 @@ pub(crate) fn build(
         gateway_key: config.gateway_key,
         admin_token: config.admin_token,
         zones: Arc::new(zones),
-        graph: SessionGraph::new(database.clone(), config.session_views_max),
+        graph: SessionGraph::new(database.clone(), config.session_views_max, metrics.graph_timing()),
         revocations: Revocations::new(),
         secrets: SecretVerifier::new(config.secret_verifications),
         lockout: Lockout::of_secrets(),

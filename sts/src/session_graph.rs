@@ -14,6 +14,7 @@ use std::time::Duration;
 use caracal_model::ZoneId;
 use caracal_storage::session_graph::{self as rows, GraphKey};
 use caracal_storage::{Database, StorageError};
+use prometheus::{Histogram, IntCounter};
 
 use self::epochs::Epochs;
 use self::marks::Marks;
@@ -36,6 +37,14 @@ pub(crate) struct SessionGraph {
     views: moka::future::Cache<GraphKey, Arc<View>>,
     marks: Marks,
     epochs: Epochs,
+    timing: Timing,
+}
+
+/// Where the statements are measured.
+#[derive(Debug, Clone)]
+pub(crate) struct Timing {
+    pub(crate) seconds: Histogram,
+    pub(crate) errors: IntCounter,
 }
 
 /// How many announcements are told apart; a view older than that many is read again.
@@ -43,7 +52,7 @@ const MARKS_MAX: usize = 65_536;
 
 impl SessionGraph {
     /// Remembers at most `views_max` views, about 2 KiB each.
-    pub(crate) fn new(database: Database, views_max: u64) -> Self {
+    pub(crate) fn new(database: Database, views_max: u64, timing: Timing) -> Self {
         let views = moka::future::Cache::builder()
             .max_capacity(views_max)
             .time_to_idle(Duration::from_mins(15))
@@ -53,6 +62,7 @@ impl SessionGraph {
             views,
             marks: Marks::new(MARKS_MAX),
             epochs: Epochs::default(),
+            timing,
         }
     }
 
@@ -119,6 +129,16 @@ impl SessionGraph {
     }
 
     async fn load(&self, key: &GraphKey) -> Result<Arc<View>, StorageError> {
+        let timer = self.timing.seconds.start_timer();
+        let loaded = self.load_now(key).await;
+        timer.observe_duration();
+        if loaded.is_err() {
+            self.timing.errors.inc();
+        }
+        loaded
+    }
+
+    async fn load_now(&self, key: &GraphKey) -> Result<Arc<View>, StorageError> {
         let read_at = self.marks.position();
         let mut tx = self.database.read().await?;
         let rows = rows::load(&mut tx, key).await?;

@@ -194,7 +194,7 @@ async fn token(
         }
         (Err(refusal), Err(_)) | (Ok(_), Err(refusal)) => return Err(refusal.into()),
     };
-    let _timer = sts.metrics.exchange_timer(via);
+    let _timer = sts.metrics.exchange_timer(via, &request);
     Ok(guarded(sts, origin, &request, via).await?)
 }
 

@@ -15,6 +15,7 @@ use caracal_chassis::Clock;
 use caracal_model::ZoneId;
 use caracal_storage::{Database, StorageError, zone_model};
 use caracal_token::envelope::Keyring;
+use prometheus::Histogram;
 use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
 use super::model::ZoneModel;
@@ -83,6 +84,8 @@ pub(crate) struct ZoneCache {
     outdated: std::sync::Mutex<HashSet<ZoneId>>,
     wake: Notify,
     reloads: AtomicU64,
+    /// Reading and building, first loads and reloads alike.
+    load_seconds: Histogram,
 }
 
 impl ZoneCache {
@@ -92,6 +95,7 @@ impl ZoneCache {
         keyring: Arc<Keyring>,
         clock: Clock,
         outdated_max: Duration,
+        load_seconds: Histogram,
     ) -> Self {
         Self {
             database,
@@ -108,6 +112,7 @@ impl ZoneCache {
             outdated: std::sync::Mutex::default(),
             wake: Notify::new(),
             reloads: AtomicU64::new(0),
+            load_seconds,
         }
     }
 
@@ -278,6 +283,7 @@ impl ZoneCache {
         zone: &ZoneId,
         previous: Option<Arc<ZoneModel>>,
     ) -> Result<Option<ZoneModel>, LoadError> {
+        let _timer = self.load_seconds.start_timer();
         let mut tx = self.database.read().await?;
         let Some(rows) = zone_model::load(&mut tx, zone).await? else {
             return Ok(None);

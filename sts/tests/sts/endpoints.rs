@@ -123,6 +123,12 @@ async fn health_and_metrics_have_their_names() {
         "caracal_sts_audit_dropped_total 0",
         "caracal_sts_zones_loaded 1",
         "caracal_sts_policy_seconds_count 1",
+        "caracal_sts_opa_eval_total 1",
+        "caracal_sts_exchange_seconds_count{class=\"one_shot\"} 1",
+        "caracal_sts_exchange_seconds_count{class=\"session\"} 1",
+        "caracal_sts_exchange_seconds_count{class=\"gateway\"} 0",
+        "caracal_sts_zone_load_seconds_count ",
+        "caracal_sts_graph_traversal_errors_total 0",
     ] {
         assert!(text.contains(line), "{line} is missing in {text}");
     }
