@@ -9,6 +9,7 @@ pub(crate) mod control_key;
 mod credential;
 mod directive;
 pub(crate) mod evidence;
+pub(crate) mod federation;
 mod mint;
 pub(crate) mod possession;
 mod references;
@@ -30,7 +31,7 @@ use self::evidence::{ApprovalFact, Known, Origin};
 use self::mint::Minted;
 use self::possession::ProofFault;
 use self::refusal::Refusal;
-use self::request::{ExchangeRequest, SubjectTokenKind};
+use self::request::ExchangeRequest;
 use self::resources::Basis;
 use crate::state::Sts;
 use crate::zone::Resource;
@@ -38,7 +39,8 @@ use crate::zone::Resource;
 /// Exchanges what the caller has proved for a mandate. `known` collects what became known, for the evidence of a refusal.
 ///
 /// Steady state: no SQL, no round trip; one signature, one policy decision for each resource, one append. A reusable mandate
-/// also costs one INSERT. A request that needs a human's yes costs a few SQL statements more.
+/// also costs one INSERT; what the sign-in of a user costs is said there. A request that needs a human's yes costs a few SQL
+/// statements more.
 ///
 /// # Errors
 /// [`Refusal`], the first in the order of the contract.
@@ -55,7 +57,9 @@ pub(crate) async fn exchange(
     let now = UnixSeconds(sts.clock.unix_seconds());
     let caller = client::authenticate(sts, origin.source, request, via, now).await?;
     known.caller = Some(caller.clone());
-    refuse_federation(request)?;
+    if let Some(token) = federation::id_token(request) {
+        return federation::sign_in(sts, origin, request, &caller, known, token, now).await;
+    }
     if request.resources.is_empty() {
         return Err(Refusal::NoResource);
     }
@@ -105,29 +109,6 @@ pub(crate) async fn exchange(
     let minted = mint::mint(&basis, &granted, lifetime, agreed.as_ref()).await?;
     known.approval = agreed.as_ref().map(ApprovalFact::of_use);
     release(sts, origin, request, known, minted, upstreams, &granted).await
-}
-
-/// Users of other issuers are not served yet: no issuer is configured, which is what the contract then answers.
-fn refuse_federation(request: &ExchangeRequest) -> Result<(), Refusal> {
-    let is_federation = request
-        .subject_token
-        .as_ref()
-        .is_some_and(|token| token.kind == SubjectTokenKind::IdToken);
-    if !is_federation {
-        return Ok(());
-    }
-    let has_more = !request.resources.is_empty()
-        || !request.scope.is_empty()
-        || request.session_id.is_some()
-        || request.agent_session_id.is_some()
-        || request.delegation_edge_id.is_some()
-        || request.approval_id.is_some()
-        || request.challenge.is_some();
-    Err(if has_more {
-        Refusal::FederationFields
-    } else {
-        Refusal::FederationIssuer
-    })
 }
 
 /// Lets the token out: not revoked since the checks, and recorded.

@@ -24,6 +24,7 @@ mod exchange;
 mod feed;
 mod http;
 mod introspection;
+mod issuer_keys;
 mod key;
 mod limit;
 mod metrics;

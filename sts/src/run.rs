@@ -24,6 +24,7 @@ use crate::approval::{self, Waiters};
 use crate::config::Config;
 use crate::feed::{self, FeedError};
 use crate::http;
+use crate::issuer_keys::{Https, IssuerKeyCache};
 use crate::key::MintedTokens;
 use crate::limit::denial_budget::DenialBudget;
 use crate::limit::evaluation::EvaluationPool;
@@ -186,7 +187,7 @@ pub(crate) fn build(
     );
     let client = Client::new(Arc::new(SystemResolver), &config.egress)?;
     let upstream_credentials = UpstreamCredentials::new(upstream_credential::Parts {
-        caller: TokenCaller::new(client),
+        caller: TokenCaller::new(client.clone()),
         clock: clock.clone(),
         database: database.clone(),
         keyring: Arc::clone(&keyring),
@@ -212,6 +213,7 @@ pub(crate) fn build(
         single_use: SingleUse::new(Arc::clone(&deps.bus)),
         bus: Arc::clone(&deps.bus),
         proof_nonces,
+        issuer_keys: IssuerKeyCache::new(Https(client), clock.clone()),
         minted: MintedTokens::new(config.minted_tokens_max, TOKEN_LIFE_MAX),
         spool,
         evaluations: EvaluationPool::new(

@@ -12,6 +12,7 @@ use caracal_token::dpop::nonce::Nonces;
 use caracal_token::envelope::Keyring;
 
 use crate::approval::Waiters;
+use crate::issuer_keys::IssuerKeyCache;
 use crate::key::{self, CreateKeyError, MintedTokens};
 use crate::limit::denial_budget::DenialBudget;
 use crate::limit::evaluation::EvaluationPool;
@@ -54,6 +55,8 @@ pub(crate) struct Sts {
     /// Gives nonces for proofs of possession, and knows those of every replica.
     pub(crate) proof_nonces: Nonces,
     pub(crate) minted: MintedTokens,
+    /// The keys of issuers of users.
+    pub(crate) issuer_keys: IssuerKeyCache,
     /// Credentials of providers that run out.
     pub(crate) upstream_credentials: Arc<UpstreamCredentials>,
     pub(crate) spool: Spool,

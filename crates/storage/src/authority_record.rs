@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::error::StorageError;
 use crate::pool::Database;
 use crate::tx::{WriteTx, ZoneScope};
+use crate::zone_model::SubjectIssuerRow;
 
 /// A record to be written; it is active from the start.
 #[derive(Debug, Clone)]
@@ -51,6 +52,40 @@ pub async fn insert(database: &Database, record: &NewAuthorityRecord<'_>) -> Res
     .execute(&mut tx)
     .await?;
     tx.commit().await
+}
+
+/// Writes the record of a user, unless its issuer is not believed any more as `issuer` says; then false. So nobody gets in
+/// on the word of an issuer after the commit that ended or changed it, whatever is still in anybody's memory.
+///
+/// # Errors
+/// As [`insert`].
+pub async fn insert_of_user(
+    database: &Database,
+    record: &NewAuthorityRecord<'_>,
+    issuer: &SubjectIssuerRow,
+) -> Result<bool, StorageError> {
+    let mut tx = database.write(ZoneScope::Zone(record.zone_id)).await?;
+    let inserted = sqlx::query(
+        "INSERT INTO authority_records
+             (id, zone_id, session_type, subject_id, status, expires_at, authenticated_at, claims_json)
+         SELECT $1, i.zone_id, $3, $4, 'active', to_timestamp($5), to_timestamp($6), $7
+         FROM subject_issuers i
+         WHERE i.zone_id = $2 AND i.id = $8 AND i.archived_at IS NULL AND i.jwks_url = $9 AND i.audience = $10",
+    )
+    .bind(record.id.as_str())
+    .bind(record.zone_id.as_str())
+    .bind(record.session_type)
+    .bind(record.subject_id.as_str())
+    .bind(seconds(record.expires_at))
+    .bind(seconds(record.authenticated_at))
+    .bind(record.claims.as_ref())
+    .bind(issuer.id.as_str())
+    .bind(&issuer.jwks_url)
+    .bind(&issuer.audience)
+    .execute(&mut tx)
+    .await?;
+    tx.commit().await?;
+    Ok(inserted.rows_affected() == 1)
 }
 
 /// Ends a record: nothing may stand on it from now on. False when there is no active one with this id.

@@ -4,7 +4,8 @@
 //! moves. Every statement of a load runs in the same snapshot, so the rows belong together.
 
 use caracal_model::{
-    ApplicationId, KeyId, PolicySetId, PolicySetVersionId, PolicyVersionId, ProviderId, ResourceId, ZoneId,
+    ApplicationId, KeyId, PolicySetId, PolicySetVersionId, PolicyVersionId, ProviderId, ResourceId,
+    SubjectIssuerId, ZoneId,
 };
 use serde_json::Value;
 use sqlx::Row;
@@ -36,6 +37,8 @@ pub struct ZoneRows {
     pub shadow: Option<PolicyRows>,
     /// Which application may present a reusable mandate for which resource at the gateway.
     pub bindings: Vec<BindingRow>,
+    /// Issuers of users that are not archived.
+    pub subject_issuers: Vec<SubjectIssuerRow>,
     /// The platform's limit of mints per minute, when one is set.
     pub mints_per_minute: Option<i32>,
 }
@@ -166,9 +169,22 @@ pub struct BindingRow {
     pub application_id: ApplicationId,
 }
 
+/// An issuer whose users the zone believes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectIssuerRow {
+    /// Row id.
+    pub id: SubjectIssuerId,
+    /// What its tokens say in `iss`, byte for byte.
+    pub issuer: String,
+    /// Where its keys are.
+    pub jwks_url: String,
+    /// What its tokens must name in `aud`.
+    pub audience: String,
+}
+
 /// Reads everything about `zone`; `None` when it does not exist or is archived.
 ///
-/// Ten statements in the caller's snapshot.
+/// Eleven statements in the caller's snapshot.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach, [`StorageError::Inconsistent`] when a row cannot
@@ -188,6 +204,7 @@ pub async fn load(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<ZoneRows>, St
         policy: policy(tx, zone, ACTIVE).await?,
         shadow: policy(tx, zone, SHADOW).await?,
         bindings: bindings(tx, zone).await?,
+        subject_issuers: subject_issuers(tx, zone).await?,
         mints_per_minute: mints_per_minute(tx).await?,
     }))
 }
@@ -436,6 +453,24 @@ async fn bindings(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<BindingRow>, Sto
         Ok(BindingRow {
             resource: row.try_get("resource_identifier")?,
             application_id: id(row, "application_id", "gateway_resource_bindings")?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+async fn subject_issuers(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<SubjectIssuerRow>, StorageError> {
+    let rows = sqlx::query(
+        "SELECT id, issuer, jwks_url, audience FROM subject_issuers WHERE zone_id = $1 AND archived_at IS NULL",
+    )
+    .bind(zone.as_str())
+    .fetch_all(tx)
+    .await?;
+    let read = |row: &PgRow| {
+        Ok(SubjectIssuerRow {
+            id: id(row, "id", "subject_issuers")?,
+            issuer: row.try_get("issuer")?,
+            jwks_url: row.try_get("jwks_url")?,
+            audience: row.try_get("audience")?,
         })
     };
     rows.iter().map(read).collect()

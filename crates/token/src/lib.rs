@@ -19,6 +19,7 @@ mod confirmation;
 mod digest;
 pub mod dpop;
 pub mod envelope;
+pub mod id_token;
 mod jwk;
 mod key_set;
 mod random;

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use caracal_model::{EventId, UnixMicros};
 use caracal_policy::Decision;
 use caracal_storage::approval::Approval;
+use caracal_storage::zone_model::SubjectIssuerRow;
+use caracal_token::SubjectType;
 use caracal_wire::audit::{AuditEvent, decision, event_type, status};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -34,6 +36,8 @@ pub(crate) struct Known {
     pub(crate) presented: Option<Presented>,
     pub(crate) references: Arc<References>,
     pub(crate) verdicts: Vec<Verdict>,
+    /// The configured issuer that a user's token says it is of.
+    pub(crate) user_issuer: Option<Arc<SubjectIssuerRow>>,
     /// What happened to an approval.
     pub(crate) approval: Option<ApprovalFact>,
 }
@@ -141,7 +145,8 @@ pub(crate) async fn record_issue(
         .verdicts
         .iter()
         .map(|verdict| scribe.about_resource(verdict, Some(minted), None))
-        .chain(known.approval.iter().map(|fact| scribe.about_approval(fact)));
+        .chain(known.approval.iter().map(|fact| scribe.about_approval(fact)))
+        .chain(known.user_issuer.iter().map(|_| scribe.about_sign_in(minted)));
     append(sts, events.collect()).await
 }
 
@@ -287,6 +292,19 @@ impl Scribe<'_> {
         Some(event)
     }
 
+    /// A user of another issuer was let in.
+    fn about_sign_in(&self, minted: &Minted) -> Option<AuditEvent> {
+        let mut event = self.event(event_type::TOKEN_EXCHANGE)?;
+        decision::ALLOW.clone_into(&mut event.decision);
+        status::COMPLETE.clone_into(&mut event.evaluation_status);
+        event.determining_policies_json = json!([{ "policy": "caracal-subject-federation" }]);
+        let mut metadata = self.metadata();
+        metadata.insert("session_id".to_owned(), json!(minted.claims.sid));
+        put_token(&mut metadata, minted);
+        event.metadata_json = Value::Object(metadata);
+        Some(event)
+    }
+
     fn about_approval(&self, fact: &ApprovalFact) -> Option<AuditEvent> {
         let mut event = self.event(fact.event_type)?;
         fact.decision.clone_into(&mut event.decision);
@@ -329,10 +347,15 @@ impl Scribe<'_> {
             json!(self.request.scopes.iter().map(printable).collect::<Vec<_>>()),
         );
         let claims = self.known.presented.as_ref().map(Presented::claims);
-        put(
-            "subject_kind",
-            json!(claims.map_or("application", |claims| claims.sub_type.as_str())),
-        );
+        let kind = match (claims, &self.known.user_issuer) {
+            (Some(claims), _) => claims.sub_type,
+            (None, Some(_)) => SubjectType::User,
+            (None, None) => SubjectType::Application,
+        };
+        put("subject_kind", json!(kind.as_str()));
+        if let Some(issuer) = &self.known.user_issuer {
+            put("federated_user_issuer", json!(issuer.issuer));
+        }
         if let Some(claims) = claims {
             put("subject_token_id", json!(claims.jti));
             put("subject_token_use", json!(claims.r#use.as_str()));

@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use caracal_model::{AuthorityRecordId, KeyId, SubjectId, TokenId, UnixSeconds};
+use caracal_model::{AuthorityRecordId, KeyId, SubjectId, TokenId, UnixSeconds, ZoneId};
 use caracal_storage::StorageError;
 use caracal_storage::approval::{self, Approval};
 use caracal_storage::authority_record::{self, NewAuthorityRecord};
-use caracal_token::{Actor, Claims, Hop, SubjectType, Use};
+use caracal_token::{Actor, Claims, Hop, SigningKey, SubjectType, Use};
 use serde_json::json;
 
 use super::approval::{Agreed, Reissue};
 use super::refusal::Refusal;
+use super::request::ExchangeRequest;
 use super::resources::Basis;
 use super::subject_token::Presented;
+use crate::state::Sts;
 use crate::unique_id::unique_id;
-use crate::zone::Resource;
+use crate::zone::{Resource, ZoneModel};
 
 const TTL_DEFAULT_SECONDS: i64 = 900;
-const TTL_MAX_SECONDS: i64 = 3_600;
+pub(super) const TTL_MAX_SECONDS: i64 = 3_600;
 const TTL_MAX_WITH_SUBJECT_TOKEN_SECONDS: i64 = 900;
 
 /// A signed mandate, not yet released.
@@ -46,12 +48,7 @@ pub(crate) fn lifetime(basis: &Basis<'_>) -> Result<i64, Refusal> {
     } else {
         TTL_MAX_SECONDS
     };
-    let asked = match basis.request.ttl_seconds {
-        0 => TTL_DEFAULT_SECONDS,
-        negative if negative < 0 => return Err(Refusal::TtlNegative),
-        seconds if seconds > cap => return Err(Refusal::TtlTooLong),
-        seconds => seconds,
-    };
+    let asked = asked_lifetime(basis.request, cap)?;
     let control_max = basis.control_key.and_then(|key| key.ttl_max_seconds);
     let mut lifetime = asked.min(control_max.unwrap_or(i64::MAX));
     if let Some(end) = basis.control_key.and_then(|key| key.expires_at) {
@@ -71,6 +68,19 @@ pub(crate) fn lifetime(basis: &Basis<'_>) -> Result<i64, Refusal> {
         }
     }
     Ok(lifetime)
+}
+
+/// How long the mandate is to live, in seconds, within `cap`.
+///
+/// # Errors
+/// [`Refusal::TtlNegative`], [`Refusal::TtlTooLong`].
+pub(super) fn asked_lifetime(request: &ExchangeRequest, cap: i64) -> Result<i64, Refusal> {
+    match request.ttl_seconds {
+        0 => Ok(TTL_DEFAULT_SECONDS),
+        negative if negative < 0 => Err(Refusal::TtlNegative),
+        seconds if seconds > cap => Err(Refusal::TtlTooLong),
+        seconds => Ok(seconds),
+    }
 }
 
 /// Signs the mandate; a reusable one, and one that a human agreed to, is recorded first. Cost: one signature, and for a
@@ -94,28 +104,46 @@ pub(crate) async fn mint(
         }
         repeat(&mut claims, reissue);
     }
-    let model;
-    let zone = basis.caller.zone();
-    let keys = if zone.keys.is_empty() {
-        model = basis.sts.first_signing_key(&zone.id).await.map_err(|error| {
-            tracing::error!(zone.id = %zone.id, error = &error as &dyn std::error::Error, "a zone signing key cannot be made");
-            Refusal::Issuance
-        })?;
-        &model.keys
-    } else {
-        &zone.keys
-    };
-    let key = keys.signing(basis.now).ok_or(Refusal::Issuance)?;
+    let zone = zone_with_keys(basis.sts, basis.caller.zone()).await?;
+    let key = zone.keys.signing(basis.now).ok_or(Refusal::Issuance)?;
     match agreed {
         Some(Agreed::Usable(approval)) => consume(basis, &claims, approval).await?,
         None if claims.r#use == Use::Session => record(basis, &claims).await?,
         Some(Agreed::Used(..)) | None => {}
     }
-    let header_type = basis.request.requested.header_type();
-    let token = key.sign_as(header_type, &claims).map_err(|error| {
-        tracing::error!(zone.id = %zone.id, error = &error as &dyn std::error::Error, "a mandate cannot be signed");
+    sign(&zone.id, key, basis.request, claims)
+}
+
+/// The zone with a key to sign with: its first one is made when it has none.
+///
+/// # Errors
+/// [`Refusal::Issuance`].
+pub(super) async fn zone_with_keys(sts: &Sts, zone: &Arc<ZoneModel>) -> Result<Arc<ZoneModel>, Refusal> {
+    if !zone.keys.is_empty() {
+        return Ok(Arc::clone(zone));
+    }
+    sts.first_signing_key(&zone.id).await.map_err(|error| {
+        tracing::error!(zone.id = %zone.id, error = &error as &dyn std::error::Error, "a zone signing key cannot be made");
         Refusal::Issuance
-    })?;
+    })
+}
+
+/// Signs the claims, in the shape that was asked for. Cost: one signature.
+///
+/// # Errors
+/// [`Refusal::Issuance`].
+pub(super) fn sign(
+    zone: &ZoneId,
+    key: &SigningKey,
+    request: &ExchangeRequest,
+    claims: Claims,
+) -> Result<Minted, Refusal> {
+    let token = key
+        .sign_as(request.requested.header_type(), &claims)
+        .map_err(|error| {
+            tracing::error!(zone.id = %zone, error = &error as &dyn std::error::Error, "a mandate cannot be signed");
+            Refusal::Issuance
+        })?;
     Ok(Minted {
         token,
         claims: Arc::new(claims),
@@ -131,8 +159,8 @@ fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result
         .iter()
         .map(|resource| resource.identifier.to_string())
         .collect();
-    let sid: AuthorityRecordId = fresh(basis)?;
-    let jti: TokenId = fresh(basis)?;
+    let sid: AuthorityRecordId = fresh(basis.sts)?;
+    let jti: TokenId = fresh(basis.sts)?;
     let session = basis.references.session().map(|known| &known.session);
     let chain = basis.references.chain();
     let sub_type = presented.map_or(SubjectType::Application, |claims| claims.sub_type);
@@ -225,8 +253,12 @@ pub(super) fn hops(chain: &caracal_model::delegation::Chain) -> Vec<Hop> {
     chain.hops.iter().map(hop).collect()
 }
 
-fn fresh<T: TryFrom<String>>(basis: &Basis<'_>) -> Result<T, Refusal> {
-    let id = unique_id(basis.sts.clock.unix_millis()).or(Err(Refusal::Issuance))?;
+/// A new id.
+///
+/// # Errors
+/// [`Refusal::Issuance`] without randomness.
+pub(super) fn fresh<T: TryFrom<String>>(sts: &Sts) -> Result<T, Refusal> {
+    let id = unique_id(sts.clock.unix_millis()).or(Err(Refusal::Issuance))?;
     T::try_from(id).ok().ok_or(Refusal::Issuance)
 }
 
@@ -259,7 +291,8 @@ async fn record(basis: &Basis<'_>, claims: &Claims) -> Result<(), Refusal> {
         .map_err(|error| not_recorded(&error))
 }
 
-fn record_of(claims: &Claims) -> NewAuthorityRecord<'_> {
+/// What is to be recorded about a mandate.
+pub(super) fn record_of(claims: &Claims) -> NewAuthorityRecord<'_> {
     NewAuthorityRecord {
         id: &claims.sid,
         zone_id: &claims.zone_id,
@@ -271,7 +304,8 @@ fn record_of(claims: &Claims) -> NewAuthorityRecord<'_> {
     }
 }
 
-fn not_recorded(error: &StorageError) -> Refusal {
+/// Why a mandate could not be recorded, for the caller.
+pub(super) fn not_recorded(error: &StorageError) -> Refusal {
     tracing::warn!(
         error = error as &dyn std::error::Error,
         "an authority record cannot be written"

@@ -13,6 +13,7 @@ use caracal_wire::error::ErrorCode;
 use http::StatusCode;
 
 use super::approval::hold::Hold;
+use super::federation::NotSignedIn;
 use super::possession::ProofFault;
 
 /// Why an exchange is refused.
@@ -47,7 +48,7 @@ pub(crate) enum Refusal {
     },
     // What it holds.
     FederationFields,
-    FederationIssuer,
+    Federation(NotSignedIn),
     NoResource,
     SubjectToken,
     /// The presented mandate is bound to a key its sender has not shown.
@@ -81,6 +82,8 @@ pub(crate) enum Refusal {
     DelegationExpired,
     // What we cannot do now.
     RevocationStale,
+    /// Nobody can tell whether the ID token was used before.
+    SignInStoreUnavailable,
     /// Nobody can tell whether the client's assertion was used before.
     AssertionStoreUnavailable,
     /// Nobody can tell whether a proof was used before.
@@ -173,10 +176,10 @@ impl Refusal {
                 E::InvalidToken,
                 "an id_token exchange takes no resource, scope, session, delegation or approval".into(),
             ),
-            Self::FederationIssuer => (
+            Self::Federation(reason) => (
                 401,
                 E::InvalidToken,
-                "invalid subject_token: issuer is not configured".into(),
+                format!("invalid subject_token: {reason}").into(),
             ),
             Self::NoResource => (400, E::InvalidToken, "at least one resource is required".into()),
             Self::SubjectToken => (401, E::InvalidToken, "invalid subject_token".into()),
@@ -257,6 +260,11 @@ impl Refusal {
                 E::UseDpopNonce,
                 "the proof has to answer the nonce of this answer".into(),
             ),
+            Self::SignInStoreUnavailable => (
+                503,
+                E::StsUnavailable,
+                "uses of id_tokens cannot be checked now".into(),
+            ),
             Self::ZoneUnavailable => (503, E::StsUnavailable, "zone configuration unavailable".into()),
             Self::SessionStateUnavailable => (503, E::StsUnavailable, "session state unavailable".into()),
             Self::PolicyEvaluation => (503, E::PolicyEvalFailed, "policy evaluation failed".into()),
@@ -319,7 +327,7 @@ impl Refusal {
             | Self::AssertionStoreUnavailable
             | Self::ZoneInvalid { .. } => Some(status::CLIENT_AUTH_FAILED),
             Self::FederationFields => Some(status::SUBJECT_FEDERATION_INVALID),
-            Self::FederationIssuer => Some(status::SUBJECT_FEDERATION_REJECTED),
+            Self::Federation(_) => Some(status::SUBJECT_FEDERATION_REJECTED),
             Self::SubjectToken | Self::SenderKey => Some(status::SUBJECT_TOKEN_INVALID),
             Self::Reference(_) | Self::Lineage(_) | Self::DelegationExpired => {
                 Some(status::REFERENCE_REFUSED)
@@ -347,6 +355,7 @@ impl Refusal {
             | Self::TtlNegative
             | Self::TtlTooLong
             | Self::RevocationStale
+            | Self::SignInStoreUnavailable
             | Self::ZoneUnavailable
             | Self::SessionStateUnavailable
             | Self::RecordStoreUnavailable
@@ -383,7 +392,7 @@ impl Refusal {
             | Self::ZoneInvalid { .. } => "client",
             Self::GatewaySignature => "gateway_signature",
             Self::Proof(_) | Self::ProofNonce | Self::ProofStoreUnavailable => "proof",
-            Self::SubjectToken | Self::SenderKey | Self::FederationFields | Self::FederationIssuer => {
+            Self::SubjectToken | Self::SenderKey | Self::FederationFields | Self::Federation(_) => {
                 "subject_token"
             }
             Self::Reference(_) => "reference",
@@ -401,7 +410,8 @@ impl Refusal {
             Self::PolicyEvaluation => "policy_error",
             Self::NotThroughGateway => "not_through_gateway",
             Self::RevocationStale => "revocation_stale",
-            Self::ZoneUnavailable
+            Self::SignInStoreUnavailable
+            | Self::ZoneUnavailable
             | Self::SessionStateUnavailable
             | Self::RecordStoreUnavailable
             | Self::ApprovalStoreUnavailable => "store",
@@ -435,6 +445,9 @@ impl Refusal {
     /// Whether a configuration newer than the one in memory could have granted the request. Then the zone is asked for
     /// its version before the refusal stands.
     pub(crate) fn may_be_outdated(&self) -> bool {
+        if let Self::Federation(reason) = self {
+            return reason.may_be_outdated();
+        }
         matches!(
             self,
             Self::Client
@@ -458,6 +471,7 @@ impl Refusal {
             Self::VerifierBusy
             | Self::AssertionStoreUnavailable
             | Self::ProofStoreUnavailable
+            | Self::SignInStoreUnavailable
             | Self::RevocationStale
             | Self::PolicyEvaluation
             | Self::ZoneUnavailable

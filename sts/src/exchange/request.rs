@@ -1,5 +1,7 @@
 //! What does the form ask for? Syntax only; nothing here is proved.
 
+use std::sync::atomic::AtomicBool;
+
 use caracal_chassis::Secret;
 use caracal_model::ScopeSet;
 use caracal_token::{Possession, Thumbprint, TokenType};
@@ -58,6 +60,8 @@ pub(crate) struct Challenge {
 pub(crate) struct SubjectToken {
     pub(crate) kind: SubjectTokenKind,
     pub(crate) token: Secret,
+    /// Whether this request has used the token up, if it is good once.
+    pub(crate) is_used: AtomicBool,
 }
 
 /// Which kind of token the form says it is (RFC 8693 section 3).
@@ -244,6 +248,7 @@ fn subject_token(form: &Form) -> Result<Option<SubjectToken>, Refusal> {
         (Some(kind), Some(token)) => Ok(Some(SubjectToken {
             kind,
             token: Secret::from(token),
+            is_used: AtomicBool::new(false),
         })),
     }
 }

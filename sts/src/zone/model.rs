@@ -7,7 +7,7 @@ use caracal_model::{
     ApplicationId, ProviderId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds, ZoneId,
 };
 use caracal_policy::Regime;
-use caracal_storage::zone_model::{ApplicationRow, MintLimitRow, ResourceRow, ZoneRows};
+use caracal_storage::zone_model::{ApplicationRow, MintLimitRow, ResourceRow, SubjectIssuerRow, ZoneRows};
 use caracal_token::KeySet;
 use caracal_token::envelope::Keyring;
 use serde::Deserialize;
@@ -31,6 +31,8 @@ pub(crate) struct ZoneModel {
     providers: HashMap<ProviderId, Provider>,
     /// Which application may present a reusable mandate for a resource at the gateway.
     bindings: HashMap<String, ApplicationId>,
+    /// Issuers of users, by what their tokens say in `iss`.
+    subject_issuers: HashMap<String, Arc<SubjectIssuerRow>>,
     pub(crate) keys: KeyRing,
     pub(crate) policy: ZonePolicy,
     /// What a decision policy may do.
@@ -120,6 +122,11 @@ impl ZoneModel {
                 .into_iter()
                 .map(|row| (row.resource, row.application_id))
                 .collect(),
+            subject_issuers: rows
+                .subject_issuers
+                .into_iter()
+                .map(|row| (row.issuer.clone(), Arc::new(row)))
+                .collect(),
             keys: KeyRing::open(zone, rows.signing_keys, keyring, UnixSeconds(now)),
             policy: ZonePolicy::load(zone, rows.policy, previous.map(|previous| &previous.policy), now)
                 .with_shadow(zone, rows.shadow, previous.map(|previous| &previous.policy)),
@@ -135,6 +142,11 @@ impl ZoneModel {
             .expires_at
             .is_none_or(|end| end > now)
             .then_some(application)
+    }
+
+    /// The issuer of users whose tokens say exactly this.
+    pub(crate) fn subject_issuer(&self, issuer: &str) -> Option<&Arc<SubjectIssuerRow>> {
+        self.subject_issuers.get(issuer)
     }
 
     /// The resource with this identifier or row id.

@@ -101,7 +101,7 @@ impl From<&Refusal> for Problem {
             }
             Refusal::NotThroughGateway => (StatusCode::BAD_REQUEST, "unauthorized_client"),
             // RFC 8693 section 2.2.2: a subject token that is not acceptable makes the request invalid.
-            Refusal::SubjectToken | Refusal::SenderKey | Refusal::FederationIssuer => {
+            Refusal::SubjectToken | Refusal::SenderKey | Refusal::Federation(_) => {
                 (StatusCode::BAD_REQUEST, "invalid_request")
             }
             _ => match (answer.code, answer.status) {
