@@ -13,6 +13,7 @@
 mod evidence;
 mod forms;
 mod http;
+mod identity;
 mod policy;
 mod streams;
 mod tokens;
@@ -28,6 +29,9 @@ pub const TARGETS: &[Target] = &[
     ("key_set", tokens::key_set),
     ("envelope", tokens::envelope),
     ("dpop_proof", tokens::dpop_proof),
+    ("id_token", identity::id_token),
+    ("issuer_keys", identity::issuer_keys),
+    ("client_assertion", identity::client_assertion),
     ("path", http::path),
     ("trace", http::trace),
     ("policy_document", policy::document),

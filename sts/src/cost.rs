@@ -1,6 +1,16 @@
 //! What does a governed request cost? The counts are a contract (`docs/contract/token-exchange.md`, section "Cost").
 
-use crate::rig::{Counts, Rig};
+use std::sync::Arc;
+use std::time::Duration;
+
+use caracal_chassis::shutdown::Shutdown;
+use caracal_testing::wait_until;
+use futures_util::future::join_all;
+use http::StatusCode;
+
+use crate::rig::{Counts, Rig, seed};
+
+const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_governed_request_costs_no_statement_and_no_round_trip() {
@@ -59,10 +69,60 @@ async fn a_session_is_read_with_one_statement_for_all_who_wait() {
     rig.direct(&[("scope", "crm:read")]).await;
     let before = rig.counts();
     let mints = (0..8).map(|_| rig.one_shot());
-    futures_util::future::join_all(mints).await;
+    join_all(mints).await;
     assert_eq!(
         rig.counts().statements,
         before.statements + 2,
         "BEGIN and one SELECT"
     );
+}
+
+#[tokio::test]
+async fn a_decision_costs_one_read_for_all_who_wait_for_it() {
+    const WAITING: usize = 50;
+    let rig = Rig::new().await;
+    let pool = rig.database().pool().await;
+    let id = "11111111-1111-4111-8111-111111111111";
+    let path = format!("/approvals/{id}?wait=25");
+    seed::run(
+        &pool,
+        format!(
+            "INSERT INTO step_up_challenges (id, zone_id, challenge_type, expires_at)
+             VALUES ('{id}', 'z1', 'human_approval', now() + interval '1 hour')"
+        ),
+    )
+    .await;
+    let started = rig.counts().statements;
+    assert_eq!(rig.get(&format!("/approvals/{id}")).await.0, StatusCode::OK);
+    let before = rig.counts().statements;
+    let one_look = before - started;
+    let shutdown = Shutdown::new();
+    let listening = tokio::spawn(crate::approval::listen(Arc::clone(&rig.sts), shutdown.clone()));
+    let waiting = join_all((0..WAITING).map(|_| rig.get(&path)));
+    let deciding = async {
+        // All have looked twice, and wait.
+        wait_until(SOON, async || rig.sts.waiters.len() == WAITING).await;
+        let looks = before + 2 * one_look * u64::try_from(WAITING).unwrap();
+        wait_until(SOON, async || rig.counts().statements >= looks).await;
+        let quiet = rig.counts().statements;
+        let decision = format!(
+            "UPDATE step_up_challenges SET satisfied_at = now(), approver_subject_id = 'x' WHERE id = '{id}';
+             SELECT pg_notify('caracal_approval_decided', '{id}')"
+        );
+        seed::run(&pool, decision).await;
+        quiet
+    };
+    let (answers, quiet) = tokio::join!(waiting, deciding);
+    for (status, body) in &answers {
+        assert_eq!(*status, StatusCode::OK);
+        assert!(String::from_utf8_lossy(body).contains("\"approved\""));
+    }
+    let spent = rig.counts().statements - quiet;
+    // What looks after all who wait every few seconds may have come in between.
+    assert!(
+        spent < one_look * u64::try_from(WAITING).unwrap() / 2,
+        "{spent} statements for one decision"
+    );
+    shutdown.trigger();
+    listening.await.unwrap();
 }

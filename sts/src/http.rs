@@ -1,6 +1,7 @@
 //! The HTTP surface: routes, and the translation between requests, use cases and answers.
 
 mod answer;
+mod approval_decision;
 mod approvals;
 mod gateway;
 mod internal;

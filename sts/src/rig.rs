@@ -32,7 +32,7 @@ pub(crate) struct Rig {
     pub(crate) sts: Arc<Sts>,
     router: Router,
     bus: Arc<dyn Bus>,
-    _stores: (TestDatabase, TestRedis, tempfile::TempDir),
+    stores: (TestDatabase, TestRedis, tempfile::TempDir),
 }
 
 /// What was counted so far.
@@ -76,7 +76,7 @@ impl Rig {
             sts,
             router,
             bus,
-            _stores: (database, redis, spool),
+            stores: (database, redis, spool),
         };
         rig.prove_fresh();
         rig
@@ -99,6 +99,22 @@ impl Rig {
             signature_checks: self.sts.metrics.subject_token_verified.get(),
             events: self.sts.spool.stats().pending_events,
         }
+    }
+
+    /// The database, to prepare and to change what is in it without being counted.
+    pub(crate) fn database(&self) -> &TestDatabase {
+        &self.stores.0
+    }
+
+    /// Gets an answer.
+    pub(crate) async fn get(&self, path: &str) -> (StatusCode, Bytes) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let status = answer.status();
+        (
+            status,
+            axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap(),
+        )
     }
 
     async fn post(&self, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> TokenResponse {

@@ -199,6 +199,7 @@ pub(crate) fn build(
         issuer: config.issuer,
         settings: config.settings,
         gateway_key: config.gateway_key,
+        audit_key: config.audit_key,
         admin_token: config.admin_token,
         zones: Arc::new(zones),
         graph: SessionGraph::new(database.clone(), config.session_views_max, metrics.graph_timing()),

@@ -39,6 +39,8 @@ pub(crate) struct Sts {
     pub(crate) keyring: Arc<Keyring>,
     /// Verifies gateways; without it none is believed.
     pub(crate) gateway_key: Option<HmacKey>,
+    /// Signs evidence that goes to the ledger through the outbox.
+    pub(crate) audit_key: Option<HmacKey>,
     /// Enables the rotation of signing keys.
     pub(crate) admin_token: Option<Secret>,
     pub(crate) zones: Arc<ZoneCache>,

@@ -116,6 +116,21 @@ pub async fn find<'t>(tx: impl AnyTx<'t>, id: &str) -> Result<Option<Approval>, 
     .await?)
 }
 
+/// Those of `ids` that exist, of whatever zone the transaction may see. One statement however many there are.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn find_all<'t>(tx: impl AnyTx<'t>, ids: &[String]) -> Result<Vec<Approval>, StorageError> {
+    Ok(sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM step_up_challenges WHERE id = ANY($1) AND challenge_type = 'human_approval'"
+    ))
+    .bind(ids)
+    .fetch_all(tx)
+    .await?)
+}
+
 /// Which of `ids` need not be waited for any more: decided, used, over or gone. One statement however many there are.
 ///
 /// # Errors

@@ -88,6 +88,29 @@ pub async fn insert_of_user(
     Ok(inserted.rows_affected() == 1)
 }
 
+/// Whether the record of this subject is in force, and keeps it so until the transaction ends.
+///
+/// # Errors
+/// [`StorageError::Contention`] when it is being ended and that takes too long.
+pub async fn hold_live(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    id: &AuthorityRecordId,
+    subject: &SubjectId,
+) -> Result<bool, StorageError> {
+    let live: Option<i32> = sqlx::query_scalar(
+        "SELECT 1 FROM authority_records
+         WHERE zone_id = $1 AND id = $2 AND subject_id = $3 AND status = 'active' AND expires_at > clock_timestamp()
+         FOR SHARE",
+    )
+    .bind(zone.as_str())
+    .bind(id.as_str())
+    .bind(subject.as_str())
+    .fetch_optional(tx)
+    .await?;
+    Ok(live.is_some())
+}
+
 /// Ends a record: nothing may stand on it from now on. False when there is no active one with this id.
 ///
 /// # Errors

@@ -1,12 +1,16 @@
 //! What goes on beside the requests: listening for decisions, and forgetting what is long over.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_chassis::shutdown::Shutdown;
+use caracal_model::ApprovalState;
+use caracal_storage::approval::Approval;
 use caracal_storage::pool::Notifications;
 use caracal_storage::{StorageError, ZoneScope, approval};
 
+use super::Told;
 use crate::state::Sts;
 
 /// How often those who wait are looked after although nothing was heard: one statement for all of them.
@@ -17,7 +21,7 @@ const SWEEP_PERIOD: Duration = Duration::from_hours(1);
 /// Rows deleted by one statement.
 const SWEEP_BATCH: i64 = 1_000;
 
-/// Wakes waiters when an approval is decided, until the shutdown is requested.
+/// Tells waiters when an approval is decided, until the shutdown is requested.
 pub(crate) async fn listen(sts: Arc<Sts>, shutdown: Shutdown) {
     let listening = async {
         loop {
@@ -42,7 +46,7 @@ async fn follow(sts: &Sts, mut notifications: Notifications) {
     loop {
         tokio::select! {
             received = notifications.next() => match received {
-                Ok(Some(notification)) => sts.waiters.wake(&notification.payload),
+                Ok(Some(notification)) => tell(sts, notification.payload).await,
                 // Connected again: what was said in between is lost.
                 Ok(None) => look(sts).await,
                 Err(error) => return warn(&error),
@@ -52,21 +56,52 @@ async fn follow(sts: &Sts, mut notifications: Notifications) {
     }
 }
 
-/// Wakes whoever waits for something that is settled.
+/// Reads an approval that was decided, for all who wait for it. What cannot be read now is found by the next look.
+async fn tell(sts: &Sts, id: String) {
+    if sts.waiters.waits_for(&id)
+        && let Err(error) = tell_all(sts, &[id]).await
+    {
+        warn(&error);
+    }
+}
+
+/// Tells whoever waits for something that is settled.
 async fn look(sts: &Sts) {
     let ids = sts.waiters.ids();
     if ids.is_empty() {
         return;
     }
-    match settled(sts, &ids).await {
-        Ok(settled) => settled.iter().for_each(|id| sts.waiters.wake(id)),
-        Err(error) => warn(&error),
+    if let Err(error) = tell_settled(sts, &ids).await {
+        warn(&error);
     }
 }
 
-async fn settled(sts: &Sts, ids: &[String]) -> Result<Vec<String>, StorageError> {
+async fn tell_settled(sts: &Sts, ids: &[String]) -> Result<(), StorageError> {
     let mut tx = sts.database.read().await?;
-    approval::settled(&mut tx, ids).await
+    let settled = approval::settled(&mut tx, ids).await?;
+    drop(tx);
+    if settled.is_empty() {
+        return Ok(());
+    }
+    tell_all(sts, &settled).await
+}
+
+/// One statement, however many wait.
+async fn tell_all(sts: &Sts, ids: &[String]) -> Result<(), StorageError> {
+    let mut tx = sts.database.read().await?;
+    let mut found: HashMap<String, Approval> = approval::find_all(&mut tx, ids)
+        .await?
+        .into_iter()
+        .map(|approval| (approval.id.clone(), approval))
+        .collect();
+    for id in ids {
+        match found.remove(id) {
+            None => sts.waiters.tell(id, Told::Gone),
+            Some(approval) if approval.state() == ApprovalState::Pending => {}
+            Some(approval) => sts.waiters.tell(id, Told::Settled(Arc::new(approval))),
+        }
+    }
+    Ok(())
 }
 
 fn warn(error: &StorageError) {

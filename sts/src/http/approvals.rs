@@ -15,9 +15,11 @@ use caracal_wire::approval::{ApprovalStatus, HUMAN_APPROVAL};
 use caracal_wire::error::ErrorCode;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::answer::{NO_STORE, error};
+use crate::approval::Told;
 use crate::state::Sts;
 
 /// Longest a request may wait, in seconds; asking for longer waits this long.
@@ -75,36 +77,33 @@ fn expires_at(found: &Approval) -> String {
     UnixMicros(found.expires_at.unix_timestamp() * 1_000_000).to_rfc3339()
 }
 
-/// Looks once, and again whenever something was decided, until the approval is settled or the time is over.
-async fn wait_for(sts: &Sts, id: &str, wait: Option<&str>) -> Result<Approval, NoApproval> {
+/// Looks once, then waits to be told, until the approval is settled or the time is over.
+async fn wait_for(sts: &Sts, id: &str, wait: Option<&str>) -> Result<Arc<Approval>, NoApproval> {
     let seconds = match wait {
         None => 0,
         Some(text) => text.parse::<u64>().map_err(|_not_a_number| NoApproval::Wait)?,
     };
     let found = find(sts, id).await?;
     if seconds == 0 || found.state() != ApprovalState::Pending {
-        return Ok(found);
+        return Ok(Arc::new(found));
     }
-    let mut waiter = sts
-        .waiters
-        .join(&found.id)
-        .map_err(|_too_many| NoApproval::Busy)?;
+    let mut waiter = sts.waiters.join(&found).map_err(|_too_many| NoApproval::Busy)?;
     // Registered first, so that a decision made since the look above is seen by this one.
     let mut found = find(sts, id).await?;
-    let until = tokio::time::Instant::now() + Duration::from_secs(seconds.min(WAIT_SECONDS_MAX));
-    while found.state() == ApprovalState::Pending {
+    let until = Instant::now() + Duration::from_secs(seconds.min(WAIT_SECONDS_MAX));
+    while found.state() == ApprovalState::Pending && Instant::now() < until {
         let left = Duration::try_from(found.expires_at - found.read_at).unwrap_or_default();
-        let over = tokio::time::Instant::now() + left;
+        let over = Instant::now() + left;
         tokio::select! {
-            () = waiter.woken() => {}
-            () = tokio::time::sleep_until(over.min(until)) => {}
-        }
-        found = find(sts, id).await?;
-        if tokio::time::Instant::now() >= until || sts.waiters.is_closed() {
-            break;
+            told = waiter.told() => match told {
+                Told::Settled(settled) => return Ok(settled),
+                Told::Gone => return Err(NoApproval::NotFound),
+                Told::Closing => break,
+            },
+            () = tokio::time::sleep_until(over.min(until)) => found = find(sts, id).await?,
         }
     }
-    Ok(found)
+    Ok(Arc::new(found))
 }
 
 /// One SQL statement.

@@ -13,7 +13,7 @@ use caracal_wire::policy::{SIMULATE_PATH, STATUS_PATH};
 use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
 use super::standard::{introspect, metadata, revoke};
-use super::{answer, approvals, internal, jwks, policy, run, signing_keys, token};
+use super::{answer, approval_decision, approvals, internal, jwks, policy, run, signing_keys, token};
 use crate::state::Sts;
 
 /// Longest an answer may take to begin, but for those who asked to wait.
@@ -51,6 +51,7 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
             post(run::credential).fallback(run::wrong_method),
         )
         .route("/step-up/{id}", get(approvals::step_up))
+        .route("/approvals/{id}/decision", post(approval_decision::decide))
         .layer(from_fn(in_time))
         .route("/approvals/{id}", get(approvals::status))
         .with_state(sts)

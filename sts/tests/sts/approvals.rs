@@ -17,21 +17,21 @@ use serde_json::{Value, json};
 use crate::stack::{Answer, DIRECT, ISSUER, SOON, Stack, header_map, with};
 
 /// What waits: a one-shot mandate for a scope of tier `sensitive`.
-const GATED: [(&str, &str); 4] = [
+pub(crate) const GATED: [(&str, &str); 4] = [
     ("resource", "resource://gated"),
     ("scope", "crm:danger"),
     ("agent_session_id", "s-target"),
     ("delegation_edge_id", "e-1"),
 ];
 
-async fn gated() -> Stack {
+pub(crate) async fn gated() -> Stack {
     let stack = Stack::start().await;
     tiers(&stack, "psv-2", r#"[{"tier": "sensitive"}]"#).await;
     stack
 }
 
 /// Activates a policy under which the scopes of `resource://gated` need approvals of these tiers.
-async fn tiers(stack: &Stack, version: &str, tiers: &str) {
+pub(crate) async fn tiers(stack: &Stack, version: &str, tiers: &str) {
     let policy = crate::seed::POLICY
         .replace(
             "{\"editor\": [\"crm:write\"]}",
@@ -47,13 +47,13 @@ async fn tiers(stack: &Stack, version: &str, tiers: &str) {
 
 /// The id of the approval a request waits for.
 #[track_caller]
-fn held(answer: &Answer) -> String {
+pub(crate) fn held(answer: &Answer) -> String {
     assert_eq!(answer.refusal().0, 401, "{}", answer.body);
     assert_eq!(answer.body["error"], "interaction_required", "{}", answer.body);
     answer.body["approval_id"].as_str().unwrap().to_owned()
 }
 
-async fn decide(stack: &Stack, id: &str, verdict: Verdict) {
+pub(crate) async fn decide(stack: &Stack, id: &str, verdict: Verdict) {
     let database = stack.database_as(Role::Api).await;
     let zone = "z1".parse().unwrap();
     let mut tx = database.write(ZoneScope::Zone(&zone)).await.unwrap();
@@ -68,7 +68,7 @@ async fn decide(stack: &Stack, id: &str, verdict: Verdict) {
     tx.commit().await.unwrap();
 }
 
-async fn retry(stack: &Stack, id: &str) -> Answer {
+pub(crate) async fn retry(stack: &Stack, id: &str) -> Answer {
     stack.mint(&with(&GATED, &[("approval_id", id)])).await
 }
 
@@ -78,7 +78,7 @@ fn jti(answer: &Answer) -> String {
     claims.unverified_claims().jti.to_string()
 }
 
-async fn count(stack: &Stack, statement: &'static str) -> i64 {
+pub(crate) async fn count(stack: &Stack, statement: &'static str) -> i64 {
     sqlx::query_scalar(statement)
         .fetch_one(&stack.pool)
         .await
@@ -547,7 +547,7 @@ async fn a_look_answers_at_once_and_a_wait_with_the_decision() {
 }
 
 /// How many wait at the first replica.
-async fn waiting(stack: &Stack) -> i64 {
+pub(crate) async fn waiting(stack: &Stack) -> i64 {
     let answer = stack
         .send(
             Method::GET,

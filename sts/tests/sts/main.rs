@@ -6,6 +6,8 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod approval_decisions;
+mod approval_order;
 mod approvals;
 mod client;
 mod client_keys;
