@@ -1,4 +1,4 @@
-//! Who does another issuer say the user is? ID tokens (OpenID Connect Core 1.0 section 2), verified with that issuer's keys.
+//! Who does another issuer say the user is? ID tokens (`OpenID` Connect Core 1.0 section 2), verified with that issuer's keys.
 //!
 //! Nothing here is about mandates: other algorithms, other claims, other people's keys. The rules are those of
 //! `docs/contract/federation.md`.
@@ -244,7 +244,7 @@ impl<'a> UnverifiedIdToken<'a> {
     }
 }
 
-/// A token for several audiences says in `azp` for whom it was made (OpenID Connect Core 1.0 section 3.1.3.7).
+/// A token for several audiences says in `azp` for whom it was made (`OpenID` Connect Core 1.0 section 3.1.3.7).
 fn check_audience(claims: &IdClaims, audience: &str) -> Result<(), IdTokenError> {
     let is_named = claims.aud.iter().any(|named| named == audience);
     let is_for_us = claims.aud.len() == 1 || claims.azp.as_deref() == Some(audience);

@@ -2,6 +2,7 @@
 //!
 //! One ID token gives one mandate in a zone, on whichever replica it comes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -107,7 +108,7 @@ pub(super) async fn sign_in(
     take(sts, zone, &identity, token).await?;
     record(sts, &claims, issuer).await?;
     let minted = mint::sign(&zone.id, key, request, claims)?;
-    release(sts, origin, request, known, minted, Default::default(), &[]).await
+    release(sts, origin, request, known, minted, BTreeMap::new(), &[]).await
 }
 
 /// A sign-in asks for nothing but the user's mandate.
