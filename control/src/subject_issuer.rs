@@ -3,7 +3,7 @@
 use caracal_model::{SubjectIssuerId, ZoneId};
 use caracal_storage::page::Page;
 use caracal_storage::subject_issuer::{self, NewSubjectIssuer, SubjectIssuer};
-use caracal_storage::{StorageError, ZoneScope, zone};
+use caracal_storage::{StorageError, ZoneScope, revocation_cascade, zone};
 use serde_json::{Map, Value};
 use url::Url;
 use uuid::Uuid;
@@ -93,6 +93,8 @@ pub(crate) async fn patch(
     members: &Map<String, Value>,
 ) -> Result<SubjectIssuer, Refusal> {
     let mut change = Change::in_zone(control, caller, zone).await?;
+    // Whoever is being signed in on the issuer's word gets in before this, or not at all.
+    revocation_cascade::lock_out(change.tx(), zone).await?;
     let changed = subject_issuer::update(change.tx(), zone, id, jwks_url, audience, caller.by())
         .await?
         .ok_or(Code::SubjectIssuerNotFound)?;
@@ -110,6 +112,7 @@ pub(crate) async fn archive(
     id: &SubjectIssuerId,
 ) -> Result<(), Refusal> {
     let mut change = Change::in_zone(control, caller, zone).await?;
+    revocation_cascade::lock_out(change.tx(), zone).await?;
     if !subject_issuer::archive(change.tx(), zone, id, caller.by()).await? {
         return Err(Code::SubjectIssuerNotFound.into());
     }

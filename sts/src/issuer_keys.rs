@@ -28,6 +28,8 @@ const DOCUMENT_BYTES_MAX: usize = 256 << 10;
 const ISSUERS_MAX: u64 = 1_024;
 /// Fetches at the same time at most, of all zones.
 const FETCHES_AT_ONCE: usize = 32;
+/// How long a fetch may wait for its place behind those of other issuers.
+const PLACE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why the keys of an issuer are not known.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +42,8 @@ pub(crate) enum NoKeys {
     Status(StatusCode),
     #[error("the keys cannot be used")]
     Document(#[from] IssuerKeysError),
-    #[error("the service ends")]
-    Ending,
+    #[error("too many issuers are being asked at once")]
+    Busy,
 }
 
 /// Gets a key set from where an issuer publishes it.
@@ -184,11 +186,13 @@ impl<F: Fetch> IssuerKeyCache<F> {
         last: &mut Last,
         issuer: &SubjectIssuerRow,
     ) -> Result<Arc<Fetched>, Arc<NoKeys>> {
-        let _place = self
-            .places
-            .acquire()
-            .await
-            .map_err(|_closed| Arc::new(NoKeys::Ending))?;
+        let _place = match tokio::time::timeout(PLACE_WITHIN, self.places.acquire()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_closed)) => return Err(Arc::new(NoKeys::Busy)),
+            Err(_elapsed) => return Err(Arc::new(NoKeys::Busy)),
+        };
+        // Noted before the fetch: who hangs up meanwhile has asked all the same.
+        last.at_us = Some(self.clock.unix_micros());
         let fetched = self.fetch.fetch(&issuer.jwks_url).await;
         let now_us = self.clock.unix_micros();
         last.at_us = Some(now_us);
@@ -333,6 +337,31 @@ mod tests {
         let newer = join_all((0..20).map(|_| cache.newer(&idp, &first))).await;
         assert!(newer.iter().all(|newer| matches!(newer, Ok(Some(_)))));
         assert_eq!(server.requests(), 3, "one fetch for all who lack it");
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_while_a_missing_key_is_looked_for_has_asked_all_the_same() {
+        let Test { cache, server, clock } = test(1);
+        let idp = issuer("i", "https://a.example");
+        let first = cache.keys(&idp).await.unwrap();
+        clock.advance(REFETCH_AFTER);
+        for _ in 0..10 {
+            let _given_up = cache.newer(&idp, &first).now_or_never();
+        }
+        assert_eq!(server.requests(), 2, "one more, however many give up");
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_finds_no_place_is_told_so_in_time() {
+        tokio::time::pause();
+        let Test { cache, server, .. } = test(0);
+        let held = cache.places.acquire_many(u32::try_from(FETCHES_AT_ONCE).unwrap());
+        let held = held.await.unwrap();
+        let idp = issuer("i", "https://a.example");
+        assert!(matches!(&*cache.keys(&idp).await.unwrap_err(), NoKeys::Busy));
+        drop(held);
+        server.answers.add_permits(1);
+        assert!(cache.keys(&idp).await.is_ok());
     }
 
     #[tokio::test]

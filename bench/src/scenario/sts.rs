@@ -41,7 +41,8 @@ struct Measured {
 
 /// What one exchange asks of the heap and of others.
 struct Counted {
-    allocations: f64,
+    /// `None` when the executable brings an allocator of its own, which cannot be counted from outside.
+    allocations: Option<f64>,
     statements: f64,
     round_trips: f64,
 }
@@ -148,7 +149,7 @@ async fn count(world: &World, class: &Class, counter: &Counter) -> anyhow::Resul
     #[expect(clippy::cast_precision_loss, reason = "a count of a few thousand exchanges")]
     let allocations = allocations as f64 / as_f64(busy.count);
     Ok(Counted {
-        allocations,
+        allocations: (allocations >= 1.0).then_some(allocations),
         statements: beyond(|reading| reading.statements).max(0.0),
         round_trips: beyond(|reading| reading.round_trips).max(0.0),
     })
@@ -291,7 +292,9 @@ fn row(class: &Class, measured: &Measured, counted: &Counted) -> Vec<String> {
         spread(&measured.cpu_us),
         format!("{:.2}", measured.p50_ms.median),
         format!("{:.2}", measured.p99_ms.median),
-        format!("{:.0}", counted.allocations),
+        counted
+            .allocations
+            .map_or_else(|| "not counted".to_owned(), |count| format!("{count:.0}")),
         format!("{:.2}", counted.statements),
         format!("{:.2}", counted.round_trips),
     ]
@@ -306,7 +309,9 @@ fn figures(report: &mut Report, key: &str, measured: &Measured, counted: &Counte
     );
     report.figure(format!("sts_{key}_p50_ms"), measured.p50_ms.median);
     report.figure(format!("sts_{key}_p99_ms"), measured.p99_ms.median);
-    report.figure(format!("sts_{key}_allocs"), counted.allocations);
+    if let Some(allocations) = counted.allocations {
+        report.figure(format!("sts_{key}_allocs"), allocations);
+    }
     report.figure(format!("sts_{key}_sql"), counted.statements);
     report.figure(format!("sts_{key}_bus"), counted.round_trips);
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::StorageError;
 use crate::pool::Database;
+use crate::revocation_cascade;
 use crate::tx::{WriteTx, ZoneScope};
 use crate::zone_model::SubjectIssuerRow;
 
@@ -54,8 +55,9 @@ pub async fn insert(database: &Database, record: &NewAuthorityRecord<'_>) -> Res
     tx.commit().await
 }
 
-/// Writes the record of a user, unless its issuer is not believed any more as `issuer` says; then false. So nobody gets in
-/// on the word of an issuer after the commit that ended or changed it, whatever is still in anybody's memory.
+/// Writes the record of a user, unless its issuer is not believed any more as `issuer` says, or the user calls itself as an
+/// application of the zone is or was called; then false. Changes of issuers and cascades wait for it and it for them, so nobody
+/// gets in on the word of an issuer after the commit that ended or changed it, whatever is still in anybody's memory.
 ///
 /// # Errors
 /// As [`insert`].
@@ -65,12 +67,14 @@ pub async fn insert_of_user(
     issuer: &SubjectIssuerRow,
 ) -> Result<bool, StorageError> {
     let mut tx = database.write(ZoneScope::Zone(record.zone_id)).await?;
+    revocation_cascade::hold_off(&mut tx, record.zone_id).await?;
     let inserted = sqlx::query(
         "INSERT INTO authority_records
              (id, zone_id, session_type, subject_id, status, expires_at, authenticated_at, claims_json)
          SELECT $1, i.zone_id, $3, $4, 'active', to_timestamp($5), to_timestamp($6), $7
          FROM subject_issuers i
-         WHERE i.zone_id = $2 AND i.id = $8 AND i.archived_at IS NULL AND i.jwks_url = $9 AND i.audience = $10",
+         WHERE i.zone_id = $2 AND i.id = $8 AND i.archived_at IS NULL AND i.jwks_url = $9 AND i.audience = $10
+           AND NOT EXISTS (SELECT 1 FROM applications a WHERE a.zone_id = $2 AND a.id = $4)",
     )
     .bind(record.id.as_str())
     .bind(record.zone_id.as_str())

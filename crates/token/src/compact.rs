@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use crate::id_token::is_object;
 use crate::jwk::RawJwk;
 use crate::unverified::SIGNATURE_BYTES;
 
@@ -66,6 +67,9 @@ impl<'a, C: DeserializeOwned> Compact<'a, C> {
             return Err(MalformedJws::Segments);
         }
         let header = URL_SAFE_NO_PAD.decode(header).or(Err(MalformedJws::Header))?;
+        if !is_object(&header) {
+            return Err(MalformedJws::Header);
+        }
         let header: Header = serde_json::from_slice(&header).or(Err(MalformedJws::Header))?;
         if header.alg != "ES256" {
             return Err(MalformedJws::Algorithm);
@@ -80,6 +84,9 @@ impl<'a, C: DeserializeOwned> Compact<'a, C> {
             .decode(signature)
             .or(Err(MalformedJws::Signature))?;
         let payload = URL_SAFE_NO_PAD.decode(payload).or(Err(MalformedJws::Payload))?;
+        if !is_object(&payload) {
+            return Err(MalformedJws::Payload);
+        }
         Ok(Self {
             signing_input: signing_input.as_bytes(),
             signature: signature.try_into().or(Err(MalformedJws::Signature))?,

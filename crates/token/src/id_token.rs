@@ -268,5 +268,14 @@ fn json<T: serde::de::DeserializeOwned>(segment: &str) -> Result<T, IdTokenError
     let bytes = URL_SAFE_NO_PAD
         .decode(segment)
         .map_err(|_malformed| IdTokenError::Malformed)?;
+    // A list would be read as the members in their order (RFC 7519 section 7.2 wants an object).
+    if !is_object(&bytes) {
+        return Err(IdTokenError::Malformed);
+    }
     serde_json::from_slice(&bytes).map_err(|_malformed| IdTokenError::Malformed)
+}
+
+/// Whether JSON text begins as an object does.
+pub(crate) fn is_object(text: &[u8]) -> bool {
+    text.trim_ascii_start().first() == Some(&b'{')
 }

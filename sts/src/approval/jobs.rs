@@ -41,8 +41,9 @@ pub(crate) async fn listen(sts: Arc<Sts>, shutdown: Shutdown) {
 
 /// Returns when the connection is lost.
 async fn follow(sts: &Sts, mut notifications: Notifications) {
-    // What was decided before we listened.
-    look(sts).await;
+    // The first tick is at once: what was decided before we listened.
+    let mut looks = tokio::time::interval(LOOK_PERIOD);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             received = notifications.next() => match received {
@@ -51,7 +52,7 @@ async fn follow(sts: &Sts, mut notifications: Notifications) {
                 Ok(None) => look(sts).await,
                 Err(error) => return warn(&error),
             },
-            () = tokio::time::sleep(LOOK_PERIOD) => look(sts).await,
+            _tick = looks.tick() => look(sts).await,
         }
     }
 }

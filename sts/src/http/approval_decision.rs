@@ -1,7 +1,6 @@
 //! `POST /approvals/{id}/decision`: a federated user decides what an application asks in the user's name.
 //!
-//! The order of checks is `docs/contract/approvals.md`, "Users". Nobody decides about a request that hangs from the very
-//! authority he decides with.
+//! The order of checks is `docs/contract/approvals.md`, "Users".
 
 use std::sync::Arc;
 

@@ -80,6 +80,9 @@ impl IssuerKeys {
     /// # Errors
     /// [`IssuerKeysError`].
     pub fn from_jwks_bytes(bytes: &[u8]) -> Result<Self, IssuerKeysError> {
+        if !super::is_object(bytes) {
+            return Err(IssuerKeysError::Malformed);
+        }
         let document: Document =
             serde_json::from_slice(bytes).map_err(|_malformed| IssuerKeysError::Malformed)?;
         let keys: Vec<IssuerKey> = document
