@@ -44,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "coordinator",
             "audit",
             "chassis",
+            "egress",
             "storage",
             "relay",
             "bus",
