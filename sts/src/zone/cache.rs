@@ -143,8 +143,8 @@ impl ZoneCache {
     }
 
     /// Before a refusal that was decided on version `seen`: has `zone` moved on, although no announcement had arrived
-    /// here? If so, waits for the newer model. `false` when nothing newer is known to exist. Callers of the same moment
-    /// share one statement; there is at most one for a zone in a tenth of a second.
+    /// here? If so, waits for the newer model. `false` when nothing newer existed at the time of the call. Callers of the same
+    /// moment share one statement; there is at most one for a zone in a tenth of a second, and who comes sooner waits for it.
     pub(crate) async fn catch_up(&self, zone: &ZoneId, seen: Option<i64>) -> bool {
         tokio::time::timeout(CATCH_UP_WAIT, self.has_caught_up(zone, seen))
             .await
@@ -155,16 +155,22 @@ impl ZoneCache {
         let Some(slot) = self.zones.get(zone) else {
             return false;
         };
+        let arrived_us = self.clock.unix_micros();
         let mut checked_us = slot.checked_us.lock().await;
         let Some(served) = slot.model() else { return false };
         if seen.is_some_and(|seen| seen != served.version) {
             return true;
         }
-        let now = self.clock.unix_micros();
-        if now.saturating_sub(*checked_us) < CATCH_UP_PAUSE_US {
+        if *checked_us > arrived_us {
+            // Somebody asked while we waited for our turn.
             return false;
         }
-        *checked_us = now;
+        let passed_us = self.clock.unix_micros().saturating_sub(*checked_us);
+        let left_us = CATCH_UP_PAUSE_US
+            .saturating_sub(passed_us)
+            .clamp(0, CATCH_UP_PAUSE_US);
+        tokio::time::sleep(Duration::from_micros(left_us.unsigned_abs())).await;
+        *checked_us = self.clock.unix_micros();
         match self.versions(std::slice::from_ref(zone)).await {
             Ok(versions) if versions.iter().any(|(_, version)| *version == served.version) => false,
             Ok(_) => self.reload(zone).await.is_ok(),

@@ -175,7 +175,7 @@ async fn a_yes_gives_one_token_that_is_on_record() {
         claims.sid.as_str(),
         "what a human agreed to can be revoked by itself"
     );
-    let events = stack.events_of(&answer).await;
+    let events = stack.all_events_of(&answer, 2).await;
     let consumed = events
         .iter()
         .find(|event| event["event_type"] == "step_up_consumed")

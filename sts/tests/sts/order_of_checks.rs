@@ -11,9 +11,10 @@ mod resources;
 mod store;
 mod subject_token;
 
+use caracal_testing::wait_for;
 use serde_json::Value;
 
-use crate::stack::{Answer, Stack, with};
+use crate::stack::{Answer, SOON, Stack, with};
 
 const DELEGATED: [(&str, &str); 4] = [
     ("resource", "resource://crm"),
@@ -51,9 +52,11 @@ impl Stack {
 
 /// The event of `answer` about `resource`.
 async fn about(stack: &Stack, answer: &Answer, resource: &str) -> Value {
-    let events = stack.events_of(answer).await;
-    let found = events
-        .into_iter()
-        .find(|event| event["metadata_json"]["resource"] == resource);
-    found.unwrap_or_else(|| panic!("no event about {resource}"))
+    wait_for(SOON, async || {
+        let events = stack.events_of(answer).await;
+        events
+            .into_iter()
+            .find(|event| event["metadata_json"]["resource"] == resource)
+    })
+    .await
 }

@@ -125,7 +125,7 @@ async fn the_token_covers_what_was_granted_and_drops_the_rest() {
         "{}",
         answer.body
     );
-    let events = stack.events_of(&answer).await;
+    let events = stack.all_events_of(&answer, 4).await;
     let mut outcomes: Vec<(String, String)> = events
         .iter()
         .map(|event| {

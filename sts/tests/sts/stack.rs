@@ -276,6 +276,15 @@ impl Stack {
         self.events(|event| event["request_id"] == id.as_str()).await
     }
 
+    /// The same, all `count` of them.
+    pub(crate) async fn all_events_of(&self, answer: &Answer, count: usize) -> Vec<Value> {
+        wait_for(SOON, async || {
+            let events = self.events_of(answer).await;
+            (events.len() >= count).then_some(events)
+        })
+        .await
+    }
+
     /// Publishes a message as the relay would.
     pub(crate) async fn announce(&self, stream: &str, fields: BTreeMap<String, String>) {
         let keys = StreamKeys::single(HmacKey::new(hex::decode(STREAMS_KEY).unwrap()));

@@ -81,7 +81,7 @@ async fn of_several_refused_resources_the_first_by_name_gives_the_reason() {
         answer.refusal(),
         (403, "access_denied", "policy denied (resource_not_granted)")
     );
-    let events = stack.events_of(&answer).await;
+    let events = stack.all_events_of(&answer, 2).await;
     assert_eq!(events.len(), 2, "each has its own reason: {events:?}");
 }
 
