@@ -353,7 +353,6 @@ mod tests {
 
     #[tokio::test]
     async fn an_issuer_that_finds_no_place_is_told_so_in_time() {
-        tokio::time::pause();
         let Test { cache, server, .. } = test(0);
         let held = cache.places.acquire_many(u32::try_from(FETCHES_AT_ONCE).unwrap());
         let held = held.await.unwrap();
