@@ -196,11 +196,7 @@ async fn what_is_not_served_is_refused_as_the_contract_says() {
     let answer = stack.mint(&id_token).await;
     assert_eq!(
         answer.refusal(),
-        (
-            401,
-            "invalid_token",
-            "invalid subject_token: issuer is not configured"
-        )
+        (401, "invalid_token", "invalid subject_token: malformed token")
     );
     assert_eq!(
         stack.events_of(&answer).await[0]["evaluation_status"],
