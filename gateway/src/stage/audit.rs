@@ -71,11 +71,11 @@ impl Evidence {
         let mut metadata = about(seen);
         about_upstream(&mut metadata, credential, reachable);
         let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
-        let event = AuditEvent {
+        let event = event.map(|event| AuditEvent {
             decision: decision::ALLOW.into(),
             evaluation_status: status::FORWARDING.into(),
             ..event
-        };
+        });
         self.append(event, metadata).await.map(Recorded).map_err(|error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -121,11 +121,11 @@ impl Evidence {
             Some(_) if is_cut => status::INTERRUPTED,
             Some(_) => status::UPSTREAM_ERROR,
         };
-        let event = AuditEvent {
+        let event = event.map(|event| AuditEvent {
             decision: decision::ALLOW.into(),
             evaluation_status: status.into(),
             ..event
-        };
+        });
         self.append_or_report(event, metadata).await;
     }
 
@@ -174,11 +174,11 @@ impl Evidence {
         }
         let status = if is_replay { status::ANOMALY } else { face.label };
         let event = self.event(zone, kind, seen);
-        let event = AuditEvent {
+        let event = event.map(|event| AuditEvent {
             decision: decision::DENY.into(),
             evaluation_status: status.into(),
             ..event
-        };
+        });
         self.append_or_report(event, metadata).await;
         true
     }
@@ -187,13 +187,11 @@ impl Evidence {
     pub(crate) async fn summarise(&self) {
         for (source, suppressed) in self.budget.drain() {
             let Some(zone) = unproven_zone() else { return };
-            let (id, at) = self.stamp();
-            let event = AuditEvent::new(id, zone, event_type::GATEWAY_REQUEST_DENIED, at);
-            let event = AuditEvent {
+            let event = self.stamp().map(|(id, at)| AuditEvent {
                 decision: decision::DENY.into(),
                 evaluation_status: status::SUPPRESSED.into(),
-                ..event
-            };
+                ..AuditEvent::new(id, zone, event_type::GATEWAY_REQUEST_DENIED, at)
+            });
             let metadata = [
                 (
                     "source".to_owned(),
@@ -205,33 +203,36 @@ impl Evidence {
         }
     }
 
-    fn event(&self, zone: ZoneId, kind: &str, seen: &Observation) -> AuditEvent {
-        let (id, at) = self.stamp();
+    fn event(&self, zone: ZoneId, kind: &str, seen: &Observation) -> Result<AuditEvent, SpoolError> {
+        let (id, at) = self.stamp()?;
         let request_id = Some(seen.request_id.as_str().to_owned());
-        AuditEvent {
+        Ok(AuditEvent {
             request_id,
             ..AuditEvent::new(id, zone, kind, at)
-        }
+        })
     }
 
-    /// An id that sorts by time (UUID version 7), and the time.
-    #[expect(clippy::expect_used, reason = "a UUID matches the pattern of an id")]
-    fn stamp(&self) -> (EventId, UnixMicros) {
+    /// An id that sorts by time (UUID version 7), and the time. Without randomness there is no id: two events of a millisecond
+    /// would share one, and ingest keeps the first.
+    fn stamp(&self) -> Result<(EventId, UnixMicros), SpoolError> {
         let micros = self.clock.unix_micros();
         let mut random = [0; 10];
-        // Without randomness two events of a millisecond share an id, and ingest keeps the first.
-        let _filled = aws_lc_rs::rand::fill(&mut random);
+        aws_lc_rs::rand::fill(&mut random).or(Err(SpoolError::NotAnEvent("no randomness for its id")))?;
         let millis = u64::try_from(micros / 1_000).unwrap_or(0);
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
         let mut text = Uuid::encode_buffer();
-        let id = EventId::try_from(&*id.hyphenated().encode_lower(&mut text)).expect("a UUID is an id");
-        (id, UnixMicros(micros))
+        let id = EventId::try_from(&*id.hyphenated().encode_lower(&mut text));
+        Ok((id.or(Err(SpoolError::NotAnEvent("its id")))?, UnixMicros(micros)))
     }
 
-    async fn append(&self, event: AuditEvent, metadata: Map<String, Value>) -> Result<(), SpoolError> {
+    async fn append(
+        &self,
+        event: Result<AuditEvent, SpoolError>,
+        metadata: Map<String, Value>,
+    ) -> Result<(), SpoolError> {
         let event = AuditEvent {
             metadata_json: Value::Object(metadata),
-            ..event
+            ..event?
         };
         let text = event
             .to_json()
@@ -239,11 +240,15 @@ impl Evidence {
         self.spool.append(Bytes::from(text)).await
     }
 
-    async fn append_or_report(&self, event: AuditEvent, metadata: Map<String, Value>) {
-        let id = event.id.clone();
+    async fn append_or_report(&self, event: Result<AuditEvent, SpoolError>, metadata: Map<String, Value>) {
+        let id = event.as_ref().ok().map(|event| event.id.clone());
         if let Err(error) = self.append(event, metadata).await {
             let error = &error as &dyn std::error::Error;
-            tracing::error!(event.id = %id, error, "an event could not be recorded");
+            tracing::error!(
+                event.id = id.as_ref().map(EventId::as_str),
+                error,
+                "an event could not be recorded"
+            );
         }
     }
 }
