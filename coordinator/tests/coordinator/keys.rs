@@ -26,9 +26,11 @@ impl World {
             .unwrap();
     }
 
-    async fn waits_for(&self, status: u16) {
+    /// Looks at `session` as its application until the answer is `status`. Looking uses nothing up, however often it takes.
+    async fn waits_for(&self, session: &str, status: u16) {
+        let path = format!("/zones/{ZONE}/agents/{session}");
         wait_until(DEADLINE, async || {
-            self.try_session("app-a", &json!({})).await.status == status
+            self.app("app-a").get(&path).await.status == status
         })
         .await;
     }
@@ -37,25 +39,25 @@ impl World {
 #[tokio::test]
 async fn an_announced_withdrawal_ends_what_the_key_signed() {
     let world = World::start().await;
-    world.session("app-a", &json!({})).await;
+    let session = world.session("app-a", &json!({})).await;
     let others = TestKeys::new();
     let published = Bytes::from(others.jwks_bytes());
     world.sts.set(Behaviour::Status(StatusCode::OK, published));
     world.announce_new_keys().await;
-    world.waits_for(401).await;
+    world.waits_for(&session, 401).await;
 }
 
 #[tokio::test]
 async fn after_an_announcement_known_keys_are_not_believed_while_the_token_service_is_silent() {
     let world = World::start().await;
-    world.session("app-a", &json!({})).await;
+    let session = world.session("app-a", &json!({})).await;
     world
         .sts
         .set(Behaviour::Status(StatusCode::BAD_GATEWAY, Bytes::new()));
     world.session("app-a", &json!({})).await;
     world.announce_new_keys().await;
-    world.waits_for(503).await;
+    world.waits_for(&session, 503).await;
     let published = Bytes::from(world.keys.jwks_bytes());
     world.sts.set(Behaviour::Status(StatusCode::OK, published));
-    world.waits_for(201).await;
+    world.waits_for(&session, 201).await;
 }

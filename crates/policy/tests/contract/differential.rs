@@ -521,15 +521,26 @@ fn agrees_interpreted(
     request: &Request,
     expected: &Result<Json, String>,
 ) -> Result<(), TestCaseError> {
-    match (
-        with_input(request, |input| decide(bundle, input, Regime::Restrict)),
-        expected,
-    ) {
+    match (decide_unhurried(bundle, request), expected) {
         (Ok(decision), Ok(expected)) => prop_assert_eq!(&written(&decision), expected),
         (Err(PolicyError::RiskConflict(_)), Err(_)) => {}
         (decision, _) => prop_assert!(false, "interpreted {decision:?}, reference {expected:?}"),
     }
     Ok(())
+}
+
+/// Decides anew when the interpreter gave up: on a processor that is busy elsewhere an evaluation can meet its limit of
+/// time, which says nothing about the contract. What fails each time is wrong.
+fn decide_unhurried(bundle: &Bundle, request: &Request) -> Result<Decision, PolicyError> {
+    let once = || with_input(request, |input| decide(bundle, input, Regime::Restrict));
+    let mut decided = once();
+    for _ in 0..10 {
+        if !matches!(decided, Err(PolicyError::Evaluation(_))) {
+            break;
+        }
+        decided = once();
+    }
+    decided
 }
 
 /// Documents that hold for every request, turned into tables, fail to compile only when one scope is in two tiers.
