@@ -59,5 +59,5 @@ async fn after_an_announcement_known_keys_are_not_believed_while_the_token_servi
     world.waits_for(&session, 503).await;
     let published = Bytes::from(world.keys.jwks_bytes());
     world.sts.set(Behaviour::Status(StatusCode::OK, published));
-    world.waits_for(&session, 201).await;
+    world.waits_for(&session, 200).await;
 }
