@@ -6,6 +6,7 @@
 //! (docs/operating/spool.md).
 
 mod books;
+mod line;
 mod publish;
 mod reader;
 mod recover;
@@ -18,20 +19,18 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::Notify;
 
 use crate::clock::StoreClock;
 use crate::directory::{DirectoryError, OwnedDirectory};
 use crate::frame;
 use books::{Books, Reservation};
+use line::Line;
 pub use publish::run_publisher;
-use writer::{Append, Writer};
+use writer::Writer;
 
 /// Longest event, in bytes. Longer ones are refused: one entry must never be what a store cannot take.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
-
-/// Appends waiting for the writer. More callers than this wait for room first.
-const QUEUE_MAX: usize = 4_096;
 
 /// How much a spool may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +121,8 @@ pub struct Spool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    appends: Option<mpsc::Sender<Append>>,
-    writer: Option<std::thread::JoinHandle<()>>,
+    line: Arc<Line>,
+    thread: Option<std::thread::JoinHandle<()>>,
     shared: Arc<Shared>,
 }
 
@@ -175,26 +174,14 @@ impl Spool {
             clock,
             publishing: AtomicBool::new(false),
         });
-        let (appends, queue) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer::new(
-            Arc::clone(&shared),
-            queue,
-            next_segment,
-            limits.segment_bytes,
-            fsync,
-        );
-        let writer = std::thread::Builder::new()
-            .name("caracal-spool".to_owned())
-            .spawn(move || writer.run())
-            .map_err(failed)?;
-        Ok((
-            Self(Arc::new(Inner {
-                appends: Some(appends),
-                writer: Some(writer),
-                shared,
-            })),
-            recovery,
-        ))
+        let writer = Writer::new(Arc::clone(&shared), next_segment, limits.segment_bytes, fsync);
+        let (line, thread) = Line::open(writer, fsync).map_err(failed)?;
+        let inner = Inner {
+            line,
+            thread: Some(thread),
+            shared,
+        };
+        Ok((Self(Arc::new(inner)), recovery))
     }
 
     /// Records one event, a JSON object on one line; resolves when the operating system (or, with [`Fsync::Always`],
@@ -208,13 +195,7 @@ impl Spool {
         let shared = &self.0.shared;
         let bytes = u64::try_from(frame::HEADER_BYTES + event.len()).unwrap_or(u64::MAX);
         let room = Reservation::take(shared, bytes)?;
-        let (confirm, confirmed) = oneshot::channel();
-        let queue = self.0.appends.as_ref().ok_or(SpoolError::Closed)?;
-        queue
-            .send(Append { event, room, confirm })
-            .await
-            .map_err(|_closed| SpoolError::Closed)?;
-        confirmed.await.map_err(|_closed| SpoolError::Closed)?
+        self.0.line.append(event, room).await
     }
 
     /// How the spool stands. Takes one short lock.
@@ -225,9 +206,9 @@ impl Spool {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        drop(self.appends.take());
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
+        self.line.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
         {
             tracing::error!("the writer of the evidence spool ended in a panic");
         }

@@ -22,6 +22,9 @@ use crate::error::BusError;
 use crate::signing::{HmacKey, StreamKeys};
 
 const WHAT: &str = "publishing evidence";
+/// Time between the first event of a batch and the batch: events of the same moment share the files' reading, the round
+/// trip and the new position. Evidence is late by this much at most, and it is in the files before that.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Moves what is spooled to `caracal.audit.events`, oldest first, in batches of one round trip each, until `shutdown`
 /// resolves. Tries again for as long as the bus is down. A batch interrupted by a crash is sent again: every event is
@@ -115,12 +118,12 @@ impl EvidencePublisher {
         Ok(Published::Batch)
     }
 
-    /// Until the next try, or without one, until an event was written.
+    /// Until the next try, or without one, until events were written.
     async fn wait(&self, pause: Option<Duration>) {
-        match pause {
-            Some(pause) => tokio::time::sleep(pause).await,
-            None => self.shared.written.notified().await,
+        if pause.is_none() {
+            self.shared.written.notified().await;
         }
+        tokio::time::sleep(pause.unwrap_or(GATHER)).await;
     }
 
     async fn on_disk<T: Send + 'static>(

@@ -1,97 +1,95 @@
-//! Who writes the segment files: one thread, so that callers share writes and never block a request's thread.
+//! Who writes the segment files? A caller that finds them free, for itself and for everybody who waits: no other thread is
+//! woken for a write to the page cache. Where a write waits for the disk a thread of its own does it.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::books::Reservation;
 use super::recover::segment_file;
 use super::{Fsync, Shared, SpoolError};
 use crate::frame;
 
-/// Appends taken with one look at the queue.
-const GROUP_MAX: usize = 1_024;
-
 /// One event on its way to the file.
 #[derive(Debug)]
 pub(super) struct Append {
     pub(super) event: Bytes,
     pub(super) room: Reservation,
-    pub(super) confirm: oneshot::Sender<Result<(), SpoolError>>,
+    /// Absent when the caller itself is writing.
+    pub(super) confirm: Option<Confirm>,
 }
 
+/// Tells a caller what became of its event.
+pub(super) type Confirm = oneshot::Sender<Result<(), SpoolError>>;
+
+/// The segment files; one writer at a time.
+#[derive(Debug)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    queue: mpsc::Receiver<Append>,
     next_segment: u64,
     segment_bytes: u64,
     fsync: Fsync,
     current: Option<Current>,
+    group: Group,
 }
 
 /// The segment being written.
+#[derive(Debug)]
 struct Current {
     file: File,
     bytes: u64,
 }
 
 impl Writer {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        queue: mpsc::Receiver<Append>,
-        next_segment: u64,
-        segment_bytes: u64,
-        fsync: Fsync,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, next_segment: u64, segment_bytes: u64, fsync: Fsync) -> Self {
         Self {
             shared,
-            queue,
             next_segment,
             segment_bytes,
             fsync,
             current: None,
+            group: Group::default(),
         }
     }
 
-    /// Until every handle of the spool is gone.
-    pub(super) fn run(mut self) {
-        let mut appends = Vec::with_capacity(GROUP_MAX);
-        let mut group = Group::default();
-        while self.queue.blocking_recv_many(&mut appends, GROUP_MAX) > 0 {
-            for append in appends.drain(..) {
-                let filled = self.current.as_ref().map_or(0, |current| current.bytes) + group.length();
-                if filled > 0 && filled + append.room.bytes() > self.segment_bytes {
-                    self.write(&mut group);
-                    self.close();
-                }
-                group.add(append, self.shared.clock.unix_ms());
+    /// Writes all of them, with one write as long as the segment has room, and tells each caller that waits. Gives what
+    /// became of the last one.
+    pub(super) fn write(&mut self, appends: impl IntoIterator<Item = Append>) -> Result<(), SpoolError> {
+        for append in appends {
+            let filled = self.current.as_ref().map_or(0, |current| current.bytes) + self.group.length();
+            if filled > 0 && filled + append.room.bytes() > self.segment_bytes {
+                // What became of these, their callers are told.
+                let _told = self.flush();
+                self.close();
             }
-            self.write(&mut group);
+            self.group.add(append, self.shared.clock.unix_ms());
         }
-        self.close();
+        self.flush()
     }
 
-    fn write(&mut self, group: &mut Group) {
-        if group.appends.is_empty() {
-            return;
-        }
-        match self.try_write(group) {
-            Ok(()) => group.confirm(),
-            Err(error) => {
+    fn flush(&mut self) -> Result<(), SpoolError> {
+        let mut group = std::mem::take(&mut self.group);
+        let written = if group.appends.is_empty() {
+            Ok(())
+        } else {
+            self.write_group(&group).map_err(|error| {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "the evidence spool cannot be written"
                 );
                 self.give_up_segment();
-                group.refuse(&SpoolError::Io(Arc::new(error)));
-            }
-        }
+                SpoolError::Io(Arc::new(error))
+            })
+        };
+        group.tell(&written);
+        self.group = group;
+        written
     }
 
-    fn try_write(&mut self, group: &Group) -> io::Result<()> {
+    fn write_group(&mut self, group: &Group) -> io::Result<()> {
         let fsync = self.fsync;
         let current = self.open_segment()?;
         current.file.write_all(&group.bytes)?;
@@ -126,7 +124,8 @@ impl Writer {
         Ok(Current { file, bytes: 0 })
     }
 
-    fn close(&mut self) {
+    /// Nothing more is added to the segment being written.
+    pub(super) fn close(&mut self) {
         if self.current.take().is_some() {
             self.shared.books.close();
         }
@@ -147,11 +146,14 @@ impl Writer {
     }
 }
 
+/// Bytes of its buffer that a group keeps for the next one.
+const KEPT_BYTES: usize = 256 * 1024;
+
 /// Appends that share one write.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Group {
     bytes: Vec<u8>,
-    appends: Vec<(Reservation, oneshot::Sender<Result<(), SpoolError>>)>,
+    appends: Vec<(Reservation, Option<Confirm>)>,
     first_unix_ms: i64,
 }
 
@@ -168,20 +170,18 @@ impl Group {
         u64::try_from(self.bytes.len()).unwrap_or(u64::MAX)
     }
 
-    fn confirm(&mut self) {
+    /// Keeps the room of what was written, gives back that of what was not, and begins anew.
+    fn tell(&mut self, written: &Result<(), SpoolError>) {
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
         for (room, confirm) in self.appends.drain(..) {
-            room.keep();
-            // The caller may have gone away; the event is recorded all the same.
-            let _gone = confirm.send(Ok(()));
-        }
-    }
-
-    fn refuse(&mut self, error: &SpoolError) {
-        self.bytes.clear();
-        for (room, confirm) in self.appends.drain(..) {
-            drop(room);
-            let _gone = confirm.send(Err(error.clone()));
+            if written.is_ok() {
+                room.keep();
+            }
+            if let Some(confirm) = confirm {
+                // The caller may have gone away; what was written is recorded all the same.
+                let _gone = confirm.send(written.clone());
+            }
         }
     }
 }

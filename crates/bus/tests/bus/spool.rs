@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -203,6 +203,30 @@ async fn ten_thousand_concurrent_appends_all_arrive_and_each_writer_in_order(bus
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_who_waits_for_the_files_is_forgotten() {
+    for (fsync, rounds) in [(Fsync::Never, 2_000), (Fsync::Always, 20)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (spool, _) = Spool::open(directory.path(), SMALL, fsync).unwrap();
+        for round in 0..rounds {
+            // A few at once and then nobody: no later caller serves who was left behind.
+            let together = Arc::new(tokio::sync::Barrier::new(4));
+            let appends = (0..4).map(|writer| {
+                let (spool, together) = (spool.clone(), Arc::clone(&together));
+                tokio::spawn(async move {
+                    together.wait().await;
+                    spool.append(event(writer, round)).await
+                })
+            });
+            let appends = futures_util::future::join_all(appends.collect::<Vec<_>>());
+            let written = tokio::time::timeout(Duration::from_mins(1), appends).await;
+            let written = written.expect("every append returns");
+            assert!(written.iter().all(|append| matches!(append, Ok(Ok(())))));
+        }
+        assert_eq!(spool.stats().pending_events, 4 * rounds as u64);
+    }
+}
+
 #[tokio::test]
 async fn ten_thousand_appends_at_once_share_writes() {
     let directory = tempfile::tempdir().unwrap();
@@ -286,22 +310,27 @@ async fn a_full_spool_refuses_until_the_bus_takes_events_again() {
     publishing.stop().await;
 }
 
-#[tokio::test]
+/// Moments looked at, and events written around each.
+const KILLS: usize = 12;
+const EVENTS_PER_KILL: usize = 400;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_moment_of_the_kill_every_confirmed_event_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = open(directory.path(), SMALL);
     let confirmed = Arc::new(AtomicUsize::new(0));
-    let done = Arc::new(AtomicBool::new(false));
-    let (counted, finished) = (Arc::clone(&confirmed), Arc::clone(&done));
+    let kills = Arc::new(AtomicUsize::new(0));
+    let (counted, seen) = (Arc::clone(&confirmed), Arc::clone(&kills));
     let writing = tokio::spawn(async move {
-        for n in 0..2000 {
+        for n in 0..KILLS * EVENTS_PER_KILL {
+            while n > (seen.load(Ordering::SeqCst) + 1) * EVENTS_PER_KILL {
+                tokio::task::yield_now().await;
+            }
             spool.append(event(0, n)).await.unwrap();
             counted.store(n + 1, Ordering::SeqCst);
         }
-        finished.store(true, Ordering::SeqCst);
     });
-    let mut kills = 0;
-    while !done.load(Ordering::SeqCst) {
+    for _ in 0..KILLS {
         let at_least = confirmed.load(Ordering::SeqCst);
         let killed = copy_of(directory.path());
         let (survivor, recovery) = open(killed.path(), SMALL);
@@ -317,11 +346,9 @@ async fn whatever_the_moment_of_the_kill_every_confirmed_event_is_found() {
         let ids = ids(&bus).await;
         assert_eq!(ids, expected(0..ids.len()));
         publishing.stop().await;
-        kills += 1;
-        tokio::task::yield_now().await;
+        kills.fetch_add(1, Ordering::SeqCst);
     }
     writing.await.unwrap();
-    assert!(kills > 1);
 }
 
 #[tokio::test]
