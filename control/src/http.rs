@@ -13,6 +13,7 @@ mod audit;
 mod authority_records;
 mod evidence;
 mod gateway_binding;
+mod grants;
 mod policies;
 mod policy_sets;
 mod policy_templates;

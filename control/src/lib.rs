@@ -23,6 +23,7 @@ mod connection;
 mod control;
 mod cursor;
 mod evaluation;
+mod grant;
 mod http;
 mod ids;
 mod job;

@@ -14,7 +14,7 @@ use http::Method;
 use super::admission::{self, Admission, Gate};
 use super::{
     admin_audit, application_keys, applications, approvals, audit, authority_records, gateway_binding,
-    policies, policy_sets, policy_templates, provider_connections, providers, resources, sessions,
+    grants, policies, policy_sets, policy_templates, provider_connections, providers, resources, sessions,
     step_up_challenges, subject_issuers, subjects, workloads, zones,
 };
 use crate::admin_token::{Effect, Place};
@@ -153,6 +153,11 @@ fn routes() -> Vec<Route> {
         zone(GET,    "/v1/zones/{zone}/step-up-challenges", Read, get(step_up_challenges::list)),
         zone(GET,    "/v1/zones/{zone}/step-up-challenges/{id}", Read, get(step_up_challenges::find)),
         zone(POST,   "/v1/zones/{zone}/step-up-challenges/{id}/satisfy", Decide, post(step_up_challenges::satisfy)),
+
+        zone(GET,    "/v1/zones/{zone}/grants", Read,  get(grants::list)),
+        zone(POST,   "/v1/zones/{zone}/grants", Write, post(grants::create)),
+        zone(GET,    "/v1/zones/{zone}/grants/{id}", Read,  get(grants::find)),
+        zone(DELETE, "/v1/zones/{zone}/grants/{id}", Write, delete(grants::revoke)),
 
         zone(GET,    "/v1/zones/{zone}/subject-issuers", Read,  get(subject_issuers::list)),
         zone(POST,   "/v1/zones/{zone}/subject-issuers", Write, post(subject_issuers::create)),

@@ -15,6 +15,7 @@ mod authorization;
 mod bindings;
 mod cascade;
 mod connections;
+mod grants;
 mod harness;
 mod lists;
 mod policies;

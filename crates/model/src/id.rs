@@ -228,6 +228,10 @@ id!(
     SubjectIssuerId, "subject issuer id"
 );
 id!(
+    /// A record that a user has allowed an application something.
+    GrantId, "grant id"
+);
+id!(
     /// An administrator's token, not the token itself.
     AdminTokenId, "admin token id"
 );

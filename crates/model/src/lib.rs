@@ -16,9 +16,9 @@ pub mod time;
 pub use approval::{ApprovalState, ApprovalTimes};
 pub use delegation::{Authority, Constraints, DelegationEdge, Exceeds, Lineage, LineageError};
 pub use id::{
-    AdminTokenId, ApplicationId, ApprovalId, AuthorityRecordId, DelegationId, EventId, IdError, KeyId,
-    PolicyId, PolicySetId, PolicySetVersionId, PolicyVersionId, ProviderId, RequestId, ResourceId, SessionId,
-    SubjectIssuerId, TokenId, ZoneId,
+    AdminTokenId, ApplicationId, ApprovalId, AuthorityRecordId, DelegationId, EventId, GrantId, IdError,
+    KeyId, PolicyId, PolicySetId, PolicySetVersionId, PolicyVersionId, ProviderId, RequestId, ResourceId,
+    SessionId, SubjectIssuerId, TokenId, ZoneId,
 };
 pub use revocation::{Anchor, AnchorKind, Anchors};
 pub use scope::ScopeSet;

@@ -11,6 +11,7 @@ pub mod audit_event;
 pub mod audit_read;
 pub mod authority_record;
 pub mod binding;
+pub mod delegated_grant;
 pub mod delegation;
 pub mod error;
 pub mod idempotency;

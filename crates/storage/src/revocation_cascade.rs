@@ -11,7 +11,7 @@
 //! (`docs/contract/database.md` section 4) in the caller's transaction. Each announcement names only what it is about.
 
 use caracal_model::{
-    Anchor, ApplicationId, AuthorityRecordId, DelegationId, ResourceId, SessionId, SubjectId, ZoneId,
+    Anchor, ApplicationId, AuthorityRecordId, DelegationId, GrantId, ResourceId, SessionId, SubjectId, ZoneId,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -40,6 +40,14 @@ pub enum Root<'a> {
     Application(&'a ApplicationId),
     /// A subject, user or application: its records, and the sessions that hang from any of them, ended or not.
     Subject(&'a SubjectId),
+    /// A grant: the records of its user, and the sessions that hang from any of them, ended or not. Records of applications
+    /// stay, also of one with the same name.
+    Grant {
+        /// The grant, which the announcements of records name.
+        id: &'a GrantId,
+        /// Whose it is.
+        user: &'a SubjectId,
+    },
     /// A resource: the delegations that are for nothing else.
     Resource {
         /// Row id.
@@ -130,7 +138,8 @@ pub async fn revoke(
         Some(next_epoch(tx, zone).await?)
     };
     release_places(tx, zone, &ended.sessions).await?;
-    announce(tx, producer, zone, reason, &ended, epoch).await?;
+    let messages = messages(zone, root, reason, &ended, epoch);
+    announce(tx, producer, messages).await?;
     let revoked = ended.checked(zone, epoch)?;
     revocation::record_all(tx, zone, &anchors(&revoked), reason).await?;
     Ok(revoked)
@@ -248,25 +257,8 @@ async fn seeds(tx: &mut WriteTx, zone: &ZoneId, root: Root<'_>) -> Result<Seeds,
             .await?,
             delegations: Vec::new(),
         }),
-        Root::Subject(subject) => Ok(Seeds {
-            records: sqlx::query_scalar(
-                "SELECT id FROM authority_records WHERE zone_id = $1 AND subject_id = $2 AND status = 'active'",
-            )
-            .bind(zone.as_str())
-            .bind(subject.as_str())
-            .fetch_all(&mut *tx)
-            .await?,
-            sessions: sqlx::query_scalar(
-                "SELECT s.id FROM sessions s
-                 JOIN authority_records r ON r.zone_id = s.zone_id AND r.id = s.subject_authority_record_id
-                 WHERE s.zone_id = $1 AND r.subject_id = $2 AND s.status IN ('active', 'suspended')",
-            )
-            .bind(zone.as_str())
-            .bind(subject.as_str())
-            .fetch_all(tx)
-            .await?,
-            delegations: Vec::new(),
-        }),
+        Root::Subject(subject) => seeds_of_subject(tx, zone, subject, &["user", "application"]).await,
+        Root::Grant { user, .. } => seeds_of_subject(tx, zone, user, &["user"]).await,
         Root::Resource { id, identifier } => Ok(Seeds {
             delegations: sqlx::query_scalar(
                 "SELECT id FROM delegation_edges
@@ -282,6 +274,38 @@ async fn seeds(tx: &mut WriteTx, zone: &ZoneId, root: Root<'_>) -> Result<Seeds,
             ..Seeds::default()
         }),
     }
+}
+
+/// The live records of a subject of these kinds, and the live sessions that hang from any of them, ended or not.
+async fn seeds_of_subject(
+    tx: &mut WriteTx,
+    zone: &ZoneId,
+    subject: &SubjectId,
+    kinds: &[&str],
+) -> Result<Seeds, StorageError> {
+    Ok(Seeds {
+        records: sqlx::query_scalar(
+            "SELECT id FROM authority_records
+             WHERE zone_id = $1 AND subject_id = $2 AND session_type = ANY($3) AND status = 'active'",
+        )
+        .bind(zone.as_str())
+        .bind(subject.as_str())
+        .bind(kinds)
+        .fetch_all(&mut *tx)
+        .await?,
+        sessions: sqlx::query_scalar(
+            "SELECT s.id FROM sessions s
+             JOIN authority_records r ON r.zone_id = s.zone_id AND r.id = s.subject_authority_record_id
+             WHERE s.zone_id = $1 AND r.subject_id = $2 AND r.session_type = ANY($3)
+               AND s.status IN ('active', 'suspended')",
+        )
+        .bind(zone.as_str())
+        .bind(subject.as_str())
+        .bind(kinds)
+        .fetch_all(tx)
+        .await?,
+        delegations: Vec::new(),
+    })
 }
 
 /// What one step reached, and what of it ended just now.
@@ -463,15 +487,7 @@ impl Messages {
     }
 }
 
-async fn announce(
-    tx: &mut WriteTx,
-    producer: Producer,
-    zone: &ZoneId,
-    reason: &str,
-    ended: &Ended,
-    epoch: Option<i64>,
-) -> Result<(), StorageError> {
-    let messages = messages(zone, reason, ended, epoch);
+async fn announce(tx: &mut WriteTx, producer: Producer, messages: Messages) -> Result<(), StorageError> {
     if messages.ids.is_empty() {
         return Ok(());
     }
@@ -493,11 +509,16 @@ async fn announce(
 }
 
 /// Absent members are left out of a payload; every value is text, as on the wire.
-fn messages(zone: &ZoneId, reason: &str, ended: &Ended, epoch: Option<i64>) -> Messages {
+fn messages(zone: &ZoneId, root: Root<'_>, reason: &str, ended: &Ended, epoch: Option<i64>) -> Messages {
     let zone = zone.as_str();
     let mut messages = Messages::default();
     for id in &ended.records {
-        let payload = json!({ "zone_id": zone, "session_id": id, "reason": reason });
+        let payload = match root {
+            Root::Grant { id: grant, .. } => {
+                json!({ "zone_id": zone, "session_id": id, "reason": reason, "grant_id": grant })
+            }
+            _ => json!({ "zone_id": zone, "session_id": id, "reason": reason }),
+        };
         messages.push(REVOKE, format!("record:{id}"), payload);
     }
     for EndedSession {
