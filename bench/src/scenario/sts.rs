@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use caracal_testing::{Process, Stack};
 use caracal_wire::form;
@@ -41,7 +42,7 @@ struct Measured {
 
 /// What one exchange asks of the heap and of others.
 struct Counted {
-    /// `None` when the executable brings an allocator of its own, which cannot be counted from outside.
+    /// `None` when they could not be counted on this machine.
     allocations: Option<f64>,
     statements: f64,
     round_trips: f64,
@@ -52,7 +53,7 @@ pub(crate) async fn run(quick: bool, only: Option<&str>, report: &mut Report) ->
     let (warm_up, window) = if quick { (500, 1_500) } else { (2_000, 5_000) };
     let (warm_up, window) = (Duration::from_millis(warm_up), Duration::from_millis(window));
     progress("starting a stack for the exchanges");
-    let mut world = World::start(world::options(), "http://127.0.0.1:9").await;
+    let world = World::start(world::options(), "http://127.0.0.1:9").await;
     let mut classes = classes(&world).await;
     classes.retain(|class| only.is_none_or(|only| class.key == only));
     let mut rows = Vec::new();
@@ -63,15 +64,8 @@ pub(crate) async fn run(quick: bool, only: Option<&str>, report: &mut Report) ->
     }
     report.figure("sts_rss_mib", process::resident_mib(sts(&world.stack)?)?);
     progress("counting allocations, statements and round trips");
-    let counter = Counter::build()?;
-    for sts in &mut world.stack.sts {
-        for (name, value) in counter.environment() {
-            sts.set(name, &value);
-        }
-        sts.restart().await;
-    }
     for (class, measured) in classes.iter().zip(&measured) {
-        let counted = count(&world, class, &counter).await?;
+        let counted = count(&world, class).await?;
         rows.push(row(class, measured, &counted));
         figures(report, class.key, measured, &counted);
     }
@@ -132,13 +126,12 @@ async fn measure(
 }
 
 /// Counts over a fixed number of exchanges, and over the same time without any.
-async fn count(world: &World, class: &Class, counter: &Counter) -> anyhow::Result<Counted> {
+async fn count(world: &World, class: &Class) -> anyhow::Result<Counted> {
     let mut connections = Connections::open(world.stack.sts_url(), CONNECTIONS).await?;
     // What is allocated or read once is in place afterwards.
     connections.run(&class.exchanges, Until::Count(COUNTED)).await?;
-    let (before, allocations) = (Reading::take(world).await?, counter.read()?);
+    let before = Reading::take(world).await?;
     let busy = connections.run(&class.exchanges, Until::Count(COUNTED)).await?;
-    let allocations = counter.read()?.saturating_sub(allocations);
     let after = Reading::take(world).await?;
     let idle = Reading::take(world).await?;
     tokio::time::sleep(Duration::from_secs_f64(busy.seconds)).await;
@@ -146,13 +139,31 @@ async fn count(world: &World, class: &Class, counter: &Counter) -> anyhow::Resul
     let beyond = |value: fn(&Reading) -> f64| {
         ((value(&after) - value(&before)) - (value(&rested) - value(&idle))) / as_f64(busy.count)
     };
-    #[expect(clippy::cast_precision_loss, reason = "a count of a few thousand exchanges")]
-    let allocations = allocations as f64 / as_f64(busy.count);
     Ok(Counted {
-        allocations: (allocations >= 1.0).then_some(allocations),
+        allocations: allocations(world, class).await,
         statements: beyond(|reading| reading.statements).max(0.0),
         round_trips: beyond(|reading| reading.round_trips).max(0.0),
     })
+}
+
+async fn allocations(world: &World, class: &Class) -> Option<f64> {
+    match count_allocations(world, class).await {
+        Ok(allocations) => Some(allocations),
+        Err(error) => {
+            progress(&format!("allocations are not counted: {error:#}"));
+            None
+        }
+    }
+}
+
+async fn count_allocations(world: &World, class: &Class) -> anyhow::Result<f64> {
+    let token_service = sts(&world.stack)?.id();
+    let counter = Counter::attach(token_service.context("the token service has ended")?)?;
+    let mut connections = Connections::open(world.stack.sts_url(), CONNECTIONS).await?;
+    let busy = connections.run(&class.exchanges, Until::Count(COUNTED)).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a count of a few thousand calls")]
+    let calls = counter.finish()? as f64;
+    Ok(calls / as_f64(busy.count))
 }
 
 /// The counters of the token service.
