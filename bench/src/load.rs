@@ -1,6 +1,8 @@
 //! A closed loop of exchanges over kept connections: each connection asks again as soon as it is answered.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
@@ -18,13 +20,35 @@ use tokio::net::TcpStream;
 
 use crate::summary::Times;
 
-/// Exchanges of one class: forms that take turns, and the key when a gateway sends them.
-#[derive(Clone, Debug)]
+/// Exchanges of one class, and the key when a gateway sends them.
+#[derive(Clone)]
 pub(crate) struct Exchanges {
-    /// Form and request id.
-    pub(crate) forms: Vec<(Bytes, String)>,
+    pub(crate) forms: Forms,
     /// Signs each request with a nonce of its own.
     pub(crate) gateway_key: Option<Vec<u8>>,
+}
+
+/// Form and request id of each exchange.
+#[derive(Clone)]
+pub(crate) enum Forms {
+    /// They take turns.
+    Turns(Vec<(Bytes, String)>),
+    /// Each is made when it is sent: what it carries is good once.
+    Fresh(Arc<dyn Fn() -> (Bytes, String) + Send + Sync>),
+}
+
+impl Forms {
+    /// The form that a connection sends as its `number`th, beginning in its own place among `connections`.
+    fn get(&self, index: usize, connections: usize, number: usize) -> Option<Cow<'_, (Bytes, String)>> {
+        match self {
+            Self::Turns(forms) => {
+                let first = index * forms.len() / connections;
+                let turn = (first + number).checked_rem(forms.len())?;
+                forms.get(turn).map(Cow::Borrowed)
+            }
+            Self::Fresh(make) => Some(Cow::Owned(make())),
+        }
+    }
 }
 
 /// What a window came to.
@@ -80,8 +104,7 @@ impl Connections {
         let loops = self.senders.iter_mut().enumerate().map(async |(index, sender)| {
             let mut times = Vec::new();
             // Connections begin at different forms, and keep their distance.
-            let first = index * exchanges.forms.len() / connections;
-            for form in exchanges.forms.iter().cycle().skip(first) {
+            while let Some(form) = exchanges.forms.get(index, connections, times.len()) {
                 let is_over = match until {
                     Until::Elapsed(time) => began.elapsed() >= time,
                     Until::Count(count) => times.len() >= count.div_ceil(connections),
@@ -90,7 +113,7 @@ impl Connections {
                     break;
                 }
                 let key = exchanges.gateway_key.as_deref();
-                times.push(exchange(sender, authority, form, key).await?);
+                times.push(exchange(sender, authority, &form, key).await?);
             }
             anyhow::Ok(times)
         });

@@ -1,7 +1,8 @@
 //! What every scenario works in: one zone with an application, a resource behind a credential, a policy, a control key, and
 //! agents that hold delegations.
 
-use caracal_testing::{Api, Service, Stack, StackOptions, TokenClient};
+use caracal_testing::{Api, IdentityProvider, Service, Stack, StackOptions, TokenClient, test_authority};
+use caracal_wire::sts::ID_TOKEN_TYPE;
 use serde_json::{Value, json};
 
 /// The resource that is called.
@@ -35,11 +36,15 @@ pub(crate) struct Agent {
 
 /// The options of every scenario: no budget stands in the way of the load.
 pub(crate) fn options() -> StackOptions {
-    StackOptions::default().set("LOG_LEVEL", "warn").set_for(
-        Service::Sts,
-        "STS_MINT_RATE_LIMIT_PER_MIN",
-        "10000000",
-    )
+    let authority = test_authority().display().to_string();
+    StackOptions::default()
+        .set("LOG_LEVEL", "warn")
+        .set_for(Service::Sts, "STS_MINT_RATE_LIMIT_PER_MIN", "10000000")
+        // The issuer of ID tokens is at this machine's own address, which only mode dev lets a service call. All keys are
+        // given, so nothing else is different.
+        .set_for(Service::Sts, "CARACAL_MODE", "dev")
+        .set_for(Service::Sts, "INSECURE_LOOPBACK_EGRESS", "true")
+        .set_for(Service::Sts, "CARACAL_TLS_EXTRA_CA_FILE", &authority)
 }
 
 impl World {
@@ -177,6 +182,30 @@ impl World {
         let answer = self.tokens.exchange(&fields).await;
         answer.expect(200);
         answer.text_of("access_token")
+    }
+
+    /// An issuer whose ID tokens the zone takes, and the token service has heard of it.
+    pub(crate) async fn believed_issuer(&self) -> IdentityProvider {
+        let issuer = IdentityProvider::start().await;
+        let body = json!({
+            "issuer": IdentityProvider::ISSUER, "jwks_url": issuer.url("/keys"), "audience": IdentityProvider::AUDIENCE,
+        });
+        let list = format!("/v1/zones/{}/subject-issuers", self.zone);
+        create(&self.stack.admin(), &list, &body).await;
+        if let Some(redis) = &self.stack.redis {
+            // Else no ID token is taken in the first minute of a Redis, which may have forgotten uses.
+            redis.remember_for_long().await;
+        }
+        caracal_testing::wait_until(std::time::Duration::from_secs(20), async || {
+            let token = issuer.token("user-1");
+            let fields = [
+                ("subject_token", token.as_str()),
+                ("subject_token_type", ID_TOKEN_TYPE),
+            ];
+            self.tokens.exchange(&fields).await.status == 200
+        })
+        .await;
+        issuer
     }
 
     /// A mandate for one call of an agent.

@@ -1,16 +1,17 @@
 //! What does each class of exchange cost the token service? One process of it, a closed loop over kept connections.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use caracal_testing::{Process, Stack};
 use caracal_wire::form;
-use caracal_wire::sts::{ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, field};
+use caracal_wire::sts::{ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, field};
 use serde_json::Value;
 
 use crate::allocations::Counter;
-use crate::load::{Connections, Exchanges, Until, Window};
+use crate::load::{Connections, Exchanges, Forms, Until, Window};
 use crate::process;
 use crate::report::{Report, progress};
 use crate::summary::Repeats;
@@ -55,6 +56,7 @@ pub(crate) async fn run(quick: bool, only: Option<&str>, report: &mut Report) ->
     progress("starting a stack for the exchanges");
     let world = World::start(world::options(), "http://127.0.0.1:9").await;
     let mut classes = classes(&world).await;
+    classes.push(sign_in(&world).await);
     classes.retain(|class| only.is_none_or(|only| class.key == only));
     let mut rows = Vec::new();
     let mut measured = Vec::new();
@@ -87,7 +89,7 @@ pub(crate) async fn run(quick: bool, only: Option<&str>, report: &mut Report) ->
          processor time again for themselves. Median of {REPEATS} windows of {} s, and largest minus smallest in percent. CPU: user and \
          system time of the process, everything it does beside included. Allocations, SQL statements and commands to the bus: over \
          {COUNTED} exchanges; those of the same time without load are taken off the last two, and what remains of the bus is the \
-         evidence, which is sent in batches. {MANDATES} mandates take turns as subject tokens.",
+         evidence, which is sent in batches. {MANDATES} mandates take turns as subject tokens; each ID token is a new one.",
         window.as_secs_f32()
     ));
     Ok(())
@@ -238,6 +240,32 @@ async fn classes(world: &World) -> Vec<Class> {
     ]
 }
 
+/// Users of another issuer, each ID token good once.
+async fn sign_in(world: &World) -> Class {
+    let issuer = world.believed_issuer().await;
+    let (zone, application) = (world.zone.clone(), world.application.clone());
+    let client_secret = world.client_secret.clone();
+    let make = move || {
+        let form = form::encode(&[
+            (field::APPLICATION_ID, &application),
+            (field::CLIENT_SECRET, &client_secret),
+            (field::GRANT_TYPE, TOKEN_EXCHANGE_GRANT),
+            (field::SUBJECT_TOKEN, &issuer.token("user-1")),
+            (field::SUBJECT_TOKEN_TYPE, ID_TOKEN_TYPE),
+            (field::ZONE_ID, &zone),
+        ]);
+        (Bytes::from(form), "bench".to_owned())
+    };
+    Class {
+        name: "user sign-in (ID token)",
+        key: "sign_in",
+        exchanges: Exchanges {
+            forms: Forms::Fresh(Arc::new(make)),
+            gateway_key: None,
+        },
+    }
+}
+
 fn one_shot(agent: &Agent) -> [(&'static str, &str); 4] {
     [
         (field::RESOURCE, RESOURCE),
@@ -265,7 +293,7 @@ fn direct(world: &World, (application, secret): (&str, &str), fields: &[(&str, &
     ];
     let form = form::encode(&[&credentials, fields].concat());
     Exchanges {
-        forms: vec![(Bytes::from(form), "bench".to_owned())],
+        forms: Forms::Turns(vec![(Bytes::from(form), "bench".to_owned())]),
         gateway_key: None,
     }
 }
@@ -288,7 +316,7 @@ fn gateway(world: &World, mandates: &[String]) -> Exchanges {
         (Bytes::from(form), request_id)
     });
     Exchanges {
-        forms: forms.collect(),
+        forms: Forms::Turns(forms.collect()),
         gateway_key: hex::decode(&world.stack.secrets.gateway_key).ok(),
     }
 }

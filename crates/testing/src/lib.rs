@@ -13,6 +13,7 @@
 mod database;
 mod environment;
 mod fault_proxy;
+mod identity_provider;
 mod keys;
 mod mandate;
 mod port;
@@ -27,6 +28,7 @@ mod wait;
 pub use caracal_migrations::Role;
 pub use database::TestDatabase;
 pub use fault_proxy::FaultProxy;
+pub use identity_provider::IdentityProvider;
 pub use keys::TestKeys;
 pub use mandate::Mandate;
 pub use port::{free_port, free_ports};
