@@ -45,10 +45,7 @@ pub(crate) fn readiness(gateway: &Arc<Gateway>, shutdown: Shutdown) -> Readiness
         })
         .add(
             "audit_replay_unavailable",
-            check(|gateway| {
-                let spool = gateway.evidence.spool().stats();
-                spool.bytes < spool.total_bytes
-            }),
+            check(|gateway| gateway.evidence.spool().stats().has_room()),
         )
         .add("clock_skew", check(|gateway| !gateway.skew.is_suspected()))
         .add("sts_unavailable", check(|gateway| !gateway.sts.is_circuit_open()))
@@ -61,8 +58,9 @@ pub(crate) fn readiness(gateway: &Arc<Gateway>, shutdown: Shutdown) -> Readiness
 /// The routes of the admin port.
 pub(crate) fn router(gateway: &Arc<Gateway>, readiness: Readiness) -> Router {
     let registry = gateway.metrics.registry().clone();
-    let flat = registry.clone();
+    let (flat, read) = (registry.clone(), Arc::clone(gateway));
     let health = Health::new(readiness, registry, gateway.config.metrics_access.clone())
+        .refreshed_by(move || read.metrics.read_state(&read))
         .with_json(move || flat.json_without_prefix(PREFIX));
     let reload = Router::new()
         .route("/internal/revocations/reload", post(reload_revocations))

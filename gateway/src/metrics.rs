@@ -103,6 +103,7 @@ struct State {
     replay_table: IntGauge,
     audit_pending: IntGauge,
     audit_bytes: IntGauge,
+    audit_files: IntGauge,
     audit_oldest_age: Gauge,
 }
 
@@ -179,6 +180,7 @@ impl Metrics {
                 replay_table: gauge("replay_table_entries", "Burned mandates this process remembers."),
                 audit_pending: gauge("audit_queue_depth", "Events the bus has not taken yet."),
                 audit_bytes: gauge("audit_replay_bytes", "Size of the evidence spool."),
+                audit_files: gauge("audit_replay_files", "Files of the evidence spool."),
                 audit_oldest_age: registry.float_gauge(
                     &name("audit_replay_oldest_age_seconds"),
                     "Age of the oldest pending event.",
@@ -223,7 +225,7 @@ impl Metrics {
         own.inc();
     }
 
-    /// Reads the state of the gateway's parts into the gauges; called at intervals.
+    /// Reads the state of the gateway's parts into the gauges; called when somebody asks.
     pub(crate) fn read_state(&self, gateway: &Gateway) {
         let now = gateway.clock.now();
         let state = &self.state;
@@ -249,6 +251,7 @@ impl Metrics {
         let spool = gateway.evidence.spool().stats();
         set(&state.audit_pending, spool.pending_events);
         set(&state.audit_bytes, spool.bytes);
+        set_len(&state.audit_files, spool.files);
         state
             .audit_oldest_age
             .set(spool.oldest_age.map_or(0.0, |age| age.as_secs_f64()));

@@ -251,7 +251,6 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
     tasks.spawn("housekeeping", async move {
         while pause(HOUSEKEEPING_EVERY, &stop).await {
             this.burned.prune(this.clock.unix_seconds());
-            this.metrics.read_state(&this);
         }
     });
     let (this, stop) = (Arc::clone(gateway), background.clone());

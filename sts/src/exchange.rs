@@ -33,6 +33,7 @@ use self::possession::ProofFault;
 use self::refusal::Refusal;
 use self::request::ExchangeRequest;
 use self::resources::Basis;
+use crate::metrics::Stage;
 use crate::state::Sts;
 use crate::zone::Resource;
 
@@ -55,7 +56,9 @@ pub(crate) async fn exchange(
         return Err(Refusal::RevocationStale);
     }
     let now = UnixSeconds(sts.clock.unix_seconds());
-    let caller = client::authenticate(sts, origin.source, request, via, now).await?;
+    let stages = &sts.metrics.stages;
+    let authenticating = client::authenticate(sts, origin.source, request, via, now);
+    let caller = stages.time(Stage::Client, authenticating).await?;
     known.caller = Some(caller.clone());
     if let Some(token) = federation::id_token(request) {
         return federation::sign_in(sts, origin, request, &caller, known, token, now).await;
@@ -88,7 +91,8 @@ pub(crate) async fn exchange(
     if basis.control_key.is_some() && shown != Possession::default() {
         return Err(Refusal::Proof(ProofFault::ControlKey));
     }
-    resources::decide_all(&basis, &mut known.verdicts).await?;
+    let deciding = resources::decide_all(&basis, &mut known.verdicts);
+    stages.time(Stage::Policy, deciding).await?;
     let credentials = credential::obtain_all(&basis, &mut known.verdicts, origin.wait).await?;
     let agreed = match agreed {
         Some(agreed) => Some(agreed),
@@ -106,7 +110,8 @@ pub(crate) async fn exchange(
         Via::Gateway => directive::directives(&caller, &granted, &credentials)?,
         Via::Client => BTreeMap::new(),
     };
-    let minted = mint::mint(&basis, &granted, lifetime, agreed.as_ref()).await?;
+    let minting = mint::mint(&basis, &granted, lifetime, agreed.as_ref());
+    let minted = stages.time(Stage::Mint, minting).await?;
     known.approval = agreed.as_ref().map(ApprovalFact::of_use);
     release(sts, origin, request, known, minted, upstreams, &granted).await
 }

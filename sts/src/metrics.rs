@@ -1,15 +1,23 @@
 //! What does the service count? Names are part of the contract (`docs/contract/token-exchange.md`, section "Metrics").
 
+mod gauges;
+
+use std::time::Duration;
+
 use caracal_chassis::metrics::Registry;
 use caracal_token::Use;
-use prometheus::{Gauge, Histogram, HistogramTimer, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramTimer, IntCounter, IntCounterVec};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+use self::gauges::Gauges;
 use crate::exchange::client::Via;
 use crate::exchange::refusal::Refusal;
 use crate::exchange::request::ExchangeRequest;
 use crate::session_graph::Timing;
 use crate::state::Sts;
+use crate::upstream_credential::Counters;
+use crate::zone::Loading;
 
 /// The metrics of the service.
 #[derive(Debug)]
@@ -18,7 +26,8 @@ pub(crate) struct Metrics {
     mandates: IntCounterVec,
     seconds: [Histogram; ExchangeClass::ALL.len()],
     graph_timing: Timing,
-    pub(crate) zone_load_seconds: Histogram,
+    loading: Loading,
+    pub(crate) stages: StageTimes,
     pub(crate) policy_seconds: Histogram,
     pub(crate) policy_errors: IntCounter,
     pub(crate) subject_token_known: IntCounter,
@@ -28,7 +37,8 @@ pub(crate) struct Metrics {
     pub(crate) policy_shadow: IntCounterVec,
     pub(crate) stream_entries: IntCounterVec,
     introspections: IntCounterVec,
-    pub(crate) upstream_credentials: IntCounterVec,
+    pub(crate) upstream_credentials: Counters,
+    audit_replayed: IntCounter,
     audit_dropped: IntCounter,
     gauges: Gauges,
 }
@@ -71,25 +81,47 @@ impl ExchangeClass {
     }
 }
 
-/// Values that are looked up when the metrics are read.
+/// A part of the work on an exchange that is timed by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stage {
+    /// Who asks.
+    Client,
+    /// What is granted, resource by resource.
+    Policy,
+    /// The signature, and the record where there is one.
+    Mint,
+}
+
+/// Times of the stages.
 #[derive(Debug)]
-struct Gauges {
-    audit_replay_pending: IntGauge,
-    audit_replay_bytes: IntGauge,
-    audit_replay_oldest_age_seconds: IntGauge,
-    revocations_active: IntGauge,
-    revocation_age_milliseconds: IntGauge,
-    zones_loaded: IntGauge,
-    zone_reloads: IntGauge,
-    session_views: IntGauge,
-    minted_tokens: IntGauge,
-    approval_waiters: IntGauge,
-    opa_max_policy_age_seconds: IntGauge,
-    opa_eval: IntGauge,
-    opa_eval_duration_seconds: Gauge,
-    graph_traversals: IntGauge,
-    database_statements: IntGauge,
-    bus_round_trips: IntGauge,
+pub(crate) struct StageTimes {
+    client: Histogram,
+    policy: Histogram,
+    mint: Histogram,
+}
+
+impl StageTimes {
+    fn new(registry: &Registry, name: &str) -> Self {
+        let stages = registry.histogram_vec(name, "Time of a stage of an exchange.", &["stage"]);
+        Self {
+            client: stages.with_label_values(&["client"]),
+            policy: stages.with_label_values(&["policy"]),
+            mint: stages.with_label_values(&["mint"]),
+        }
+    }
+
+    /// Runs the work of a stage and notes how long it took, whatever came of it. Two readings of the clock.
+    pub(crate) async fn time<F: Future>(&self, stage: Stage, work: F) -> F::Output {
+        let histogram = match stage {
+            Stage::Client => &self.client,
+            Stage::Policy => &self.policy,
+            Stage::Mint => &self.mint,
+        };
+        let started = Instant::now();
+        let output = work.await;
+        histogram.observe(started.elapsed().as_secs_f64());
+        output
+    }
 }
 
 impl Metrics {
@@ -97,7 +129,6 @@ impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Self {
         let name = |short: &str| format!("caracal_sts_{short}");
         let counter = |short: &str, help: &str| registry.counter(&name(short), help);
-        let gauge = |short: &str, help: &str| registry.gauge(&name(short), help);
         let help = "Time from the parsed request to the answer.";
         let seconds = registry.histogram_vec(&name("exchange_seconds"), help, &["class"]);
         Self {
@@ -118,10 +149,8 @@ impl Metrics {
                     "Sessions and delegations that could not be read from the database.",
                 ),
             },
-            zone_load_seconds: registry.histogram(
-                &name("zone_load_seconds"),
-                "Time to read the configuration of a zone and to build what decides from it.",
-            ),
+            loading: Loading::new(registry, name),
+            stages: StageTimes::new(registry, &name("stage_seconds")),
             policy_seconds: registry.histogram(&name("policy_seconds"), "Time of one policy decision."),
             policy_errors: counter(
                 "opa_eval_errors_total",
@@ -155,54 +184,16 @@ impl Metrics {
                 "Tokens introspected, by whether they held.",
                 &["active"],
             ),
-            upstream_credentials: registry.counter_vec(
-                &name("upstream_credentials_total"),
-                "Fetches of upstream credentials by outcome: fetched, failed, refreshed, waited, circuit_opened.",
-                &["outcome"],
+            upstream_credentials: Counters::new(registry, name),
+            audit_replayed: counter(
+                "audit_replay_replayed_total",
+                "Events an earlier process left in the spool, which this one publishes.",
             ),
             audit_dropped: counter(
                 "audit_dropped_total",
                 "Events lost. Always 0: what cannot be recorded is refused.",
             ),
-            gauges: Gauges {
-                audit_replay_pending: gauge("audit_replay_pending", "Events in the spool."),
-                audit_replay_bytes: gauge("audit_replay_bytes", "Bytes in the spool."),
-                audit_replay_oldest_age_seconds: gauge(
-                    "audit_replay_oldest_age_seconds",
-                    "Age of the oldest event in the spool.",
-                ),
-                revocations_active: gauge("revocations_active", "Revoked anchors in memory."),
-                revocation_age_milliseconds: gauge(
-                    "revocation_age_milliseconds",
-                    "How old the knowledge of revocations is; -1 when nothing is proved.",
-                ),
-                zones_loaded: gauge("zones_loaded", "Zones in memory."),
-                zone_reloads: gauge("zone_reloads", "Zones read again since start."),
-                session_views: gauge("session_views", "Sessions and delegations in memory."),
-                minted_tokens: gauge("minted_tokens", "Tokens remembered by digest."),
-                approval_waiters: gauge(
-                    "approval_waiters",
-                    "Requests that wait for a decision about an approval.",
-                ),
-                opa_max_policy_age_seconds: gauge(
-                    "opa_max_policy_age_seconds",
-                    "Age of the policy compiled first.",
-                ),
-                opa_eval: gauge("opa_eval_total", "Policy decisions asked for."),
-                opa_eval_duration_seconds: registry.float_gauge(
-                    &name("opa_eval_duration_seconds_total"),
-                    "Time of all policy decisions together.",
-                ),
-                graph_traversals: gauge(
-                    "graph_traversals_total",
-                    "Sessions and delegations read from the database.",
-                ),
-                database_statements: gauge("database_statements", "Statements sent since start."),
-                bus_round_trips: gauge(
-                    "bus_round_trips",
-                    "Round trips to the event bus since start, background work included.",
-                ),
-            },
+            gauges: Gauges::new(registry, name),
         }
     }
 
@@ -235,54 +226,40 @@ impl Metrics {
         Some(self.seconds.get(at?)?.start_timer())
     }
 
+    /// Takes note of what an earlier process left in the spool, and of how often versions of zones are compared.
+    pub(crate) fn started(&self, replayed: u64, poll: Duration) {
+        self.audit_replayed.inc_by(replayed);
+        self.gauges.opa_poll_interval_seconds.set(signed(poll.as_secs()));
+    }
+
+    /// Where the loading of zones is measured.
+    pub(crate) fn loading(&self) -> Loading {
+        self.loading.clone()
+    }
+
     /// Looks up the values that are not counted.
     pub(crate) fn refresh(&self, sts: &Sts) {
-        let gauges = &self.gauges;
-        let spool = sts.spool.stats();
-        gauges.audit_replay_pending.set(signed(spool.pending_events));
-        gauges.audit_replay_bytes.set(signed(spool.bytes));
-        gauges
-            .audit_replay_oldest_age_seconds
-            .set(signed(spool.oldest_age.unwrap_or_default().as_secs()));
-        gauges
-            .revocations_active
-            .set(i64::try_from(sts.revocations.len()).unwrap_or(i64::MAX));
-        let age = sts.revocations.freshness().age(sts.clock.now());
-        gauges
-            .revocation_age_milliseconds
-            .set(age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
-        gauges.zones_loaded.set(signed(sts.zones.len()));
-        gauges.zone_reloads.set(signed(sts.zones.reloads()));
-        gauges.session_views.set(signed(sts.graph.len()));
-        gauges.minted_tokens.set(signed(sts.minted.len()));
-        gauges
-            .approval_waiters
-            .set(i64::try_from(sts.waiters.len()).unwrap_or(i64::MAX));
-        gauges
-            .opa_max_policy_age_seconds
-            .set(signed(sts.zones.oldest_policy().as_secs()));
-        gauges
-            .opa_eval
-            .set(signed(self.policy_seconds.get_sample_count()));
-        gauges
-            .opa_eval_duration_seconds
-            .set(self.policy_seconds.get_sample_sum());
-        gauges
-            .graph_traversals
-            .set(signed(self.graph_timing.seconds.get_sample_count()));
-        gauges.database_statements.set(signed(sts.database.statements()));
-        gauges.bus_round_trips.set(signed(sts.bus.round_trips()));
+        self.gauges.refresh(sts);
+        self.gauges.derive(
+            &self.policy_seconds,
+            &self.loading.compiling.seconds,
+            &self.graph_timing.seconds,
+        );
     }
 
     /// The document of `/metrics.json`.
     pub(crate) fn json(&self, registry: &Registry) -> Value {
-        let policies = &self.policy_seconds;
+        let (policies, compilations) = (&self.policy_seconds, &self.loading.compiling);
         json!({
             "sts": registry.json_without_prefix("caracal_sts_"),
             "opa": {
                 "eval_total": policies.get_sample_count(),
                 "eval_errors": self.policy_errors.get(),
                 "eval_duration_seconds": policies.get_sample_sum(),
+                "compile_total": compilations.seconds.get_sample_count(),
+                "compile_errors": compilations.errors.get(),
+                "compile_duration_seconds": compilations.seconds.get_sample_sum(),
+                "poll_interval_seconds": self.gauges.opa_poll_interval_seconds.get(),
                 "max_policy_age_seconds": self.gauges.opa_max_policy_age_seconds.get(),
             },
             "audit_dropped": self.audit_dropped.get(),

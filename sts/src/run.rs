@@ -178,12 +178,13 @@ pub(crate) fn build(
         tracing::info!(?recovery, "evidence of an earlier process waits to be published");
     }
     let metrics = Metrics::new(registry);
+    metrics.started(recovery.pending_events, config.zone_poll);
     let zones = ZoneCache::new(
         database.clone(),
         Arc::clone(&keyring),
         clock.clone(),
         config.zone_outdated_max,
-        metrics.zone_load_seconds.clone(),
+        metrics.loading(),
     );
     let client = Client::new(Arc::new(SystemResolver), &config.egress)?;
     let upstream_credentials = UpstreamCredentials::new(upstream_credential::Parts {
@@ -192,7 +193,7 @@ pub(crate) fn build(
         database: database.clone(),
         keyring: Arc::clone(&keyring),
         ttl_max: config.provider_ttl_max,
-        outcomes: metrics.upstream_credentials.clone(),
+        counters: metrics.upstream_credentials.clone(),
     });
     let proof_nonces = proof_nonces(config.gateway_key.as_ref())?;
     Ok(Sts {
@@ -338,8 +339,7 @@ fn readiness(sts: &Arc<Sts>, bus: Arc<dyn Bus>, shutdown: Shutdown) -> Readiness
             async move { bus.ping().await.is_ok() && bus.remembers_since().await.is_ok() }
         })
         .add("audit_replay_unavailable", move || {
-            let stats = spool.spool.stats();
-            std::future::ready(stats.bytes < stats.total_bytes)
+            std::future::ready(spool.spool.stats().has_room())
         })
         .add("clock_skew", move || std::future::ready(!is_clock_behind(&clock)))
         .add("stream_consumers_not_ready", move || {
@@ -366,22 +366,25 @@ fn is_clock_behind(sts: &Sts) -> bool {
 
 /// Gauges are looked up when somebody reads them.
 fn health(sts: &Arc<Sts>, readiness: Readiness, registry: Registry, access: MetricsAccess) -> Router {
-    let document = {
-        let (sts, registry) = (Arc::clone(sts), registry.clone());
-        move || {
-            sts.metrics.refresh(&sts);
-            sts.metrics.json(&registry)
-        }
-    };
-    let refreshed = Arc::clone(sts);
-    let refresh = move |request: axum::extract::Request, next: axum::middleware::Next| {
-        if request.uri().path() == "/metrics" {
-            refreshed.metrics.refresh(&refreshed);
-        }
-        next.run(request)
-    };
+    let (refreshed, described, counted) = (Arc::clone(sts), Arc::clone(sts), registry.clone());
     Health::new(readiness, registry, access)
-        .with_json(document)
+        .refreshed_by(move || refreshed.metrics.refresh(&refreshed))
+        .with_json(move || described.metrics.json(&counted))
         .router()
-        .layer(axum::middleware::from_fn(refresh))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::Rig;
+
+    #[tokio::test]
+    async fn a_service_that_stops_says_that_it_drains() {
+        let rig = Rig::new().await;
+        let shutdown = Shutdown::new();
+        let readiness = readiness(&rig.sts, Arc::clone(&rig.sts.bus), shutdown.clone());
+        assert_ne!(readiness.evaluate().await, Err("draining"));
+        shutdown.trigger();
+        assert_eq!(readiness.evaluate().await, Err("draining"));
+    }
 }

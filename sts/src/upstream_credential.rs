@@ -7,6 +7,7 @@
 
 mod circuit;
 mod connection;
+mod counters;
 mod entry;
 mod flight;
 
@@ -22,7 +23,6 @@ use caracal_storage::Database;
 use caracal_token::envelope::Keyring;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use prometheus::IntCounterVec;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -31,6 +31,7 @@ use self::entry::Entry;
 use self::flight::Flight;
 use crate::zone::{OAuthProvider, ZoneModel};
 
+pub(crate) use self::counters::Counters;
 pub(crate) use self::entry::{Held, Stamp};
 
 /// Credentials in memory; the least used is fetched again when it is asked for.
@@ -125,7 +126,7 @@ pub(crate) struct UpstreamCredentials {
     circuits: moka::sync::Cache<ProviderId, Arc<Circuit>>,
     flights: mpsc::Sender<Flight>,
     waiting: Mutex<Option<mpsc::Receiver<Flight>>>,
-    outcomes: IntCounterVec,
+    counters: Counters,
 }
 
 /// What the credentials are made of.
@@ -136,8 +137,7 @@ pub(crate) struct Parts {
     pub(crate) keyring: Arc<Keyring>,
     /// The longest a token is used, in seconds.
     pub(crate) ttl_max: i64,
-    /// Fetches by outcome.
-    pub(crate) outcomes: IntCounterVec,
+    pub(crate) counters: Counters,
 }
 
 impl UpstreamCredentials {
@@ -149,7 +149,7 @@ impl UpstreamCredentials {
             database: parts.database,
             keyring: parts.keyring,
             ttl_max: parts.ttl_max,
-            outcomes: parts.outcomes,
+            counters: parts.counters,
             entries: moka::sync::Cache::builder()
                 .max_capacity(CREDENTIALS_MAX)
                 .time_to_idle(IDLE_MAX)
@@ -172,13 +172,17 @@ impl UpstreamCredentials {
             return Ok(held);
         }
         let until = Instant::now() + wait;
+        let mut is_shared = false;
         loop {
             // Subscribed before looking, so that an end in between is seen one way or the other.
             let mut ended = entry.subscribe();
             if let Some(held) = entry.usable(&source.stamp, self.clock.unix_seconds()) {
                 return Ok(held);
             }
-            self.start(&entry, &source, false)?;
+            if !self.start(&entry, &source, false)? && !is_shared {
+                is_shared = true;
+                self.counters.shared.inc();
+            }
             if tokio::time::timeout_at(until, ended.changed()).await.is_err() {
                 return Err(Unavailable::Late);
             }
@@ -191,20 +195,20 @@ impl UpstreamCredentials {
         }
     }
 
-    /// Starts a fetch unless one is under way.
-    fn start(&self, entry: &Arc<Entry>, source: &Source, is_ahead: bool) -> Result<(), Unavailable> {
+    /// Starts a fetch unless one is under way, which it says with false.
+    fn start(&self, entry: &Arc<Entry>, source: &Source, is_ahead: bool) -> Result<bool, Unavailable> {
         let now = self.clock.unix_seconds();
         // A connection is read from the database first and may need no fetch, so the circuit is asked later for those.
         if source.subject.is_none() && !self.circuit(&source.provider.id).is_closed(now) {
             return Err(Unavailable::Paused);
         }
         if !entry.begin() {
-            return Ok(());
+            return Ok(false);
         }
         if !is_ahead && entry.usable(&source.stamp, now).is_some() {
             // The flight that was under way has ended in between, and well.
             entry.end();
-            return Ok(());
+            return Ok(true);
         }
         let flight = Flight {
             entry: Arc::clone(entry),
@@ -214,7 +218,8 @@ impl UpstreamCredentials {
         self.flights.try_send(flight).map_err(|_full_or_stopped| {
             entry.end();
             Unavailable::Busy
-        })
+        })?;
+        Ok(true)
     }
 
     /// Fetches what is asked for and what runs out soon, until `shutdown`; then ends what is under way, because a
@@ -256,9 +261,9 @@ impl UpstreamCredentials {
     async fn fly(&self, flight: Flight) {
         let outcome = flight.fetch(self).await;
         match &outcome {
-            Ok(_) => self.count("fetched"),
+            Ok(_) => self.counters.fetched.inc(),
             Err(reason) => {
-                self.count("failed");
+                self.counters.failed.inc();
                 let provider = &flight.source.provider;
                 tracing::warn!(
                     zone.id = %provider.zone_id, provider.id = %provider.id, %reason, "no upstream credential was obtained"
@@ -270,9 +275,5 @@ impl UpstreamCredentials {
 
     fn circuit(&self, provider: &ProviderId) -> Arc<Circuit> {
         self.circuits.get_with_by_ref(provider, Arc::default)
-    }
-
-    fn count(&self, outcome: &str) {
-        self.outcomes.with_label_values(&[outcome]).inc();
     }
 }

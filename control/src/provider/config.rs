@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use caracal_oauth::{AUTHORIZATION_PARAMS_RESERVED, TOKEN_PARAMS_RESERVED};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -110,28 +111,6 @@ const AWS_SIGV4: [&str; 6] = [
     "region",
     "service",
     "forward_caracal_identity",
-];
-
-const AUTHORIZATION_PARAMS_RESERVED: [&str; 7] = [
-    "client_id",
-    "code_challenge",
-    "code_challenge_method",
-    "redirect_uri",
-    "response_type",
-    "scope",
-    "state",
-];
-const TOKEN_PARAMS_RESERVED: [&str; 10] = [
-    "client_assertion",
-    "client_assertion_type",
-    "client_id",
-    "client_secret",
-    "code",
-    "code_verifier",
-    "grant_type",
-    "redirect_uri",
-    "refresh_token",
-    "scope",
 ];
 
 impl Kind {

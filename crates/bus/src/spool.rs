@@ -31,6 +31,8 @@ use writer::Writer;
 
 /// Longest event, in bytes. Longer ones are refused: one entry must never be what a store cannot take.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// A spool with less room than this counts as full. Few events are larger, most have less than a tenth of it.
+const ROOM_BYTES: u64 = 16 * 1024;
 
 /// How much a spool may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +112,17 @@ pub struct SpoolStats {
     pub bytes: u64,
     /// Size at which appends are refused, in bytes.
     pub total_bytes: u64,
+    /// Segment files, the one being written included.
+    pub files: usize,
     /// How long the oldest pending event has been waiting.
     pub oldest_age: Option<Duration>,
+}
+
+impl SpoolStats {
+    /// Whether the next event is likely to be taken: there is room for a large one.
+    pub fn has_room(&self) -> bool {
+        self.total_bytes.saturating_sub(self.bytes) >= ROOM_BYTES
+    }
 }
 
 /// The evidence spool of one process. Clones share it; dropping the last one waits for the write under way and gives

@@ -135,6 +135,8 @@ impl MetricsAccess {
     }
 }
 
+/// Looks up what is not counted as it happens.
+type Refresh = Arc<dyn Fn() + Send + Sync>;
 /// Makes the document of `/metrics.json`.
 type Document = Arc<dyn Fn() -> Value + Send + Sync>;
 
@@ -144,6 +146,7 @@ pub struct Health {
     readiness: Readiness,
     registry: Registry,
     access: MetricsAccess,
+    refresh: Refresh,
     document: Document,
 }
 
@@ -155,8 +158,16 @@ impl Health {
             readiness,
             registry,
             access,
+            refresh: Arc::new(|| ()),
             document: Arc::new(move || metrics.json()),
         }
+    }
+
+    /// Calls `refresh` each time before metrics are read, so that gauges show what is and not what was.
+    #[must_use]
+    pub fn refreshed_by(mut self, refresh: impl Fn() + Send + Sync + 'static) -> Self {
+        self.refresh = Arc::new(refresh);
+        self
     }
 
     /// Serves `document` at `/metrics.json`, for a service whose JSON metrics have a shape of their own.
@@ -214,6 +225,7 @@ async fn metrics(
     if !health.access.allows(&headers) {
         return unauthorized();
     }
+    (health.refresh)();
     if health.access.wants_json(query.as_deref(), &headers) {
         return axum::Json((health.document)()).into_response();
     }
@@ -223,6 +235,7 @@ async fn metrics(
 
 async fn metrics_json(State(health): State<Arc<Health>>, headers: HeaderMap) -> Response {
     if health.access.allows(&headers) {
+        (health.refresh)();
         axum::Json((health.document)()).into_response()
     } else {
         unauthorized()

@@ -68,6 +68,32 @@ pub enum ConfigError {
     SecretInvalid(&'static str),
 }
 
+/// What `authorization_params` cannot say, because the protocol does (RFC 6749 section 4.1.1, RFC 7636 section 4.3).
+pub const AUTHORIZATION_PARAMS_RESERVED: [&str; 7] = [
+    "client_id",
+    "code_challenge",
+    "code_challenge_method",
+    "redirect_uri",
+    "response_type",
+    "scope",
+    "state",
+];
+
+/// What `token_params` cannot say, because the protocol does (RFC 6749 sections 4.1.3 and 6, RFC 7521 section 4.2): sent
+/// twice, nobody knows which of the two a server reads.
+pub const TOKEN_PARAMS_RESERVED: [&str; 10] = [
+    "client_assertion",
+    "client_assertion_type",
+    "client_id",
+    "client_secret",
+    "code",
+    "code_verifier",
+    "grant_type",
+    "redirect_uri",
+    "refresh_token",
+    "scope",
+];
+
 /// The members that matter here; a configuration may hold more.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -102,6 +128,12 @@ impl OAuthClient {
             .clone()
             .filter(|id| !id.is_empty())
             .ok_or(ConfigError::Setting("client_id"))?;
+        none_of(
+            "authorization_params",
+            &members.authorization_params,
+            &AUTHORIZATION_PARAMS_RESERVED,
+        )?;
+        none_of("token_params", &members.token_params, &TOKEN_PARAMS_RESERVED)?;
         let allowed_hosts = allowed_hosts(&members.allowed_token_hosts, &token_endpoint);
         Ok(Self {
             authentication: authentication(&members, secrets)?,
@@ -186,6 +218,16 @@ pub(crate) fn assertion_key(
             .with_certificate(certificate)
             .or(Err(ConfigError::Setting("certificate"))),
     }
+}
+
+/// Parameters must not say what the protocol says.
+fn none_of(
+    setting: &'static str,
+    parameters: &BTreeMap<String, String>,
+    reserved: &[&str],
+) -> Result<(), ConfigError> {
+    let is_free = !reserved.iter().any(|name| parameters.contains_key(*name));
+    is_free.then_some(()).ok_or(ConfigError::Setting(setting))
 }
 
 fn https(text: Option<&str>, name: &'static str) -> Result<Option<Url>, ConfigError> {
@@ -274,6 +316,16 @@ mod tests {
                 ConfigError::SecretMissing("private_key"),
             ),
             ("scopes", json!("a b"), ConfigError::Malformed),
+            (
+                "token_params",
+                json!({"client_secret": "mine"}),
+                ConfigError::Setting("token_params"),
+            ),
+            (
+                "authorization_params",
+                json!({"state": "mine"}),
+                ConfigError::Setting("authorization_params"),
+            ),
         ] {
             let mut config = base.clone();
             config[member] = value.clone();

@@ -13,7 +13,10 @@ mod tokens;
 
 pub use assertion::{AssertionError, AssertionKey, KeyError};
 pub use call::{TokenCaller, TokenError};
-pub use client::{Authentication, ConfigError, OAuthClient, OAuthSecrets};
+pub use client::{
+    AUTHORIZATION_PARAMS_RESERVED, Authentication, ConfigError, OAuthClient, OAuthSecrets,
+    TOKEN_PARAMS_RESERVED,
+};
 pub use grant::{ClientGrant, Grant};
 pub use pkce::{authorization_url, random_text, s256};
 pub use tokens::TokenSet;

@@ -48,6 +48,31 @@ impl TestRedis {
         connect(&self.url).await
     }
 
+    /// Puts a text where a stream is: whoever reads or writes the stream fails, and everything else goes on.
+    ///
+    /// # Panics
+    /// When Redis is out of reach.
+    pub async fn spoil(&self, stream: &str) {
+        self.mend(stream).await;
+        let mut connection = self.connection().await;
+        let set: Result<(), _> = redis::cmd("SET")
+            .arg(stream)
+            .arg("no stream")
+            .query_async(&mut connection)
+            .await;
+        set.expect("Redis takes a text");
+    }
+
+    /// Takes a stream, or what stands in its place, away.
+    ///
+    /// # Panics
+    /// When Redis is out of reach.
+    pub async fn mend(&self, stream: &str) {
+        let mut connection = self.connection().await;
+        let deleted: Result<(), _> = redis::cmd("DEL").arg(stream).query_async(&mut connection).await;
+        deleted.expect("Redis forgets a key");
+    }
+
     /// As if it had remembered claims since long ago. Somebody must have asked it since when it does.
     ///
     /// # Panics

@@ -1,12 +1,15 @@
 //! What most promises start from: a zone with one application, one resource behind a real credential, a policy, and an agent
 //! with a session and a delegation.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use caracal_testing::{
     Answer, Api, Behaviour, Stack, StackOptions, TokenClient, Upstream, wait_for, wait_until,
 };
+use caracal_wire::stream::AUDIT_EVENTS;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use redis::AsyncCommands as _;
 use serde_json::{Value, json};
 
 /// The resource of the world.
@@ -111,17 +114,13 @@ impl World {
 
     /// Exchanges until the STS has heard of the configuration.
     pub(crate) async fn until_minted(&self, fields: &[(&str, &str)]) -> String {
-        let mut last = String::new();
-        let until = tokio::time::Instant::now() + SOON;
-        while tokio::time::Instant::now() < until {
+        let answer = wait_for(SOON, async || {
             let answer = self.tokens.exchange(fields).await;
-            if answer.status == 200 {
-                return answer.text_of("access_token");
-            }
-            last = answer.text();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("no mandate for {fields:?}: {last}")
+            // A refusal that stays is in the log of the token service.
+            (answer.status == 200).then_some(answer)
+        })
+        .await;
+        answer.text_of("access_token")
     }
 
     /// A reusable mandate for the resource.
@@ -238,18 +237,56 @@ impl World {
         report
     }
 
-    /// Waits until the spools have been delivered and ingested: the ledger stops growing.
+    /// Waits until what the gateways and token services have recorded is delivered, and all that was delivered is in the
+    /// ledger.
     pub(crate) async fn until_settled(&self) {
-        let mut last = Value::Null;
         wait_until(SOON, async || {
-            let head = self.assert_chain_verifies().await["head_seq"].clone();
-            let settled = head == last;
-            last = head;
-            tokio::time::sleep(Duration::from_millis(700)).await;
-            settled
+            self.recorded().await == 0 && {
+                let delivered = self.delivered().await;
+                self.assert_chain_verifies().await["head_seq"] == delivered
+            }
         })
         .await;
     }
+
+    /// How many revocations the first gateway knows of.
+    pub(crate) async fn revocations_known(&self) -> i64 {
+        count(&self.stack.metrics(&self.stack.gateways[0]).await["revocations_active"])
+    }
+
+    /// Events in the spools.
+    async fn recorded(&self) -> i64 {
+        let mut events = 0;
+        for gateway in &self.stack.gateways {
+            events += count(&self.stack.metrics(gateway).await["audit_queue_depth"]);
+        }
+        for sts in &self.stack.sts {
+            events += count(&self.stack.metrics(sts).await["sts"]["audit_replay_pending"]);
+        }
+        events
+    }
+
+    /// Events of the zone on the bus. One that was delivered twice is one event.
+    async fn delivered(&self) -> usize {
+        let redis = self.stack.redis.as_ref().expect("a stack with Redis");
+        let mut connection = redis.connection().await;
+        let entries: Vec<(String, HashMap<String, String>)> = connection
+            .xrange_all(AUDIT_EVENTS)
+            .await
+            .expect("the stream of events");
+        let events = entries
+            .into_iter()
+            .filter_map(|(_, fields)| serde_json::from_str::<Value>(fields.get("data")?).ok());
+        let ids: HashSet<String> = events
+            .filter(|event| event["zone_id"] == self.zone.as_str())
+            .map(|event| text(&event, "id"))
+            .collect();
+        ids.len()
+    }
+}
+
+fn count(metric: &Value) -> i64 {
+    metric.as_i64().unwrap_or_else(|| panic!("{metric} is no count"))
 }
 
 /// A request through a gateway.

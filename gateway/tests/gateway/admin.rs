@@ -38,6 +38,10 @@ async fn health_and_readiness_are_on_both_ports_and_metrics_on_their_own() {
         "caracal_gateway_denials_missing_auth_total 1",
         "caracal_gateway_stage_seconds_count{stage=\"exchange\"} 1",
         "caracal_gateway_stage_seconds_count{stage=\"replay\"} 1",
+        // Looked up by this very reading.
+        "caracal_gateway_revocation_snapshot_fresh 1",
+        "caracal_gateway_replay_table_entries 1",
+        "caracal_gateway_audit_replay_files 1",
     ] {
         assert!(text.contains(line), "{line} is missing in:\n{text}");
     }

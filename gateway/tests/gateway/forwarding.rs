@@ -472,18 +472,22 @@ async fn a_client_that_asks_first_is_told_to_go_on() {
 
 #[tokio::test]
 async fn an_upload_that_takes_longer_than_the_upstream_may_think_goes_through() {
-    let rig = Rig::with(&[("UPSTREAM_TIMEOUT", "400ms")]).await;
+    // Long enough for the upstream's answer on any machine, and less than the upload takes.
+    let may_think = Duration::from_secs(2);
+    let rig = Rig::with(&[("UPSTREAM_TIMEOUT", "2s")]).await;
     let mut raw = Raw::connect(rig.gateway.addresses.main).await;
     raw.write(format!(
         "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nauthorization: Bearer {}\r\nx-caracal-resource: {RESOURCE}\r\n\r\n",
         rig.sts.mandate()
     ))
     .await;
-    for _byte in 0..10 {
+    let began = tokio::time::Instant::now();
+    for byte in 1..=10 {
+        // How long the upload takes is what the test is about.
+        tokio::time::sleep_until(began + may_think * byte * 12 / 100).await;
         raw.write("x").await;
-        // The pace of this upload is what the test is about.
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    assert!(began.elapsed() > may_think);
     raw.until("HTTP/1.1 200 ").await;
     assert_eq!(only(rig.upstream.requests()).body, "xxxxxxxxxx");
 }

@@ -483,3 +483,6 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,18 +79,16 @@ fn expires_at(found: &Approval) -> String {
 
 /// Looks once, then waits to be told, until the approval is settled or the time is over.
 async fn wait_for(sts: &Sts, id: &str, wait: Option<&str>) -> Result<Arc<Approval>, NoApproval> {
-    let seconds = match wait {
-        None => 0,
-        Some(text) => text.parse::<u64>().map_err(|_not_a_number| NoApproval::Wait)?,
-    };
-    let found = find(sts, id).await?;
-    if seconds == 0 || found.state() != ApprovalState::Pending {
+    let id = parse(id)?;
+    let wait = patience(wait)?;
+    let found = read(sts, id).await?;
+    if wait.is_zero() || found.state() != ApprovalState::Pending {
         return Ok(Arc::new(found));
     }
     let mut waiter = sts.waiters.join(&found).map_err(|_too_many| NoApproval::Busy)?;
     // Registered first, so that a decision made since the look above is seen by this one.
-    let mut found = find(sts, id).await?;
-    let until = Instant::now() + Duration::from_secs(seconds.min(WAIT_SECONDS_MAX));
+    let mut found = read(sts, id).await?;
+    let until = Instant::now() + wait;
     while found.state() == ApprovalState::Pending && Instant::now() < until {
         let left = Duration::try_from(found.expires_at - found.read_at).unwrap_or_default();
         let over = Instant::now() + left;
@@ -100,15 +98,31 @@ async fn wait_for(sts: &Sts, id: &str, wait: Option<&str>) -> Result<Arc<Approva
                 Told::Gone => return Err(NoApproval::NotFound),
                 Told::Closing => break,
             },
-            () = tokio::time::sleep_until(over.min(until)) => found = find(sts, id).await?,
+            () = tokio::time::sleep_until(over.min(until)) => found = read(sts, id).await?,
         }
     }
     Ok(Arc::new(found))
 }
 
+/// How long somebody is ready to wait.
+fn patience(wait: Option<&str>) -> Result<Duration, NoApproval> {
+    let seconds: u64 = match wait {
+        None => 0,
+        Some(text) => text.parse().map_err(|_not_a_number| NoApproval::Wait)?,
+    };
+    Ok(Duration::from_secs(seconds.min(WAIT_SECONDS_MAX)))
+}
+
+fn parse(id: &str) -> Result<Uuid, NoApproval> {
+    Uuid::parse_str(id).map_err(|_not_an_id| NoApproval::NotFound)
+}
+
 /// One SQL statement.
 pub(super) async fn find(sts: &Sts, id: &str) -> Result<Approval, NoApproval> {
-    let id = Uuid::parse_str(id).map_err(|_not_an_id| NoApproval::NotFound)?;
+    read(sts, parse(id)?).await
+}
+
+async fn read(sts: &Sts, id: Uuid) -> Result<Approval, NoApproval> {
     let read = async {
         let mut tx = sts.database.read().await?;
         approval::find(&mut tx, &id.to_string()).await
@@ -152,5 +166,20 @@ impl IntoResponse for NoApproval {
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_for_longer_waits_twenty_five_seconds() {
+        for (text, seconds) in [(None, 0), (Some("0"), 0), (Some("7"), 7), (Some("10000"), 25)] {
+            assert_eq!(patience(text).unwrap(), Duration::from_secs(seconds), "{text:?}");
+        }
+        for text in ["", "-1", "1.5", "soon"] {
+            assert!(matches!(patience(Some(text)), Err(NoApproval::Wait)), "{text:?}");
+        }
     }
 }

@@ -301,9 +301,13 @@ async fn up_to_date(
     if !sts.zones.catch_up(&zone, seen).await {
         return (outcome, known);
     }
-    let mut known = Known::default();
-    let outcome = crate::exchange::exchange(sts, origin, request, via, &mut known).await;
-    (outcome, known)
+    let mut known_now = Known::default();
+    let now = crate::exchange::exchange(sts, origin, request, via, &mut known_now).await;
+    // The first look may have ended the account, which moves the zone: the second finds none, and could not say why.
+    if let (Err(Refusal::CredentialNotRenewable), Err(Refusal::CredentialNotConnected)) = (&outcome, &now) {
+        return (outcome, known);
+    }
+    (now, known_now)
 }
 
 fn issued(answer: &TokenResponse) -> Response {

@@ -130,6 +130,16 @@ impl KeyRing {
         self.turn(now)?.key.as_ref()
     }
 
+    /// How many keys should sign or verify at `now` and cannot be opened.
+    pub(crate) fn invalid(&self, now: UnixSeconds) -> usize {
+        let is_needed = |key: &&RingKey| !has_ended(key.retires_at, now);
+        self.keys
+            .iter()
+            .filter(is_needed)
+            .filter(|key| key.key.is_none())
+            .count()
+    }
+
     /// Whether the zone has no key at all, so that one may be made.
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()

@@ -39,6 +39,7 @@ pub(super) async fn fetch(
     subject: &SubjectId,
     is_ahead: bool,
 ) -> Result<Held, Unavailable> {
+    let mut has_waited = false;
     for _look in 0..LOOKS_MAX {
         let row = find(credentials, source, subject)
             .await?
@@ -61,10 +62,14 @@ pub(super) async fn fetch(
         }
         let lease = random_text().or(Err(Unavailable::Store))?;
         if take_lease(credentials, source, &row, &lease).await? {
-            refresh(credentials, source, &row, &lease).await?;
-            credentials.count("refreshed");
+            credentials.counters.leased.inc();
+            let refreshed = refresh(credentials, source, &row, &lease).await;
+            refreshed.inspect_err(|_reason| credentials.counters.errors.inc())?;
         } else {
-            credentials.count("waited");
+            if !has_waited {
+                has_waited = true;
+                credentials.counters.waited.inc();
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

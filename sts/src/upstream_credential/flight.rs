@@ -74,7 +74,7 @@ pub(super) async fn ask_with_cause(
         Err(error) => {
             // One account that was disconnected at the provider says nothing about the others.
             if counts(&error, grant) && circuit.count_failure(credentials.clock.unix_seconds()) {
-                credentials.count("circuit_opened");
+                credentials.counters.circuit_open.inc();
             }
             tracing::debug!(provider.id = %provider.id, error = &error as &dyn std::error::Error, "a token call failed");
             let is_spent = error.is_invalid_grant();

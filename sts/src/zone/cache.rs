@@ -15,9 +15,9 @@ use caracal_chassis::Clock;
 use caracal_model::ZoneId;
 use caracal_storage::{Database, StorageError, zone_model};
 use caracal_token::envelope::Keyring;
-use prometheus::Histogram;
 use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
+use super::loading::Loading;
 use super::model::ZoneModel;
 
 /// How many zones are kept in memory; the least used is loaded again when it is asked for.
@@ -84,8 +84,8 @@ pub(crate) struct ZoneCache {
     outdated: std::sync::Mutex<HashSet<ZoneId>>,
     wake: Notify,
     reloads: AtomicU64,
-    /// Reading and building, first loads and reloads alike.
-    load_seconds: Histogram,
+    /// Of first loads and reloads alike.
+    loading: Loading,
 }
 
 impl ZoneCache {
@@ -95,7 +95,7 @@ impl ZoneCache {
         keyring: Arc<Keyring>,
         clock: Clock,
         outdated_max: Duration,
-        load_seconds: Histogram,
+        loading: Loading,
     ) -> Self {
         Self {
             database,
@@ -112,7 +112,7 @@ impl ZoneCache {
             outdated: std::sync::Mutex::default(),
             wake: Notify::new(),
             reloads: AtomicU64::new(0),
-            load_seconds,
+            loading,
         }
     }
 
@@ -289,15 +289,15 @@ impl ZoneCache {
         zone: &ZoneId,
         previous: Option<Arc<ZoneModel>>,
     ) -> Result<Option<ZoneModel>, LoadError> {
-        let _timer = self.load_seconds.start_timer();
+        let _timer = self.loading.seconds.start_timer();
         let mut tx = self.database.read().await?;
         let Some(rows) = zone_model::load(&mut tx, zone).await? else {
             return Ok(None);
         };
         drop(tx);
         let now = self.clock.unix_seconds();
-        let (zone, keyring) = (zone.clone(), Arc::clone(&self.keyring));
-        let build = move || ZoneModel::build(&zone, rows, &keyring, previous.as_deref(), now);
+        let (zone, keyring, loading) = (zone.clone(), Arc::clone(&self.keyring), self.loading.clone());
+        let build = move || ZoneModel::build(&zone, rows, &keyring, previous.as_deref(), now, &loading);
         Ok(Some(tokio::task::spawn_blocking(build).await?))
     }
 

@@ -12,6 +12,7 @@ use caracal_token::KeySet;
 use caracal_token::envelope::Keyring;
 use serde::Deserialize;
 
+use super::loading::Loading;
 use super::policy::ZonePolicy;
 use super::provider::{self, Provider};
 use crate::exchange::control_key::ControlKey;
@@ -93,8 +94,21 @@ impl ZoneModel {
         keyring: &Keyring,
         previous: Option<&Self>,
         now: i64,
+        loading: &Loading,
     ) -> Self {
+        loading
+            .secrets_read
+            .inc_by(u64::try_from(rows.secrets.len()).unwrap_or_default());
         let providers = provider::read_all(zone, rows.providers, &rows.secrets, keyring);
+        let sealed = providers.values().filter(|provider| provider.is_sealed()).count();
+        loading
+            .secrets_sealed
+            .inc_by(u64::try_from(sealed).unwrap_or_default());
+        let keys = KeyRing::open(zone, rows.signing_keys, keyring, UnixSeconds(now));
+        let invalid = keys.invalid(UnixSeconds(now));
+        loading
+            .keys_invalid
+            .inc_by(u64::try_from(invalid).unwrap_or_default());
         let resources = rows
             .resources
             .into_iter()
@@ -127,9 +141,20 @@ impl ZoneModel {
                 .into_iter()
                 .map(|row| (row.issuer.clone(), Arc::new(row)))
                 .collect(),
-            keys: KeyRing::open(zone, rows.signing_keys, keyring, UnixSeconds(now)),
-            policy: ZonePolicy::load(zone, rows.policy, previous.map(|previous| &previous.policy), now)
-                .with_shadow(zone, rows.shadow, previous.map(|previous| &previous.policy)),
+            keys,
+            policy: ZonePolicy::load(
+                zone,
+                rows.policy,
+                previous.map(|previous| &previous.policy),
+                now,
+                &loading.compiling,
+            )
+            .with_shadow(
+                zone,
+                rows.shadow,
+                previous.map(|previous| &previous.policy),
+                &loading.compiling,
+            ),
             regime: regime(zone, &rows.policy_mode),
             mints_per_minute: rows.mints_per_minute.and_then(|limit| u32::try_from(limit).ok()),
         }

@@ -8,6 +8,8 @@ use caracal_policy::{Bundle, CompileError, Reason};
 use caracal_storage::zone_model::PolicyRows;
 use caracal_wire::manifest;
 
+use super::loading::Compiling;
+
 /// The manifest named in the evidence of a zone without an active policy set.
 const NO_POLICY_MANIFEST: &str = "no_active_policy_set";
 
@@ -59,7 +61,13 @@ pub(crate) struct NoUsablePolicy;
 impl ZonePolicy {
     /// Takes over the stored policy. An unchanged one is not compiled again; one that cannot be used leaves the one before
     /// it in force, which is logged. `now` is in Unix seconds.
-    pub(super) fn load(zone: &ZoneId, rows: Option<PolicyRows>, previous: Option<&Self>, now: i64) -> Self {
+    pub(super) fn load(
+        zone: &ZoneId,
+        rows: Option<PolicyRows>,
+        previous: Option<&Self>,
+        now: i64,
+        compiling: &Compiling,
+    ) -> Self {
         let Some(rows) = rows else {
             return Self::deny_all(now);
         };
@@ -78,7 +86,7 @@ impl ZonePolicy {
                 shadow: None,
             };
         }
-        match compile(&rows) {
+        match compiling.time(|| compile(&rows)) {
             Ok(bundle) => Self {
                 identity,
                 bundle: Some(Arc::new(bundle)),
@@ -116,6 +124,7 @@ impl ZonePolicy {
         zone: &ZoneId,
         rows: Option<PolicyRows>,
         previous: Option<&Self>,
+        compiling: &Compiling,
     ) -> Self {
         let Some(rows) = rows else { return self };
         let known = previous
@@ -123,7 +132,7 @@ impl ZonePolicy {
             .filter(|shadow| shadow.version_id == rows.version_id);
         self.shadow = match known {
             Some(shadow) => Some(shadow.clone()),
-            None => match compile(&rows) {
+            None => match compiling.time(|| compile(&rows)) {
                 Ok(bundle) if !bundle.reads_input() => Some(Shadow {
                     version_id: rows.version_id,
                     manifest_sha256: rows.manifest_sha256,
@@ -203,8 +212,10 @@ fn compile(rows: &PolicyRows) -> Result<Bundle, Unusable> {
 
 #[cfg(test)]
 mod tests {
+    use caracal_chassis::metrics::Registry;
     use caracal_storage::zone_model::PolicyDocumentRow;
 
+    use super::super::Loading;
     use super::*;
 
     const DOCUMENT: &str =
@@ -224,7 +235,8 @@ mod tests {
     }
 
     fn load(rows: Option<PolicyRows>, previous: Option<&ZonePolicy>) -> ZonePolicy {
-        ZonePolicy::load(&ZoneId::try_from("z1").unwrap(), rows, previous, 100)
+        let compiling = Loading::new(&Registry::new(), str::to_owned).compiling;
+        ZonePolicy::load(&ZoneId::try_from("z1").unwrap(), rows, previous, 100, &compiling)
     }
 
     #[test]

@@ -46,6 +46,13 @@ pub(crate) enum Unusable {
     OAuth(#[from] ConfigError),
 }
 
+impl Provider {
+    /// Whether its secrets are there and cannot be opened.
+    pub(super) fn is_sealed(&self) -> bool {
+        matches!(self.credential, Err(Unusable::SecretSealed))
+    }
+}
+
 /// What the gateway puts into the upstream request.
 #[derive(Debug)]
 pub(crate) enum Credential {

@@ -54,6 +54,7 @@ async fn an_approval_of_anything_else_is_unknown_whatever_became_of_it() {
         "principal_id = 'app-2'",
         "session_id = 'ar-1'",
         "resource_set_hash = sha256('x')",
+        "challenge_type = 'mfa'",
     ] {
         for state in [
             "satisfied_at = now()",

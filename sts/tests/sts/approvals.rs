@@ -218,6 +218,8 @@ async fn fifty_racing_exchanges_over_two_replicas_get_one_token() {
     // Fifty at once may take a busy machine longer than a request may take; that is no token either.
     let late = (503, "sts_unavailable", "the request took too long");
     for answer in lost.into_iter().filter(|answer| answer.refusal() != late) {
+        let said = |event: &Value| event["evaluation_status"] == "approval_already_consumed";
+        assert!(stack.events_of(answer).await.iter().any(said));
         assert_eq!(
             answer.refusal(),
             (
@@ -550,20 +552,7 @@ async fn a_look_answers_at_once_and_a_wait_with_the_decision() {
 
 /// How many wait at the first replica.
 pub(crate) async fn waiting(stack: &Stack) -> i64 {
-    let answer = stack
-        .send(
-            Method::GET,
-            "/metrics",
-            header_map(&[("authorization", "Bearer metrics")]),
-            "",
-        )
-        .await;
-    let text = String::from_utf8_lossy(&answer.bytes).into_owned();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("caracal_sts_approval_waiters "));
-    line.and_then(|line| line.split(' ').next_back()?.parse().ok())
-        .unwrap()
+    stack.metric("approval_waiters").await
 }
 
 #[tokio::test]

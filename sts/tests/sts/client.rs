@@ -58,6 +58,7 @@ async fn only_the_owner_of_an_application_learns_that_it_asked_in_the_wrong_zone
 async fn failures_are_in_the_ledger_of_the_zone_within_a_budget() {
     let stack = Stack::start_with(&[("STS_DENIAL_EVENTS_PER_MIN", "3")]).await;
     let mut answers = Vec::new();
+    let began = tokio::time::Instant::now();
     for _ in 0..5 {
         answers.push(
             stack
@@ -75,11 +76,17 @@ async fn failures_are_in_the_ledger_of_the_zone_within_a_budget() {
     assert_eq!(event["decision"], "deny");
     assert_eq!(event["evaluation_status"], "client_auth_failed");
     assert_eq!(event["metadata_json"]["application_id"], "app-unknown");
+    // One more for each third of a minute the machine has taken.
+    let earned = usize::try_from(began.elapsed().as_secs() / 20).unwrap();
     // A later event of another kind shows that nothing more of these is on its way.
     let later = stack.mint(&[("resource", "resource://unknown")]).await;
     assert!(!stack.events_of(&later).await.is_empty());
     let written = stack
         .events(|event| event["event_type"] == "client_authentication")
         .await;
-    assert_eq!(written.len(), 3, "the rest is counted, not written");
+    assert!(
+        (3..=(3 + earned).min(5)).contains(&written.len()),
+        "the rest is counted, not written: {}",
+        written.len()
+    );
 }

@@ -5,7 +5,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use caracal_chassis::Clock;
-use caracal_testing::wait_until;
+use caracal_testing::{FaultProxy, Role, TestDatabase, TestRedis, wait_until};
 use caracal_wire::form;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -53,6 +53,12 @@ fn claims(client: &str, audience: &str) -> Value {
 
 async fn with_key() -> (Stack, Signer) {
     let stack = Stack::start().await;
+    let signer = key_of_app_1(&stack).await;
+    (stack, signer)
+}
+
+/// Makes a key the only way in which `app-1` proves itself.
+async fn key_of_app_1(stack: &Stack) -> Signer {
     // For a minute after its memory began, assertions are not decided about.
     stack.redis.remember_for_long().await;
     let signer = Signer::new();
@@ -64,10 +70,10 @@ async fn with_key() -> (Stack, Signer) {
         .await;
     wait_until(SOON, async || {
         let assertion = signer.sign("k1", &claims("app-1", ISSUER));
-        ask(&stack, &assertion).await.status == StatusCode::OK
+        ask(stack, &assertion).await.status == StatusCode::OK
     })
     .await;
-    (stack, signer)
+    signer
 }
 
 /// At the token endpoint as it was published.
@@ -222,4 +228,35 @@ async fn a_request_that_is_looked_at_twice_uses_its_assertion_once() {
             "the refusal is about the resource, not about the client"
         );
     }
+}
+
+#[tokio::test]
+async fn without_the_memory_of_uses_no_assertion_is_believed() {
+    let (database, redis) = (TestDatabase::new().await, TestRedis::new().await);
+    let proxy = FaultProxy::before(redis.url()).await;
+    let (url, through) = (database.url_as(Role::Sts), proxy.url_through(redis.url()));
+    let settings = [("REVOCATION_FRESHNESS", "600s")];
+    let stack = Stack::start_between(database, &url, redis, &through, &settings).await;
+    let signer = key_of_app_1(&stack).await;
+    proxy.refuse();
+    let answer = ask(&stack, &signer.sign("k1", &claims("app-1", ISSUER))).await;
+    assert_eq!(
+        answer.refusal(),
+        (503, "sts_unavailable", "client assertions cannot be checked now")
+    );
+    assert_eq!(answer.headers["retry-after"], "1");
+    proxy.resume();
+    let event = &stack.events_of(&answer).await[0];
+    assert_eq!(
+        (
+            &event["event_type"],
+            &event["decision"],
+            &event["evaluation_status"]
+        ),
+        (
+            &json!("client_authentication"),
+            &json!("deny"),
+            &json!("client_auth_failed")
+        )
+    );
 }

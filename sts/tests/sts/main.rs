@@ -19,6 +19,8 @@ mod endpoints;
 mod federation;
 mod gateway;
 mod idp;
+mod ledger;
+mod metrics;
 mod mint;
 mod order_of_checks;
 mod outage;

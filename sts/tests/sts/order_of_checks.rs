@@ -1,15 +1,18 @@
 //! Row by row: what is checked, in which order, and what each refusal says to the caller and to the ledger
 //! (docs/contract/token-exchange.md, "Order", "Answers").
 
+mod approval;
 mod client;
 mod delegation;
 mod gateway;
 mod internal;
 mod lifetime;
+mod readiness;
 mod request;
 mod resources;
 mod store;
 mod subject_token;
+mod upstream;
 
 use caracal_testing::wait_for;
 use serde_json::Value;

@@ -194,13 +194,23 @@ async fn a_replica_says_what_it_decides_by() {
     );
 }
 
-#[tokio::test]
-async fn a_policy_that_never_ends_costs_its_zone_and_nobody_else() {
-    let stack = Stack::start().await;
-    let endless = format!(
+/// A policy that no machine evaluates within its budgets.
+fn endless() -> String {
+    format!(
         "{}\nrestrict contains \"x\" if {{\n\tinput.action.id\n\txs := [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\
          \tcount([1 | some a in xs; some b in xs; some c in xs; some d in xs; some e in xs; some f in xs; some g in xs; some h in xs; a + b + c + d + e + f + g + h < 0]) > 0\n}}\n",
         seed::POLICY
+    )
+}
+
+#[tokio::test]
+async fn a_policy_that_never_ends_costs_its_zone_and_nobody_else() {
+    let stack = Stack::start().await;
+    let endless = endless();
+    let tried = simulate(&stack, &endless, Some(mint("crm:read"))).await;
+    assert_eq!(
+        tried.refusal(),
+        (422, "policy_eval_failed", "the documents take too long")
     );
     seed::policy(&stack.pool, "psv-2", &endless).await;
     let fields = [

@@ -3,7 +3,7 @@
 use caracal_testing::{Role, TestDatabase, TestRedis, wait_until};
 use serde_json::json;
 
-use crate::stack::{SOON, Stack, with};
+use crate::stack::{SOON, Stack, spend, with};
 
 /// Resource, scope, session fields; description and status of the refusal.
 type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
@@ -211,7 +211,7 @@ async fn a_spent_budget_drops_the_resource_and_counts_a_governed_request_once() 
         (429, "provider_rate_limited", "rate limit exceeded")
     );
     let wait: u32 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
-    assert_eq!(wait, 1_800, "two an hour");
+    assert!((1..=1_800).contains(&wait), "two an hour: {wait}");
     assert_eq!(
         stack.events_of(&answer).await[0]["evaluation_status"],
         "rate_limited"
@@ -225,14 +225,13 @@ async fn a_reusable_mandate_is_counted_each_time_the_gateway_presents_it() {
         .mint(&[("resource", "resource://crm"), ("scope", "crm:read")])
         .await
         .token();
-    for _ in 0..2 {
-        assert_eq!(
-            stack.at_gateway(&mandate, "resource://crm", &[]).await.status,
-            200
-        );
-    }
+    // The mint of the mandate was the first.
+    let refused = spend(3, 2, async || {
+        stack.at_gateway(&mandate, "resource://crm", &[]).await
+    })
+    .await;
     assert_eq!(
-        stack.at_gateway(&mandate, "resource://crm", &[]).await.refusal(),
+        refused.refusal(),
         (429, "provider_rate_limited", "rate limit exceeded")
     );
 }
@@ -246,19 +245,15 @@ async fn two_replicas_share_a_budget() {
     let url = database.url_as(Role::Sts);
     let two = Stack::start_between(database, &url, TestRedis::new().await, one.redis.url(), &limit).await;
     let mint = async |stack: &Stack| {
-        let answer = stack
+        stack
             .mint(&[("resource", "resource://crm"), ("scope", "crm:read")])
-            .await;
-        answer.status == 200
+            .await
+            .status
     };
     // The first keeps its budget spent, so what the second hears does not age while it hears it.
     wait_until(SOON, async || {
-        while mint(&one).await {}
-        !mint(&two).await
+        while mint(&one).await == 200 {}
+        mint(&two).await == 429
     })
     .await;
-    let refused = two
-        .mint(&[("resource", "resource://crm"), ("scope", "crm:read")])
-        .await;
-    assert_eq!(refused.status, 429);
 }

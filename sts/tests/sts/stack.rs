@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::seed;
+use crate::{ledger, seed};
 
 pub(crate) const STREAMS_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 pub(crate) const AUDIT_KEY: &str = "102132435465768798a9bacbdcedfe0f102132435465768798a9bacbdcedfe0f";
@@ -41,7 +41,7 @@ pub(crate) struct Stack {
     pub(crate) client: Client,
     pub(crate) shutdown: Shutdown,
     served: Option<JoinHandle<Result<(), RunError>>>,
-    _spool: TempDir,
+    spool: TempDir,
     pub(crate) redis: Arc<TestRedis>,
     database: Arc<TestDatabase>,
 }
@@ -84,14 +84,65 @@ impl Stack {
         settings: &[(&str, &str)],
     ) -> Self {
         seed::seed(&database.pool().await).await;
-        Self::launch(Arc::new(database), url, Arc::new(redis), redis_url, settings).await
+        let stack = Self::launch(
+            Arc::new(database),
+            url,
+            Arc::new(redis),
+            redis_url,
+            tempfile::tempdir().unwrap(),
+            settings,
+            Clock::system(),
+        )
+        .await;
+        stack.until_ready().await;
+        stack
+    }
+
+    /// A service with the seeded zone and another clock. It may never become ready.
+    pub(crate) async fn start_at(clock: Clock) -> Self {
+        let (database, redis) = (TestDatabase::new().await, TestRedis::new().await);
+        seed::seed(&database.pool().await).await;
+        let (url, redis_url) = (database.url_as(Role::Sts), redis.url().to_owned());
+        let spool = tempfile::tempdir().unwrap();
+        Self::launch(
+            Arc::new(database),
+            &url,
+            Arc::new(redis),
+            &redis_url,
+            spool,
+            &[],
+            clock,
+        )
+        .await
+    }
+
+    /// The same service once more after it has stopped, with what it left in its spool.
+    pub(crate) async fn restart(mut self) -> Self {
+        self.stop().await.unwrap();
+        let (url, redis_url) = (self.database.url_as(Role::Sts), self.redis.url().to_owned());
+        let stack = Self::launch(
+            self.database,
+            &url,
+            self.redis,
+            &redis_url,
+            self.spool,
+            &[],
+            Clock::system(),
+        )
+        .await;
+        stack.until_ready().await;
+        stack
     }
 
     /// Another replica on the same database and event bus.
     pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Self {
         let (database, redis) = (Arc::clone(&self.database), Arc::clone(&self.redis));
         let (url, redis_url) = (database.url_as(Role::Sts), redis.url().to_owned());
-        Self::launch(database, &url, redis, &redis_url, settings).await
+        let spool = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        let stack = Self::launch(database, &url, redis, &redis_url, spool, settings, clock).await;
+        stack.until_ready().await;
+        stack
     }
 
     async fn launch(
@@ -99,14 +150,15 @@ impl Stack {
         url: &str,
         redis: Arc<TestRedis>,
         redis_url: &str,
+        spool: TempDir,
         settings: &[(&str, &str)],
+        clock: Clock,
     ) -> Self {
         let pool = database.pool().await;
-        let spool = tempfile::tempdir().unwrap();
         let bus: Arc<dyn Bus> = Arc::new(RedisBus::connect(redis.url()).unwrap());
         let config = config(url, redis_url, &spool, settings);
-        let (base, shutdown, served) = serve(config, redis_url).await;
-        let stack = Self {
+        let (base, shutdown, served) = serve(config, redis_url, clock).await;
+        Self {
             pool,
             bus,
             base,
@@ -116,12 +168,10 @@ impl Stack {
             }),
             shutdown,
             served: Some(served),
-            _spool: spool,
+            spool,
             redis,
             database,
-        };
-        stack.until_ready().await;
-        stack
+        }
     }
 
     /// The database as another service sees it.
@@ -149,6 +199,28 @@ impl Stack {
     /// The same of any replica.
     pub(crate) async fn get_at(&self, base: &str, path: &str) -> Answer {
         self.send_to(base, Method::GET, path, HeaderMap::new(), "").await
+    }
+
+    /// The metrics, in the text format.
+    pub(crate) async fn metrics(&self) -> String {
+        let bearer = header_map(&[("authorization", "Bearer metrics"), ("accept", "text/plain")]);
+        let answer = self.send(Method::GET, "/metrics", bearer, "").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        String::from_utf8(answer.bytes.to_vec()).unwrap()
+    }
+
+    /// The value of one metric that is a whole number, by its name without prefix and with its labels.
+    pub(crate) async fn metric(&self, name: &str) -> i64 {
+        let text = self.metrics().await;
+        let value = text.lines().find_map(|line| {
+            line.strip_prefix("caracal_sts_")?
+                .strip_prefix(name)?
+                .strip_prefix(' ')
+        });
+        match value {
+            Some(value) => value.parse().unwrap(),
+            None => panic!("no {name} in {text}"),
+        }
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: &str) -> Answer {
@@ -209,6 +281,7 @@ impl Stack {
 
     /// An exchange a gateway makes for the holder of `mandate`.
     pub(crate) async fn at_gateway(&self, mandate: &str, resource: &str, fields: &[(&str, &str)]) -> Answer {
+        let request_id = nonce();
         let usual = [
             GRANT,
             ("zone_id", "z1"),
@@ -218,12 +291,12 @@ impl Stack {
             ("resource", resource),
             ("request_method", "GET"),
             ("request_path", "/v1/contacts"),
-            ("gateway_request_id", "req-1"),
+            ("gateway_request_id", &request_id),
         ];
         self.post_signed(&form::encode(&with(&usual, fields))).await
     }
 
-    /// Posts `body` with a gateway's signature.
+    /// Posts `body` with a gateway's signature, for the request the body names.
     pub(crate) async fn post_signed(&self, body: &str) -> Answer {
         let signed = signature(
             Clock::system().unix_seconds(),
@@ -236,7 +309,10 @@ impl Stack {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        self.post_body(body, &[signed.as_slice(), &[("x-request-id", "req-1")]].concat())
+        let named = form::parse(body.as_bytes(), &["resource", "audience"]).ok();
+        let request_id = named.as_ref().and_then(|form| form.get("gateway_request_id"));
+        let request_id = ("x-request-id", request_id.unwrap_or("req-1"));
+        self.post_body(body, &[signed.as_slice(), &[request_id]].concat())
             .await
     }
 
@@ -254,7 +330,8 @@ impl Stack {
         caracal_token::verify(UnverifiedToken::parse(token).unwrap(), &keys, &rules, now).unwrap()
     }
 
-    /// The events published so far that `wanted` picks; waits for the first.
+    /// The events published so far that `wanted` picks; waits for the first. Every event, picked or not, has to be one of
+    /// those the contract knows.
     pub(crate) async fn events(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         wait_for(SOON, async || {
             let read = self
@@ -264,7 +341,8 @@ impl Stack {
                 .unwrap();
             let entries = read.into_iter().flat_map(|(_, entries)| entries);
             let events = entries.map(|entry| serde_json::from_str::<Value>(&entry.fields["data"]).unwrap());
-            let found: Vec<Value> = events.filter(|event| wanted(event)).collect();
+            let (found, others): (Vec<Value>, Vec<Value>) = events.partition(|event| wanted(event));
+            found.iter().chain(&others).for_each(ledger::hold_to_the_contract);
             (!found.is_empty()).then_some(found)
         })
         .await
@@ -297,6 +375,25 @@ impl Stack {
     /// Runs statements in the database.
     pub(crate) async fn sql(&self, statements: impl Into<String>) {
         seed::run(&self.pool, statements.into()).await;
+    }
+}
+
+/// Repeats `request` until a budget of `per_minute`, of which `left` is left, is spent. That it is spent no sooner and no
+/// later than it says is asserted however long the requests take. Gives the refusal.
+pub(crate) async fn spend(per_minute: u64, left: u64, mut request: impl AsyncFnMut() -> Answer) -> Answer {
+    let began = tokio::time::Instant::now();
+    let mut granted = 0;
+    loop {
+        let answer = request().await;
+        let earned = began.elapsed().as_secs() * per_minute / 60 + 1;
+        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            assert!(granted >= left, "{granted} of {left}");
+            let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
+            assert!((1..=60_u64.div_ceil(per_minute)).contains(&wait), "{wait}");
+            return answer;
+        }
+        granted += 1;
+        assert!(granted <= left + earned, "{granted} of {left}");
     }
 }
 
@@ -369,12 +466,16 @@ impl Answer {
     }
 }
 
-async fn serve(config: Config, redis_url: &str) -> (String, Shutdown, JoinHandle<Result<(), RunError>>) {
+async fn serve(
+    config: Config,
+    redis_url: &str,
+    clock: Clock,
+) -> (String, Shutdown, JoinHandle<Result<(), RunError>>) {
     let shutdown = Shutdown::new();
     let (bound, listening) = oneshot::channel();
     let deps = Deps {
         bus: Arc::new(RedisBus::connect(redis_url).unwrap()),
-        clock: Clock::system(),
+        clock,
     };
     let running = caracal_sts::run(
         config,

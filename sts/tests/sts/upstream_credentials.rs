@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use crate::seed;
 use crate::stack::{Answer, SOON, Stack};
 
-const RESOURCE: &str = "resource://oauth";
+pub(crate) const RESOURCE: &str = "resource://oauth";
 
 /// A service that may call providers on this machine.
-async fn start(settings: &[(&str, &str)]) -> Stack {
+pub(crate) async fn start(settings: &[(&str, &str)]) -> Stack {
     let authority = test_authority();
     let mut all = vec![
         ("CARACAL_MODE", "dev"),
@@ -28,7 +28,7 @@ async fn start(settings: &[(&str, &str)]) -> Stack {
     Stack::start_with(&all).await
 }
 
-fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
+pub(crate) fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
     Response::builder()
         .status(status)
         .header("content-type", "application/json")
@@ -37,7 +37,7 @@ fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
 }
 
 /// A token server whose n-th token is `t-n`, good for `life` seconds; it rotates the refresh token `r-n`.
-async fn token_server(life: i64) -> Upstream {
+pub(crate) async fn token_server(life: i64) -> Upstream {
     token_server_of(life, life).await
 }
 
@@ -60,7 +60,7 @@ async fn token_server_of(life_of_first: i64, life_of_others: i64) -> Upstream {
     .await
 }
 
-async fn refusing_server(status: StatusCode, code: &'static str) -> Upstream {
+pub(crate) async fn refusing_server(status: StatusCode, code: &'static str) -> Upstream {
     Upstream::start_tls(Behaviour::Custom(Arc::new(move |_request: &RecordedRequest| {
         answer(
             status,
@@ -71,7 +71,7 @@ async fn refusing_server(status: StatusCode, code: &'static str) -> Upstream {
 }
 
 /// Makes the provider of [`RESOURCE`] one of `kind` at `server`.
-async fn configure(stack: &Stack, kind: &str, server: &Upstream, more: &Value) {
+pub(crate) async fn configure(stack: &Stack, kind: &str, server: &Upstream, more: &Value) {
     let mut config = json!({
         "token_endpoint": format!("https://localhost:{}/token", server.address().port()),
         "authorization_endpoint": "https://localhost/authorize",
@@ -96,12 +96,12 @@ async fn configure(stack: &Stack, kind: &str, server: &Upstream, more: &Value) {
     .await;
 }
 
-async fn call(stack: &Stack) -> Answer {
+pub(crate) async fn call(stack: &Stack) -> Answer {
     let mandate = stack.one_shot(RESOURCE, "crm:read").await;
     stack.at_gateway(&mandate, RESOURCE, &[]).await
 }
 
-fn token(answer: &Answer) -> &str {
+pub(crate) fn token(answer: &Answer) -> &str {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
     answer.body["upstreams"][RESOURCE]["provider_token"]
         .as_str()
@@ -124,7 +124,7 @@ fn form(request: &RecordedRequest) -> HashMap<String, String> {
     .collect()
 }
 
-async fn connect(stack: &Stack, subject: &str, expires: &str, refresh: Option<&str>) {
+pub(crate) async fn connect(stack: &Stack, subject: &str, expires: &str, refresh: Option<&str>) {
     let keyring = Keyring::new(Kek::from_hex(seed::KEK).unwrap(), None);
     let access = keyring
         .seal(b"t-0", CONNECTION_ACCESS_TOKEN_AAD.as_bytes())
@@ -148,7 +148,7 @@ async fn connect(stack: &Stack, subject: &str, expires: &str, refresh: Option<&s
         .await;
 }
 
-async fn column(stack: &Stack, column: &str) -> String {
+pub(crate) async fn column(stack: &Stack, column: &str) -> String {
     let query = format!("SELECT {column}::text FROM provider_connections WHERE id = 'c-app-1'");
     sqlx::query_scalar(sqlx::AssertSqlSafe(query))
         .fetch_one(&stack.pool)

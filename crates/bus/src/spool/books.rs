@@ -168,6 +168,7 @@ impl Books {
             pending_events: pages.pending_events,
             bytes: self.used_bytes.load(Ordering::Relaxed),
             total_bytes: self.limits.total_bytes,
+            files: pages.segments.len(),
             oldest_age: pages.oldest_unix_ms.map(age),
         }
     }

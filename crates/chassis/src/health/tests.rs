@@ -165,12 +165,13 @@ async fn metrics_come_in_the_format_the_client_asks_for() {
 
 #[tokio::test]
 async fn a_service_may_have_a_json_document_of_its_own() {
-    let health = Health::new(
-        Readiness::new(),
-        Registry::new(),
-        access(&[("CARACAL_MODE", "dev")]),
-    )
-    .with_json(|| json!({"sts": {"graph_traversals": 7}}));
+    let registry = Registry::new();
+    let looked_up = registry.counter("caracal_demo_looked_up_total", "Looked up.");
+    let counted = looked_up.clone();
+    let health = Health::new(Readiness::new(), registry, access(&[("CARACAL_MODE", "dev")]))
+        .refreshed_by(move || looked_up.inc())
+        .with_json(|| json!({"sts": {"graph_traversals": 7}}));
     let (_, _, body) = get(&health.router(), "/metrics.json", &[]).await;
     assert_eq!(body, r#"{"sts":{"graph_traversals":7}}"#);
+    assert_eq!(counted.get(), 1, "looked up for this reader");
 }

@@ -107,8 +107,6 @@ pub mod status {
     pub const CHALLENGE_INVALID: &str = "challenge_invalid";
     /// Challenges were answered wrongly too often.
     pub const CHALLENGE_COOLDOWN: &str = "challenge_cooldown";
-    /// The policy changed between approval and use.
-    pub const APPROVAL_POLICY_CHANGED: &str = "approval_policy_changed";
     /// Two resources ask for approvers that exclude each other.
     pub const APPROVAL_CLASS_CONFLICT: &str = "approval_class_conflict";
     /// The credential may not be handed to a workload.

@@ -1,9 +1,12 @@
 //! What is answered while something the service needs is away or damaged: an error with a time to come back, and evidence.
 
+use caracal_chassis::Clock;
 use caracal_testing::{FaultProxy, Role, TestDatabase, wait_until};
+use http::Method;
+use serde_json::json;
 
 use super::{Refused, Stack};
-use crate::stack::{Answer, SOON};
+use crate::stack::{Answer, SOON, header_map, nonce, signature};
 
 async fn behind_proxy() -> (Stack, FaultProxy) {
     let database = TestDatabase::new().await;
@@ -83,4 +86,19 @@ async fn a_zone_whose_only_policy_cannot_be_used_grants_nothing() {
     );
     stack.expect_refusal(&answer, expected, "no usable policy").await;
     assert_eq!(answer.headers["retry-after"], "1");
+    let path = "/internal/policy/status/z1";
+    let signed = signature(Clock::system().unix_seconds(), &nonce(), "GET", path, "");
+    let headers: Vec<(&str, &str)> = signed
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let status = stack.send(Method::GET, path, header_map(&headers), "").await;
+    assert_eq!(
+        (
+            &status.body["loaded"],
+            &status.body["policy_set_version_id"],
+            status.body["manifest_sha256"].as_str().map(str::len)
+        ),
+        (&json!(false), &json!("psv-2"), Some(64))
+    );
 }
