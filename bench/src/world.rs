@@ -170,7 +170,9 @@ impl World {
         let body = json!({
             "source_session_id": from, "target_session_id": to, "issuer_application_id": self.application,
             "receiver_application_id": self.application, "scopes": [READ],
-            "constraints": {"resources": [RESOURCE], "max_hops": hops}, "ttl_seconds": 3_600,
+            "constraints": {"resources": [RESOURCE], "max_hops": hops},
+            // A child ends before its parent, however long it took to make.
+            "ttl_seconds": 3_000 + 60 * hops,
         });
         let edge = create(coordinator, &format!("/zones/{}/delegations", self.zone), &body).await;
         text(&edge, "delegation_edge_id")
