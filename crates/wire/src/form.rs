@@ -4,8 +4,8 @@
 //! refused, because the body is also covered by a signature and recorded as evidence. How large a body may be is the
 //! caller's limit.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 /// Why a body is not an acceptable form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,76 +20,114 @@ pub enum FormError {
 
 /// The fields of a form. `Debug` shows their names only: the values hold secrets and tokens.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Form(BTreeMap<String, Vec<String>>);
+pub struct Form {
+    /// Every name and value, decoded, one after the other.
+    text: String,
+    /// Sorted by name; those of one name in the order of the body.
+    fields: Vec<Field>,
+}
+
+/// Where a field stands in the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Field {
+    name: Range<usize>,
+    value: Range<usize>,
+    /// Its place in the body.
+    place: usize,
+}
 
 impl Form {
     /// The first value of a field; `Some("")` when it is present and empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name)?.first().map(String::as_str)
+        self.named(name).first().map(|field| self.text(&field.value))
     }
 
     /// Every value of a field, in the order of the body.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.0
-            .get(name)
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect()
+        let fields = self.named(name).iter();
+        fields.map(|field| self.text(&field.value)).collect()
     }
 
     /// Whether the field is present, even if empty.
     pub fn contains(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        !self.named(name).is_empty()
+    }
+
+    fn named(&self, name: &str) -> &[Field] {
+        let begin = self.fields.partition_point(|field| self.text(&field.name) < name);
+        let rest = self.fields.get(begin..).unwrap_or_default();
+        let count = rest.partition_point(|field| self.text(&field.name) == name);
+        rest.get(..count).unwrap_or_default()
+    }
+
+    fn text(&self, range: &Range<usize>) -> &str {
+        self.text.get(range.clone()).unwrap_or_default()
+    }
+
+    /// The name of the field that comes a second time first, and is not `repeatable`.
+    fn duplicate(&self, repeatable: &[&str]) -> Option<&str> {
+        let pairs = self.fields.iter().zip(self.fields.iter().skip(1));
+        let repeated = pairs.filter(|(one, next)| {
+            let name = self.text(&next.name);
+            self.text(&one.name) == name && !repeatable.contains(&name)
+        });
+        let first = repeated.min_by_key(|(_, next)| next.place);
+        first.map(|(_, field)| self.text(&field.name))
     }
 }
 
 impl fmt::Debug for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Form")
-            .field(&self.0.keys().collect::<Vec<_>>())
-            .finish()
+        let names = self.fields.iter().map(|field| self.text(&field.name));
+        f.debug_tuple("Form").field(&names.collect::<Vec<_>>()).finish()
     }
 }
 
 /// Reads a body. Fields named in `repeatable` may appear several times, every other field once. Empty pairs (`a=1&&b=2`) are
-/// skipped; a field without `=` has an empty value.
+/// skipped; a field without `=` has an empty value. Costs two allocations, however many fields there are, and sorts them.
 ///
 /// # Errors
 /// [`FormError::Malformed`] when any part cannot be read; otherwise [`FormError::Duplicate`] for the first repeated field.
 pub fn parse(body: &[u8], repeatable: &[&str]) -> Result<Form, FormError> {
-    let pairs = body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
-    let pairs = pairs.map(parse_pair).collect::<Result<Vec<_>, _>>()?;
-    let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, value) in pairs {
-        if fields.contains_key(&name) && !repeatable.contains(&name.as_str()) {
-            return Err(FormError::Duplicate(name));
-        }
-        fields.entry(name).or_default().push(value);
+    let pairs = || body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
+    let mut text = Vec::with_capacity(body.len());
+    let mut fields = Vec::with_capacity(pairs().count());
+    for (place, pair) in pairs().enumerate() {
+        let mut halves = pair.splitn(2, |byte| *byte == b'=');
+        let name = decode(halves.next().unwrap_or_default(), &mut text)?;
+        let value = decode(halves.next().unwrap_or_default(), &mut text)?;
+        fields.push(Field { name, value, place });
     }
-    Ok(Form(fields))
+    let text = String::from_utf8(text).map_err(|_invalid| FormError::Malformed)?;
+    let mut form = Form {
+        text,
+        fields: Vec::new(),
+    };
+    fields.sort_by(|one, other| form.text(&one.name).cmp(form.text(&other.name)));
+    form.fields = fields;
+    match form.duplicate(repeatable) {
+        Some(name) => Err(FormError::Duplicate(name.to_owned())),
+        None => Ok(form),
+    }
 }
 
-fn parse_pair(pair: &[u8]) -> Result<(String, String), FormError> {
-    let mut halves = pair.splitn(2, |byte| *byte == b'=');
-    let name = decode(halves.next().unwrap_or_default())?;
-    let value = decode(halves.next().unwrap_or_default())?;
-    Ok((name, value))
-}
-
-/// Undoes the encoding of a name or a value: `+` is a space, `%XX` a byte.
-fn decode(encoded: &[u8]) -> Result<String, FormError> {
-    let mut bytes = Vec::with_capacity(encoded.len());
+/// Undoes the encoding of a name or a value, which is text by itself: `+` is a space, `%XX` a byte. Adds it to `text`.
+fn decode(encoded: &[u8], text: &mut Vec<u8>) -> Result<Range<usize>, FormError> {
+    let begin = text.len();
     let mut rest = encoded.iter();
     while let Some(byte) = rest.next() {
         match byte {
-            b'+' => bytes.push(b' '),
-            b'%' => bytes.push(hex_pair(rest.next(), rest.next()).ok_or(FormError::Malformed)?),
+            b'+' => text.push(b' '),
+            b'%' => text.push(hex_pair(rest.next(), rest.next()).ok_or(FormError::Malformed)?),
             b';' => return Err(FormError::Malformed),
-            other => bytes.push(*other),
+            other => text.push(*other),
         }
     }
-    String::from_utf8(bytes).map_err(|_invalid| FormError::Malformed)
+    let decoded = text.get(begin..).unwrap_or_default();
+    match std::str::from_utf8(decoded) {
+        Ok(_text) => Ok(begin..text.len()),
+        Err(_invalid) => Err(FormError::Malformed),
+    }
 }
 
 fn hex_pair(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
@@ -178,6 +216,11 @@ mod tests {
             Err(FormError::Duplicate("b".to_owned())),
             "a field that may repeat is not the one at fault"
         );
+        assert_eq!(
+            parse(b"a=1&z=1&z=2&a=2", &[]),
+            Err(FormError::Duplicate("z".to_owned())),
+            "the one that repeats first"
+        );
     }
 
     #[test]
@@ -191,6 +234,9 @@ mod tests {
             b"a=\xff",
             b"a=1;b=2",
             b"a=1&a=2&c=%",
+            // Two halves of one character, in two places.
+            b"%c3=%a9",
+            b"a=%c3&%a9=",
         ] {
             assert_eq!(
                 parse(body, &[]),
@@ -226,7 +272,7 @@ mod tests {
             for (name, value) in &fields {
                 prop_assert_eq!(form.get(name), Some(value.as_str()));
             }
-            prop_assert_eq!(form.0.len(), fields.len());
+            prop_assert_eq!(form.fields.len(), fields.len());
         }
 
         #[test]
