@@ -208,10 +208,11 @@ async fn a_policy_that_never_ends_costs_its_zone_and_nobody_else() {
     let stack = Stack::start().await;
     let endless = endless();
     let tried = simulate(&stack, &endless, Some(mint("crm:read"))).await;
-    assert_eq!(
-        tried.refusal(),
-        (422, "policy_eval_failed", "the documents take too long")
-    );
+    let (status, code, reason) = tried.refusal();
+    assert_eq!((status, code), (422, "policy_eval_failed"));
+    // The interpreter's own limit, or on a busy machine the deadline of whoever waits for it.
+    let is_late = reason.contains("exceeded time limit") || reason == "the documents take too long";
+    assert!(is_late, "{reason}");
     seed::policy(&stack.pool, "psv-2", &endless).await;
     let fields = [
         ("resource", "resource://crm"),
