@@ -5,7 +5,7 @@ mod traits;
 
 use caracal_chassis::Secret;
 use caracal_model::{ApplicationId, ZoneId};
-use caracal_storage::application::{self, Application, ApplicationChange, NewApplication};
+use caracal_storage::application::{self, Application, ApplicationChange, Bound, NewApplication};
 use caracal_storage::outbox::Producer;
 use caracal_storage::page::Page;
 use caracal_storage::revocation_cascade::{self, Root};
@@ -26,6 +26,7 @@ const NAME_KEY: &str = "applications_zone_name_key";
 pub(crate) struct CreateApplication {
     pub(crate) name: String,
     pub(crate) traits: Vec<String>,
+    pub(crate) bound: Bound,
 }
 
 /// What a caller changes.
@@ -34,6 +35,8 @@ pub(crate) struct PatchApplication {
     pub(crate) name: Option<String>,
     pub(crate) traits: Option<Vec<String>>,
     pub(crate) client_secret: Option<Secret>,
+    pub(crate) dpop_bound: Option<bool>,
+    pub(crate) certificate_bound: Option<bool>,
 }
 
 /// Applications of a zone: the archived ones or the others.
@@ -82,6 +85,7 @@ pub(crate) async fn create(
         zone_id: zone,
         name: &request.name,
         traits: &request.traits,
+        bound: request.bound,
         client_secret_hash: &hash,
         by: caller.by(),
     };
@@ -150,6 +154,8 @@ pub(crate) async fn patch(
         name: request.name.as_deref(),
         traits: request.traits.as_deref(),
         client_secret_hash: hash.as_deref(),
+        dpop_bound: request.dpop_bound,
+        certificate_bound: request.certificate_bound,
     };
     let changed = application::update(change.tx(), zone, id, &columns, caller.by())
         .await

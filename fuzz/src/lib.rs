@@ -29,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("key_set", tokens::key_set),
     ("envelope", tokens::envelope),
     ("dpop_proof", tokens::dpop_proof),
+    ("client_cert", tokens::client_cert),
     ("id_token", identity::id_token),
     ("issuer_keys", identity::issuer_keys),
     ("client_assertion", identity::client_assertion),

@@ -1,6 +1,7 @@
 //! Tokens, key sets and sealed secrets.
 
 use caracal_model::UnixSeconds;
+use caracal_token::client_certificate::{self, CertificateFault};
 use caracal_token::dpop::nonce::Nonces;
 use caracal_token::dpop::{ProofRules, Target, UnverifiedProof};
 use caracal_token::envelope::{Kek, Keyring};
@@ -83,6 +84,34 @@ pub(crate) fn dpop_proof(bytes: &[u8]) {
         }
         let changed = String::from_utf8(changed).unwrap_or_default();
         assert!(verify(&changed).is_err(), "a changed proof counts");
+    }
+}
+
+/// A field names one certificate: neither what stands around it counts, nor is there a second one in it, nor one in a piece of it.
+pub(crate) fn client_cert(bytes: &[u8]) {
+    let presented = |field: &[u8]| client_certificate::presented([field]);
+    let Ok(print) = presented(bytes) else {
+        return;
+    };
+    assert!(bytes.len() <= 16 << 10, "a field without limit was read");
+    let spaced = [b" ", bytes, b" "].concat();
+    assert!(
+        spaced.len() > 16 << 10 || presented(&spaced) == Ok(print),
+        "spaces make another certificate"
+    );
+    assert_eq!(
+        client_certificate::presented([bytes, bytes]),
+        Err(CertificateFault::Unreadable),
+        "two fields are one certificate"
+    );
+    let inside = bytes.trim_ascii();
+    assert!(
+        presented(&[inside, b",", inside].concat()).is_err(),
+        "two members are one certificate"
+    );
+    for length in 0..inside.len() {
+        let piece = inside.get(..length).unwrap_or_default();
+        assert!(presented(piece).is_err(), "a piece is a certificate");
     }
 }
 

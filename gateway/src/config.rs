@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use caracal_bus::HmacKey;
 use caracal_chassis::Secret;
+use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::config::{Mode, Reader};
 use caracal_chassis::health::MetricsAccess;
 use caracal_token::dpop::Target;
@@ -50,6 +51,8 @@ pub struct Config {
     pub(crate) metrics_access: MetricsAccess,
     pub(crate) routes: Routes,
     pub(crate) trust: ProxyTrust,
+    /// TLS terminators that say which certificate a client has shown.
+    pub(crate) certificate_proxies: AddressRanges,
     /// By which URLs clients reach this gateway; empty: by whatever host they ask for.
     pub(crate) public_urls: Vec<String>,
     pub(crate) upstream_hosts: Vec<String>,
@@ -134,6 +137,7 @@ impl Config {
             metrics_access: MetricsAccess::read(reader),
             routes: read_routes(reader),
             trust: ProxyTrust::read(reader),
+            certificate_proxies: reader.believed_ranges("CLIENT_CERT_PROXIES"),
             public_urls: read_public_urls(reader),
             upstream_hosts: reader.list("UPSTREAM_HOST_ALLOWLIST"),
             dns_server: read_dns_server(reader),

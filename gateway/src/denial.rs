@@ -5,9 +5,8 @@
 use std::borrow::Cow;
 
 use caracal_model::Anchor;
+use caracal_token::sender::SenderFault;
 use caracal_wire::error::ErrorCode;
-
-use crate::stage::possession::ProofFault;
 
 /// A reason not to carry out a request, in the order in which the reasons are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,12 +39,8 @@ pub(crate) enum Denial {
     KeysUnavailable,
     /// A proven mandate that is not for this gateway: issuer, audience, use, zone, or issued in the future.
     WrongSubject(&'static str),
-    /// The mandate is bound to a key, and came without a proof of it.
-    BoundAsBearer,
-    /// The mandate is bound to no key a proof could be made with.
-    NotBound,
-    /// The proof of possession does not count.
-    Proof(ProofFault),
+    /// The mandate is bound to keys its sender has not shown.
+    Sender(SenderFault),
     /// The mandate was used before.
     Replayed,
     /// An anchor of the mandate is revoked.
@@ -158,22 +153,16 @@ impl Denial {
             Self::Signature => (401, Code::InvalidToken, "bearer signature invalid", "signature"),
             Self::KeysUnavailable => (503, Code::StsUnavailable, "sts unavailable", "keys_unavailable"),
             Self::WrongSubject(_) => (401, Code::InvalidToken, "invalid subject_token", "wrong_subject"),
-            Self::BoundAsBearer => (
-                401,
-                Code::InvalidToken,
-                "token is bound to a key",
-                "sender_constraint",
-            ),
-            Self::NotBound => (
-                401,
-                Code::InvalidToken,
-                "token is not bound to a key",
-                "sender_constraint",
-            ),
-            Self::Proof(fault) => {
+            Self::Sender(fault) => {
+                let code = match fault {
+                    SenderFault::Proof(_) => Code::InvalidDpopProof,
+                    SenderFault::BoundAsBearer | SenderFault::NotBound | SenderFault::Certificate(_) => {
+                        Code::InvalidToken
+                    }
+                };
                 return Face {
                     status: 401,
-                    code: Cow::Borrowed(Code::InvalidDpopProof.as_str()),
+                    code: Cow::Borrowed(code.as_str()),
                     description: Cow::Owned(fault.to_string()),
                     label: "sender_constraint",
                 };
@@ -268,8 +257,8 @@ impl Denial {
     pub(crate) fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::MissingBearer => Some("Bearer"),
-            Self::BoundAsBearer => Some("DPoP error=\"invalid_token\", algs=\"ES256\""),
-            Self::Proof(_) => Some("DPoP error=\"invalid_dpop_proof\", algs=\"ES256\""),
+            Self::Sender(SenderFault::BoundAsBearer) => Some("DPoP error=\"invalid_token\", algs=\"ES256\""),
+            Self::Sender(SenderFault::Proof(_)) => Some("DPoP error=\"invalid_dpop_proof\", algs=\"ES256\""),
             Self::BearerTooLarge
             | Self::MalformedBearer
             | Self::Expiring
@@ -277,7 +266,7 @@ impl Denial {
             | Self::MissingClient
             | Self::Signature
             | Self::WrongSubject(_)
-            | Self::NotBound
+            | Self::Sender(SenderFault::NotBound | SenderFault::Certificate(_))
             | Self::Replayed
             | Self::ExpiredMeanwhile
             | Self::Revoked(_) => Some("Bearer error=\"invalid_token\""),

@@ -131,6 +131,7 @@ impl Config {
                     SECOND..=600 * SECOND,
                 ),
                 demands_proof_nonce: reader.boolean("DPOP_NONCE_REQUIRED", false),
+                certificate_proxies: reader.believed_ranges("CLIENT_CERT_PROXIES"),
                 ambient_at_gateway: reader.boolean("AMBIENT_AT_GATEWAY", true),
                 mints_per_minute: count(reader, "STS_MINT_RATE_LIMIT_PER_MIN", 1_000, 1..=10_000_000),
                 token_management_per_minute: count(

@@ -29,7 +29,6 @@ use caracal_wire::sts::TokenResponse;
 use self::client::Via;
 use self::evidence::{ApprovalFact, Known, Origin};
 use self::mint::Minted;
-use self::possession::ProofFault;
 use self::refusal::Refusal;
 use self::request::ExchangeRequest;
 use self::resources::Basis;
@@ -89,7 +88,7 @@ pub(crate) async fn exchange(
         now,
     };
     if basis.control_key.is_some() && shown != Possession::default() {
-        return Err(Refusal::Proof(ProofFault::ControlKey));
+        return Err(Refusal::ControlKeyBound);
     }
     let deciding = resources::decide_all(&basis, &mut known.verdicts);
     stages.time(Stage::Policy, deciding).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use caracal_bus::spool::Spool;
 use caracal_bus::{Bus, HmacKey, Revocations};
+use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::{Clock, Secret};
 use caracal_model::ZoneId;
 use caracal_storage::Database;
@@ -76,6 +77,8 @@ pub(crate) struct Settings {
     pub(crate) revocation_freshness: Duration,
     /// Whether every proof of possession has to answer a nonce.
     pub(crate) demands_proof_nonce: bool,
+    /// TLS terminators that say which certificate a client has shown.
+    pub(crate) certificate_proxies: AddressRanges,
     /// Whether reusable mandates may pass the gateway.
     pub(crate) ambient_at_gateway: bool,
     /// Mints per minute for one (zone, resource, application).

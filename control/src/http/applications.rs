@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use caracal_chassis::Secret;
 use caracal_model::{ApplicationId, ZoneId};
-use caracal_storage::application::Application;
+use caracal_storage::application::{Application, Bound};
 use serde::Serialize;
 
 use super::answer::{created, list as list_answer, no_content, ok};
@@ -19,6 +19,11 @@ use crate::control::Control;
 use crate::refusal::{Code, Refusal};
 use crate::timestamp::Timestamp;
 
+/// Client metadata of RFC 9449 section 5.2.
+const DPOP_BOUND: &str = "dpop_bound_access_tokens";
+/// Client metadata of RFC 8705 section 3.4.
+const CERTIFICATE_BOUND: &str = "tls_client_certificate_bound_access_tokens";
+
 #[derive(Serialize)]
 struct ApplicationView<'a> {
     id: &'a ApplicationId,
@@ -28,6 +33,8 @@ struct ApplicationView<'a> {
     /// Shown only to those who may give any.
     #[serde(skip_serializing_if = "Option::is_none")]
     traits: Option<&'a [String]>,
+    dpop_bound_access_tokens: bool,
+    tls_client_certificate_bound_access_tokens: bool,
     expires_at: Option<Timestamp>,
     archived_at: Option<Timestamp>,
     #[serde(flatten)]
@@ -46,6 +53,8 @@ fn view<'a>(caller: &Caller, application: &'a Application) -> ApplicationView<'a
         name: &application.name,
         registration_method: &application.registration_method,
         traits: caller.actor.is_global().then_some(application.traits.as_slice()),
+        dpop_bound_access_tokens: application.bound.dpop_bound,
+        tls_client_certificate_bound_access_tokens: application.bound.certificate_bound,
         expires_at: application.expires_at.map(Timestamp),
         archived_at: application.archived_at.map(Timestamp),
         attribution: AttributionView::from(&application.attribution),
@@ -79,6 +88,10 @@ pub(super) async fn create(
     let request = CreateApplication {
         name: body.required_trimmed("name", 1..=200),
         traits: traits(&mut body).unwrap_or_default(),
+        bound: Bound {
+            dpop_bound: body.optional_boolean(DPOP_BOUND).unwrap_or_default(),
+            certificate_bound: body.optional_boolean(CERTIFICATE_BOUND).unwrap_or_default(),
+        },
     };
     if body.optional_word("registration_method", &["managed"]).is_none() && !body.has("registration_method") {
         body.problem(&["registration_method"], "Required");
@@ -116,6 +129,8 @@ pub(super) async fn patch(
         name: body.optional_trimmed("name", 1..=200),
         traits: traits(&mut body),
         client_secret: body.optional_text("client_secret", 32..=512).map(Secret::new),
+        dpop_bound: body.optional_boolean(DPOP_BOUND),
+        certificate_bound: body.optional_boolean(CERTIFICATE_BOUND),
     };
     body.finish_strict(Code::InvalidApplication)?;
     if body.is_without_known_members() {

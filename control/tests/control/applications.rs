@@ -226,3 +226,45 @@ async fn the_keys_of_an_application_are_public_es256_keys_or_refused() {
         answer.refused(404, "application_not_found");
     }
 }
+
+#[tokio::test]
+async fn whether_mandates_are_bound_is_set_by_the_names_of_the_client_metadata() {
+    let api = Harness::start().await;
+    let zone = api.zone("z").await;
+    let list = format!("/v1/zones/{zone}/applications");
+    let bound = |application: &serde_json::Value| {
+        (
+            application["dpop_bound_access_tokens"].as_bool().unwrap(),
+            application["tls_client_certificate_bound_access_tokens"]
+                .as_bool()
+                .unwrap(),
+        )
+    };
+    let body = json!({ "name": "plain", "registration_method": "managed" });
+    assert_eq!(bound(&api.post(&list, &body).await.expect(201)), (false, false));
+    let body = json!({ "name": "bot", "registration_method": "managed", "dpop_bound_access_tokens": true });
+    let made = api.post(&list, &body).await.expect(201);
+    assert_eq!(bound(&made), (true, false));
+    let path = format!("{list}/{}", id(&made));
+    let version = async || -> i64 {
+        sqlx::query_scalar("SELECT version FROM zone_versions WHERE zone_id = $1")
+            .bind(&zone)
+            .fetch_one(&api.pool)
+            .await
+            .unwrap()
+    };
+    let before = version().await;
+    let patch = json!({ "tls_client_certificate_bound_access_tokens": true });
+    assert_eq!(bound(&api.patch(&path, &patch).await.expect(200)), (true, true));
+    assert!(version().await > before, "the token service hears of it");
+    let patch = json!({ "dpop_bound_access_tokens": false });
+    assert_eq!(bound(&api.patch(&path, &patch).await.expect(200)), (false, true));
+    assert_eq!(bound(&api.get(&path).await.expect(200)), (false, true));
+    assert_eq!(
+        bound(&api.patch(&path, &json!({ "name": "x" })).await.expect(200)),
+        (false, true)
+    );
+    api.patch(&path, &json!({ "dpop_bound_access_tokens": "yes" }))
+        .await
+        .refused(400, "invalid_application");
+}

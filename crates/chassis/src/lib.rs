@@ -4,6 +4,7 @@
 //! Invariant of absence: no word of the product's domain appears here. A zone, a token or a session is not
 //! known to this crate; only names of environment variables common to every service are.
 
+pub mod address_range;
 pub mod backoff;
 mod clock;
 pub mod config;

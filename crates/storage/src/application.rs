@@ -24,6 +24,9 @@ pub struct Application {
     pub registration_method: String,
     /// What it may do beyond asking for mandates.
     pub traits: Vec<String>,
+    /// Which keys its mandates are bound to, whether it likes or not.
+    #[sqlx(flatten)]
+    pub bound: Bound,
     /// When it stops existing.
     pub expires_at: Option<OffsetDateTime>,
     /// When it was archived.
@@ -39,6 +42,15 @@ pub struct Application {
     pub updated_at: OffsetDateTime,
 }
 
+/// Which keys the mandates of an application are bound to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Bound {
+    /// The key of its proofs (RFC 9449): requests without one are refused.
+    pub dpop_bound: bool,
+    /// Its client certificate (RFC 8705): requests without one are refused.
+    pub certificate_bound: bool,
+}
+
 /// A managed application to be made.
 #[derive(Debug)]
 pub struct NewApplication<'a> {
@@ -50,6 +62,8 @@ pub struct NewApplication<'a> {
     pub name: &'a str,
     /// What it may do beyond asking for mandates.
     pub traits: &'a [String],
+    /// Which keys its mandates are bound to.
+    pub bound: Bound,
     /// The stored form of its secret.
     pub client_secret_hash: &'a str,
     /// Who makes it.
@@ -63,6 +77,10 @@ pub struct ApplicationChange<'a> {
     pub name: Option<&'a str>,
     /// Traits.
     pub traits: Option<&'a [String]>,
+    /// Whether its mandates are bound to the key of its proofs.
+    pub dpop_bound: Option<bool>,
+    /// Whether its mandates are bound to its client certificate.
+    pub certificate_bound: Option<bool>,
     /// The stored form of a new secret.
     pub client_secret_hash: Option<&'a str>,
 }
@@ -78,7 +96,8 @@ pub async fn list<'t>(
     page: &Page,
 ) -> Result<Vec<Application>, StorageError> {
     let statement = if archived {
-        "SELECT id, zone_id, name, registration_method, traits, expires_at, archived_at,
+        "SELECT id, zone_id, name, registration_method, traits, dpop_bound, certificate_bound,
+             expires_at, archived_at,
              client_secret_hash IS NOT NULL AS has_secret, created_by, created_via_operator, updated_by,
              updated_via_operator, created_at, updated_at
          FROM applications
@@ -86,7 +105,8 @@ pub async fn list<'t>(
            AND (created_at, id) < (coalesce($2::timestamptz, 'infinity'), $3)
          ORDER BY created_at DESC, id DESC LIMIT $4"
     } else {
-        "SELECT id, zone_id, name, registration_method, traits, expires_at, archived_at,
+        "SELECT id, zone_id, name, registration_method, traits, dpop_bound, certificate_bound,
+             expires_at, archived_at,
              client_secret_hash IS NOT NULL AS has_secret, created_by, created_via_operator, updated_by,
              updated_via_operator, created_at, updated_at
          FROM applications
@@ -113,7 +133,8 @@ pub async fn find<'t>(
     application: &ApplicationId,
 ) -> Result<Option<Application>, StorageError> {
     Ok(sqlx::query_as(
-        "SELECT id, zone_id, name, registration_method, traits, expires_at, archived_at,
+        "SELECT id, zone_id, name, registration_method, traits, dpop_bound, certificate_bound,
+             expires_at, archived_at,
              client_secret_hash IS NOT NULL AS has_secret, created_by, created_via_operator, updated_by,
              updated_via_operator, created_at, updated_at
          FROM applications WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL",
@@ -134,7 +155,8 @@ pub async fn lock(
     application: &ApplicationId,
 ) -> Result<Option<Application>, StorageError> {
     Ok(sqlx::query_as(
-        "SELECT id, zone_id, name, registration_method, traits, expires_at, archived_at,
+        "SELECT id, zone_id, name, registration_method, traits, dpop_bound, certificate_bound,
+             expires_at, archived_at,
              client_secret_hash IS NOT NULL AS has_secret, created_by, created_via_operator, updated_by,
              updated_via_operator, created_at, updated_at
          FROM applications WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL FOR UPDATE",
@@ -153,9 +175,11 @@ pub async fn lock(
 pub async fn insert(tx: &mut WriteTx, application: &NewApplication<'_>) -> Result<Application, StorageError> {
     Ok(sqlx::query_as(
         "INSERT INTO applications
-             (id, zone_id, name, registration_method, traits, client_secret_hash, created_by, created_via_operator)
-         VALUES ($1, $2, $3, 'managed', $4, $5, $6, $7)
-         RETURNING id, zone_id, name, registration_method, traits, expires_at, archived_at,
+             (id, zone_id, name, registration_method, traits, client_secret_hash, created_by, created_via_operator,
+              dpop_bound, certificate_bound)
+         VALUES ($1, $2, $3, 'managed', $4, $5, $6, $7, $8, $9)
+         RETURNING id, zone_id, name, registration_method, traits, dpop_bound, certificate_bound,
+             expires_at, archived_at,
              client_secret_hash IS NOT NULL AS has_secret, created_by, created_via_operator, updated_by,
              updated_via_operator, created_at, updated_at",
     )
@@ -166,6 +190,8 @@ pub async fn insert(tx: &mut WriteTx, application: &NewApplication<'_>) -> Resul
     .bind(application.client_secret_hash)
     .bind(application.by.name)
     .bind(application.by.via_operator)
+    .bind(application.bound.dpop_bound)
+    .bind(application.bound.certificate_bound)
     .fetch_one(tx)
     .await?)
 }
@@ -183,10 +209,11 @@ pub async fn update(
 ) -> Result<Option<Application>, StorageError> {
     Ok(sqlx::query_as(
         "UPDATE applications SET name = coalesce($3, name), traits = coalesce($4, traits),
-             client_secret_hash = coalesce($5, client_secret_hash),
-             updated_by = $6, updated_via_operator = $7, updated_at = now()
+             client_secret_hash = coalesce($5, client_secret_hash), dpop_bound = coalesce($8, dpop_bound),
+             certificate_bound = coalesce($9, certificate_bound), updated_by = $6, updated_via_operator = $7, updated_at = now()
          WHERE zone_id = $1 AND id = $2 AND archived_at IS NULL
-         RETURNING id, zone_id, name, registration_method, traits, expires_at, archived_at,
+         RETURNING id, zone_id, name, registration_method, traits, dpop_bound, certificate_bound,
+             expires_at, archived_at,
              client_secret_hash IS NOT NULL AS has_secret, created_by, created_via_operator, updated_by,
              updated_via_operator, created_at, updated_at",
     )
@@ -197,6 +224,8 @@ pub async fn update(
     .bind(change.client_secret_hash)
     .bind(by.name)
     .bind(by.via_operator)
+    .bind(change.dpop_bound)
+    .bind(change.certificate_bound)
     .fetch_optional(tx)
     .await?)
 }

@@ -58,6 +58,10 @@ pub struct ApplicationRow {
     pub client_jwks: Option<Value>,
     /// Its traits, e.g. `control:invoke`.
     pub traits: Vec<String>,
+    /// Whether it has to prove a key with every request for a mandate.
+    pub dpop_bound: bool,
+    /// Whether its mandates are bound to its client certificate.
+    pub certificate_bound: bool,
     /// When it stops existing, in Unix seconds.
     pub expires_at: Option<i64>,
 }
@@ -266,8 +270,8 @@ async fn version(tx: &mut ReadTx, zone: &ZoneId) -> Result<Option<(i64, String)>
 
 async fn applications(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<ApplicationRow>, StorageError> {
     let rows = sqlx::query(
-        "SELECT id, name, registration_method, client_secret_hash, client_jwks, traits,
-             floor(extract(epoch FROM expires_at))::bigint AS expires_at
+        "SELECT id, name, registration_method, client_secret_hash, client_jwks, traits, dpop_bound,
+             certificate_bound, floor(extract(epoch FROM expires_at))::bigint AS expires_at
          FROM applications WHERE zone_id = $1 AND archived_at IS NULL",
     )
     .bind(zone.as_str())
@@ -281,6 +285,8 @@ async fn applications(tx: &mut ReadTx, zone: &ZoneId) -> Result<Vec<ApplicationR
             client_secret_hash: row.try_get("client_secret_hash")?,
             client_jwks: row.try_get("client_jwks")?,
             traits: row.try_get("traits")?,
+            dpop_bound: row.try_get("dpop_bound")?,
+            certificate_bound: row.try_get("certificate_bound")?,
             expires_at: row.try_get("expires_at")?,
         })
     };

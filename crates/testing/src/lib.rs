@@ -10,6 +10,7 @@
     reason = "a test that cannot be set up has failed, and says why"
 )]
 
+mod certificate;
 mod database;
 mod environment;
 mod fault_proxy;
@@ -26,6 +27,7 @@ mod upstream;
 mod wait;
 
 pub use caracal_migrations::Role;
+pub use certificate::ClientCertificate;
 pub use database::TestDatabase;
 pub use fault_proxy::FaultProxy;
 pub use identity_provider::IdentityProvider;

@@ -13,6 +13,7 @@
 
 mod claims;
 pub mod client_assertion;
+pub mod client_certificate;
 pub mod client_secret;
 mod compact;
 mod confirmation;
@@ -23,6 +24,7 @@ pub mod id_token;
 mod jwk;
 mod key_set;
 mod random;
+pub mod sender;
 mod signing_key;
 mod unverified;
 mod verify;

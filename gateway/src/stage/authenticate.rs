@@ -3,11 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use caracal_model::{Anchors, ApplicationId, UnixSeconds, ZoneId};
+use caracal_token::sender::{Scheme, Shown};
 use caracal_token::{Claims, Rules, UnverifiedToken, Use, VerifyError, verify as verify_token};
 use http::header::AUTHORIZATION;
 use serde::Deserialize;
 
-use super::possession::{self, Scheme, Shown};
+use super::possession;
 use super::revocation::Fresh;
 use super::route::Straight;
 use crate::Gateway;
@@ -201,7 +202,7 @@ impl Caller {
 ///
 /// # Errors
 /// [`Denial::Signature`], [`Denial::KeysUnavailable`], [`Denial::WrongSubject`], [`Denial::Expiring`]; for what it is bound
-/// to [`Denial::BoundAsBearer`], [`Denial::NotBound`], [`Denial::Proof`].
+/// to [`Denial::Sender`].
 pub(crate) async fn verify(
     gateway: &Gateway,
     route: &Straight,

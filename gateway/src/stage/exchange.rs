@@ -6,6 +6,7 @@ use std::fmt;
 
 use caracal_chassis::Secret;
 use caracal_model::UnixSeconds;
+use caracal_token::sender::Shown;
 use caracal_token::{Possession, Rules, Thumbprint, UnverifiedToken, Use, VerifyError, verify};
 use caracal_wire::form;
 use caracal_wire::sts::{ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, TokenResponse, Upstream, field};
@@ -13,7 +14,6 @@ use serde::Deserialize;
 use url::Url;
 
 use super::authenticate::LEEWAY_S;
-use super::possession::Shown;
 use super::revocation::Standing;
 use super::route::{Route, Straight};
 use crate::Gateway;

@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use caracal_bus::Claim;
 use caracal_token::Claims;
 use caracal_token::dpop::Proof;
+use caracal_token::sender::{ProofFault, SenderFault, Shown};
 
 use super::authenticate::{Caller, LEEWAY_S};
-use super::possession::{ProofFault, Shown};
 use super::revocation::Standing;
 use crate::Gateway;
 use crate::context::Observation;
@@ -90,7 +90,7 @@ impl Unseen {
 /// Looks in the table of this process. Memory only.
 ///
 /// # Errors
-/// [`Denial::Replayed`] or [`Denial::Proof`]. What a gateway which keeps the only table might have forgotten, because it was made
+/// [`Denial::Replayed`] or [`Denial::Sender`]. What a gateway which keeps the only table might have forgotten, because it was made
 /// before the gateway started or in the same second, counts as used when it is a mandate, and is [`Denial::ReplayUndecided`]
 /// when it is a proof, of which the sender can make another one.
 pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> {
@@ -164,7 +164,7 @@ impl<'a> Once<'a> {
     fn repeated(&self) -> Denial {
         match self {
             Self::Mandate(_) => Denial::Replayed,
-            Self::Proof(_) => Denial::Proof(ProofFault::Used),
+            Self::Proof(_) => Denial::Sender(SenderFault::Proof(ProofFault::Used)),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! A mandate that is bound to a key passes only with a proof of that key for this very request (RFC 9449).
+//! A mandate that is bound to a key passes only with a proof of that key for this very request (RFC 9449), one that is bound to a
+//! client certificate only from who has shown it to a terminator we believe (RFC 8705, RFC 9440).
 
 use std::sync::atomic::Ordering;
 
-use caracal_testing::{Mandate, ProofKey};
+use caracal_testing::{ClientCertificate, Mandate, ProofKey};
+use caracal_token::{Confirmation, Possession};
 use http::request::Builder;
 
 use crate::client::Answer;
@@ -14,6 +16,13 @@ const HERE: &str = "http://gateway.test:8081/v1/contacts";
 fn bound(mandate: Mandate, key: &ProofKey) -> Mandate {
     mandate.with(|claims| claims.cnf = Some(key.confirmation()))
 }
+
+fn certified(mandate: Mandate, confirmation: Confirmation) -> Mandate {
+    mandate.with(|claims| claims.cnf = Some(confirmation))
+}
+
+/// The peer of these tests is a terminator that is believed.
+const TERMINATOR: (&str, &str) = ("CLIENT_CERT_PROXIES", "127.0.0.0/8");
 
 fn request(scheme: &str, mandate: &str, proofs: &[String]) -> Builder {
     let mut request = http::Request::get("/v1/contacts?page=2")
@@ -236,4 +245,111 @@ async fn proofs_are_for_the_public_address_where_one_is_configured() {
         let answer = rig.send(request("DPoP", &mandate, &[proof])).await;
         assert_eq!(answer.status == 200, passes, "{url}");
     }
+}
+
+#[tokio::test]
+async fn a_mandate_that_is_bound_to_a_certificate_passes_with_it() {
+    let rig = Rig::with(&[TERMINATOR]).await;
+    let (ours, other) = (ClientCertificate::new(), ClientCertificate::new());
+    let challenge = "Bearer error=\"invalid_token\"";
+    for mandate in [one_shot(), reusable()] {
+        let mandate = rig.sts.sign(certified(mandate, ours.confirmation()));
+        let plain = || request("Bearer", &mandate, &[]);
+        let required = "a client certificate is required";
+        let unreadable = "the client certificate cannot be read";
+        let another = "the token is bound to another client certificate";
+        for (request, description) in [
+            (plain(), required),
+            (plain().header("client_cert", ours.header()), required),
+            (plain().header("client-cert", "nonsense"), unreadable),
+            (
+                plain()
+                    .header("client-cert", ours.header())
+                    .header("client-cert", ours.header()),
+                unreadable,
+            ),
+            (plain().header("client-cert", other.header()), another),
+        ] {
+            assert_refused(&rig.send(request).await, "invalid_token", description, challenge);
+        }
+        let dpop = request("DPoP", &mandate, &[]).header("client-cert", ours.header());
+        assert_refused(
+            &rig.send(dpop).await,
+            "invalid_token",
+            "token is not bound to a key",
+            challenge,
+        );
+        let before = rig.sts.exchanges().len();
+        let answer = rig.send(plain().header("Client-Cert", ours.header())).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let exchanges = rig.sts.exchanges();
+        assert_eq!(exchanges.len(), before + 1, "what was refused cost no exchange");
+        let form = &exchanges[before].form;
+        assert_eq!(
+            form["sender_x5t_s256"],
+            ours.confirmation().x5t_s256().unwrap().to_string()
+        );
+        assert!(!form.contains_key("sender_jkt"));
+    }
+    for forwarded in rig.upstream.requests() {
+        assert!(forwarded.headers.get("client-cert").is_none(), "{forwarded:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_counts_only_from_a_listed_terminator() {
+    let certificate = ClientCertificate::new();
+    let proxies_alone = [("TRUST_PROXY", "true")];
+    for settings in [&[][..], &proxies_alone, &[("CLIENT_CERT_PROXIES", "10.0.0.0/8")]] {
+        let rig = Rig::with(settings).await;
+        let mandate = rig.sts.sign(certified(one_shot(), certificate.confirmation()));
+        let bound = request("Bearer", &mandate, &[]).header("client-cert", certificate.header());
+        let answer = rig.send(bound).await;
+        assert_eq!(
+            answer.refusal().2,
+            "a client certificate is required",
+            "{settings:?}"
+        );
+        let unbound = rig.sts.mandate();
+        let request = request("Bearer", &unbound, &[]).header("client-cert", certificate.header());
+        assert_eq!(
+            rig.send(request).await.status,
+            200,
+            "it is passed over, and kept back"
+        );
+        let forwarded = rig.upstream.requests().pop().unwrap();
+        assert!(forwarded.headers.get("client-cert").is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_mandate_that_is_bound_to_both_keys_needs_both() {
+    let rig = Rig::with(&[TERMINATOR]).await;
+    let (certificate, key) = (ClientCertificate::new(), ProofKey::new());
+    let jkt = Possession {
+        jkt: key.confirmation().jkt().copied(),
+        ..Possession::default()
+    };
+    let mandate = rig
+        .sts
+        .sign(certified(one_shot(), certificate.confirmation_with(jkt)));
+    let proof = || vec![key.proof("GET", HERE).token(&mandate).sign()];
+    let header = certificate.header();
+    for (scheme, proofs, shown, description) in [
+        ("DPoP", proof(), None, "a client certificate is required"),
+        ("DPoP", vec![], Some(&header), "a proof of possession is required"),
+        ("Bearer", vec![], Some(&header), "token is bound to a key"),
+        ("Bearer", proof(), Some(&header), "token is bound to a key"),
+    ] {
+        let mut request = request(scheme, &mandate, &proofs);
+        if let Some(header) = shown {
+            request = request.header("client-cert", header);
+        }
+        assert_eq!(rig.send(request).await.refusal().2, description);
+    }
+    let both = request("DPoP", &mandate, &proof()).header("client-cert", header);
+    let answer = rig.send(both).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let form = &rig.sts.exchanges()[0].form;
+    assert!(form.contains_key("sender_jkt") && form.contains_key("sender_x5t_s256"));
 }

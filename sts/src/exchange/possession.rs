@@ -1,23 +1,25 @@
 //! Which keys has the sender of a request shown to hold? (`docs/contract/sender-constraint.md`)
 //!
-//! A client shows a key with a DPoP proof (RFC 9449). For the holder of a mandate the gateway has looked, and says what was
-//! shown in fields that only count under its signature.
+//! A client shows a key with a DPoP proof (RFC 9449), and a certificate to the TLS terminator before us (RFC 8705). For the
+//! holder of a mandate the gateway has looked, and says what was shown in fields that only count under its signature.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use caracal_chassis::Secret;
+use caracal_chassis::address_range::AddressRanges;
 use caracal_model::UnixSeconds;
-use caracal_token::dpop::{ProofError, ProofRules, Target, UnverifiedProof};
-use caracal_token::{Claims, Confirmation, Possession};
+use caracal_token::client_certificate::{self, CLIENT_CERT_HEADER, CertificateFault};
+use caracal_token::dpop::{PROOF_HEADER, ProofRules, Target};
+use caracal_token::sender::{self, PROOF_AGE_MAX_SECONDS, ProofFault};
+use caracal_token::{Claims, Confirmation, Possession, Thumbprint};
 use caracal_wire::sts::{BEARER, DPOP};
+use http::{HeaderMap, HeaderValue};
 
 use super::client::{Caller, Via};
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
 use crate::state::Sts;
 
-/// How old a proof may be, in seconds.
-const AGE_MAX_SECONDS: i64 = 60;
 /// Clock difference granted, in seconds.
 const LEEWAY_SECONDS: i64 = 60;
 
@@ -25,6 +27,7 @@ const LEEWAY_SECONDS: i64 = 60;
 #[derive(Debug, Default)]
 pub(crate) struct Sender {
     pub(crate) proof: Option<PresentedProof>,
+    pub(crate) certificate: PresentedCertificate,
     /// What a gateway was shown; believed only with its signature.
     pub(crate) unverified_shown: Possession,
 }
@@ -32,8 +35,7 @@ pub(crate) struct Sender {
 /// A DPoP proof as it came with a request.
 #[derive(Debug)]
 pub(crate) struct PresentedProof {
-    /// `None` when there were several.
-    text: Option<Secret>,
+    values: Vec<HeaderValue>,
     /// The address of the request, as its sender knows it.
     target: Option<Target>,
     /// Whether this request has used it up. A request that is looked at twice, because the configuration moved meanwhile,
@@ -41,31 +43,37 @@ pub(crate) struct PresentedProof {
     is_taken: AtomicBool,
 }
 
-/// Why a proof is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ProofFault {
-    #[error("there is more than one proof")]
-    Several,
-    #[error(transparent)]
-    Proof(#[from] ProofError),
-    #[error("the proof was used before")]
-    Used,
-    #[error("a mandate for the control endpoint cannot be bound")]
-    ControlKey,
-}
-
 impl PresentedProof {
     /// The proof that came with a request, if one did; `address` says where it went.
-    pub(crate) fn of(headers: &http::HeaderMap, address: impl FnOnce() -> String) -> Option<Self> {
-        let mut values = headers.get_all(caracal_token::dpop::PROOF_HEADER).iter();
-        let first = values.next()?;
-        let text = first.to_str().ok().map(Secret::from);
-        Some(Self {
-            text: text.filter(|_text| values.next().is_none()),
+    pub(crate) fn of(headers: &HeaderMap, address: impl FnOnce() -> String) -> Option<Self> {
+        let values = secret_values(headers, PROOF_HEADER);
+        (!values.is_empty()).then(|| Self {
+            values,
             target: Target::parse(&address()),
             is_taken: AtomicBool::new(false),
         })
     }
+}
+
+/// The client certificate as a TLS terminator told of it. Empty when nobody who is believed did.
+#[derive(Debug, Default)]
+pub(crate) struct PresentedCertificate(Vec<HeaderValue>);
+
+impl PresentedCertificate {
+    /// What `peer` says, when it is one of `terminators`.
+    pub(crate) fn of(headers: &HeaderMap, peer: Option<IpAddr>, terminators: &AddressRanges) -> Self {
+        let is_believed = peer.is_some_and(|peer| terminators.contain(peer));
+        is_believed
+            .then(|| Self(secret_values(headers, CLIENT_CERT_HEADER)))
+            .unwrap_or_default()
+    }
+}
+
+/// The values of a header, not to be shown when somebody prints them.
+fn secret_values(headers: &HeaderMap, name: &str) -> Vec<HeaderValue> {
+    let mut values: Vec<HeaderValue> = headers.get_all(name).iter().cloned().collect();
+    values.iter_mut().for_each(|value| value.set_sensitive(true));
+    values
 }
 
 /// How a token is sent (RFC 9449 section 5, RFC 8705 section 3).
@@ -76,46 +84,73 @@ pub(crate) fn token_type(claims: &Claims) -> &'static str {
     }
 }
 
-/// The keys the sender has shown. Cost for a client without a proof, and for a gateway: none. With a proof one signature check and
-/// one round trip to the event bus.
+/// The keys the sender has shown, of those that its mandates are bound to. Cost for a client without a proof, and for a gateway:
+/// none. With a proof one signature check and one round trip to the event bus; for an application whose mandates are bound to
+/// its certificate, one hash.
 ///
 /// # Errors
-/// [`Refusal::Proof`] for everything that is wrong with the proof, and when it was used before; [`Refusal::ProofNonce`] when
-/// it answers no nonce of ours that is still good; [`Refusal::ProofStoreUnavailable`] when nobody can tell whether it was
-/// used.
+/// [`Refusal::Certificate`] when it is needed and was not shown; [`Refusal::Proof`] for everything that is wrong with the proof,
+/// when it is needed and missing, and when it was used before; [`Refusal::ProofNonce`] when it answers no nonce of ours that is
+/// still good; [`Refusal::ProofStoreUnavailable`] when nobody can tell whether it was used.
 pub(super) async fn prove(
     sts: &Sts,
     request: &ExchangeRequest,
     caller: &Caller,
     now: UnixSeconds,
 ) -> Result<Possession, Refusal> {
-    match (caller.via(), &request.sender.proof) {
-        (Via::Gateway, _) => Ok(request.sender.unverified_shown),
-        (Via::Client, None) => Ok(Possession::default()),
-        (Via::Client, Some(presented)) => take(sts, presented, now).await,
+    if caller.via() == Via::Gateway {
+        return Ok(request.sender.unverified_shown);
     }
+    let application = caller.application();
+    let mut shown = Possession::default();
+    if application.is_certificate_bound {
+        let values = request.sender.certificate.0.iter().map(HeaderValue::as_bytes);
+        let presented = client_certificate::presented(values);
+        shown.x5t_s256 = Some(presented.map_err(|fault| no_certificate(caller, fault))?);
+    }
+    match &request.sender.proof {
+        Some(presented) => shown.jkt = Some(take(sts, caller, presented, now).await?),
+        None if application.is_dpop_bound => return Err(no_proof(caller, ProofFault::Missing)),
+        None => {}
+    }
+    Ok(shown)
 }
 
-async fn take(sts: &Sts, presented: &PresentedProof, now: UnixSeconds) -> Result<Possession, Refusal> {
-    let refuse = |fault: ProofFault| {
-        tracing::info!(reason = %fault, "refused a proof of possession");
-        Refusal::Proof(fault)
-    };
-    let text = presented
-        .text
-        .as_ref()
-        .ok_or_else(|| refuse(ProofFault::Several))?;
+fn no_certificate(caller: &Caller, fault: CertificateFault) -> Refusal {
+    note(caller, &fault);
+    Refusal::Certificate(fault)
+}
+
+fn no_proof(caller: &Caller, fault: ProofFault) -> Refusal {
+    note(caller, &fault);
+    Refusal::Proof(fault)
+}
+
+fn note(caller: &Caller, fault: &dyn std::error::Error) {
+    tracing::info!(
+        zone.id = %caller.zone().id,
+        application.id = %caller.application().id,
+        reason = %fault,
+        "refused a proof of possession"
+    );
+}
+
+async fn take(
+    sts: &Sts,
+    caller: &Caller,
+    presented: &PresentedProof,
+    now: UnixSeconds,
+) -> Result<Thumbprint, Refusal> {
+    let refuse = |fault| no_proof(caller, fault);
     let rules = ProofRules {
         method: "POST",
         targets: presented.target.as_slice(),
         access_token: None,
-        age_max_seconds: AGE_MAX_SECONDS,
+        age_max_seconds: PROOF_AGE_MAX_SECONDS,
         leeway_seconds: LEEWAY_SECONDS,
     };
-    let unverified = UnverifiedProof::parse(text.expose()).map_err(|error| refuse(error.into()))?;
-    let proof = unverified
-        .verify(&rules, now)
-        .map_err(|error| refuse(error.into()))?;
+    let values = presented.values.iter().map(HeaderValue::as_bytes);
+    let proof = sender::prove(values, &rules, now).map_err(refuse)?;
     let is_nonce_good = match &proof.nonce {
         Some(nonce) => sts.proof_nonces.is_good(nonce, now),
         None => !sts.settings.demands_proof_nonce,
@@ -123,12 +158,8 @@ async fn take(sts: &Sts, presented: &PresentedProof, now: UnixSeconds) -> Result
     if !is_nonce_good {
         return Err(Refusal::ProofNonce);
     }
-    let shown = Possession {
-        jkt: Some(proof.jkt),
-        ..Possession::default()
-    };
     if presented.is_taken.load(Ordering::Relaxed) {
-        return Ok(shown);
+        return Ok(proof.jkt);
     }
     let parts = [&*proof.jkt.to_string(), &*proof.jti];
     match sts
@@ -138,7 +169,7 @@ async fn take(sts: &Sts, presented: &PresentedProof, now: UnixSeconds) -> Result
     {
         Ok(true) => {
             presented.is_taken.store(true, Ordering::Relaxed);
-            Ok(shown)
+            Ok(proof.jkt)
         }
         Ok(false) => Err(refuse(ProofFault::Used)),
         Err(error) => {

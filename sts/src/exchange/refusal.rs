@@ -8,13 +8,14 @@ use std::borrow::Cow;
 use caracal_model::delegation::{LineageError, ReferenceError};
 use caracal_model::{ResourceIdentifier, ZoneId};
 use caracal_policy::Reason;
+use caracal_token::client_certificate::CertificateFault;
+use caracal_token::sender::ProofFault;
 use caracal_wire::audit::{event_type, status};
 use caracal_wire::error::ErrorCode;
 use http::StatusCode;
 
 use super::approval::hold::Hold;
 use super::federation::NotSignedIn;
-use super::possession::ProofFault;
 
 /// Why an exchange is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +54,12 @@ pub(crate) enum Refusal {
     SubjectToken,
     /// The presented mandate is bound to a key its sender has not shown.
     SenderKey,
-    /// The proof of possession is not acceptable.
+    /// The client's mandates are bound to its certificate, and there is none to count on.
+    Certificate(CertificateFault),
+    /// The proof of possession is not acceptable, or there has to be one.
     Proof(ProofFault),
+    /// A mandate for the control endpoint would have to be bound to a key.
+    ControlKeyBound,
     /// The proof of possession has to answer a nonce of this server.
     ProofNonce,
     Reference(ReferenceError),
@@ -254,7 +259,13 @@ impl Refusal {
                 E::InvalidToken,
                 "subject_token is bound to a key that was not shown".into(),
             ),
+            Self::Certificate(fault) => (400, E::InvalidToken, fault.to_string().into()),
             Self::Proof(fault) => (400, E::InvalidDpopProof, fault.to_string().into()),
+            Self::ControlKeyBound => (
+                400,
+                E::InvalidDpopProof,
+                "a mandate for the control endpoint cannot be bound".into(),
+            ),
             Self::ProofNonce => (
                 400,
                 E::UseDpopNonce,
@@ -349,7 +360,9 @@ impl Refusal {
             Self::NoResource
             | Self::PolicyDenied(_)
             | Self::RateLimited(_)
+            | Self::Certificate(_)
             | Self::Proof(_)
+            | Self::ControlKeyBound
             | Self::ProofStoreUnavailable
             | Self::NotThroughGateway
             | Self::TtlNegative
@@ -391,7 +404,11 @@ impl Refusal {
             | Self::AssertionStoreUnavailable
             | Self::ZoneInvalid { .. } => "client",
             Self::GatewaySignature => "gateway_signature",
-            Self::Proof(_) | Self::ProofNonce | Self::ProofStoreUnavailable => "proof",
+            Self::Certificate(_)
+            | Self::Proof(_)
+            | Self::ControlKeyBound
+            | Self::ProofNonce
+            | Self::ProofStoreUnavailable => "proof",
             Self::SubjectToken | Self::SenderKey | Self::FederationFields | Self::Federation(_) => {
                 "subject_token"
             }
@@ -451,6 +468,8 @@ impl Refusal {
         matches!(
             self,
             Self::Client
+                | Self::Certificate(CertificateFault::Missing)
+                | Self::Proof(ProofFault::Missing)
                 | Self::SubjectToken
                 | Self::OperationNotPermitted
                 | Self::PolicyDenied(_)

@@ -11,7 +11,7 @@ use caracal_wire::sts::{
 };
 
 use super::client::ClientAssertion;
-use super::possession::Sender;
+use super::possession::{PresentedCertificate, Sender};
 use super::refusal::Refusal;
 
 /// A token exchange as requested.
@@ -182,6 +182,7 @@ impl ExchangeRequest {
             requested,
             sender: Sender {
                 proof: None,
+                certificate: PresentedCertificate::default(),
                 unverified_shown: Possession {
                     jkt: form.get(field::SENDER_JKT).and_then(Thumbprint::parse),
                     x5t_s256: form.get(field::SENDER_X5T).and_then(Thumbprint::parse),

@@ -23,7 +23,7 @@ use super::gateway::{self, NotOurGateway};
 use super::standard::{Problem, client_name};
 use crate::exchange::client::Via;
 use crate::exchange::evidence::{self, Known, Origin};
-use crate::exchange::possession::PresentedProof;
+use crate::exchange::possession::{PresentedCertificate, PresentedProof};
 use crate::exchange::refusal::Refusal;
 use crate::exchange::request::{self, ExchangeRequest};
 use crate::limit::lockout::Suspect;
@@ -40,7 +40,7 @@ pub(super) async fn exchange(
 ) -> Response {
     let origin = origin(&sts, peer, &request_id, request.headers());
     let nonce = Nonce::for_answer(&sts, request.headers());
-    let outcome = token(&sts, &origin, request, Naming::InForm).await;
+    let outcome = token(&sts, &origin, peer, request, Naming::InForm).await;
     let response = match &outcome {
         Ok(answer) => issued(answer),
         Err(Refused::Exchange(refusal)) => {
@@ -63,7 +63,7 @@ pub(super) async fn exchange_in_zone(
 ) -> Response {
     let origin = origin(&sts, peer, &request_id, request.headers());
     let nonce = Nonce::for_answer(&sts, request.headers());
-    let outcome = token(&sts, &origin, request, Naming::Standard { zone: &zone }).await;
+    let outcome = token(&sts, &origin, peer, request, Naming::Standard { zone: &zone }).await;
     let response = match &outcome {
         Ok(answer) => issued(answer),
         Err(Refused::Exchange(refusal)) => {
@@ -165,6 +165,7 @@ pub(super) async fn wrong_method(State(sts): State<Arc<Sts>>, request_id: Reques
 async fn token(
     sts: &Sts,
     origin: &Origin,
+    peer: Peer,
     request: Request,
     naming: Naming<'_>,
 ) -> Result<TokenResponse, Refused> {
@@ -178,6 +179,8 @@ async fn token(
     if let Ok(request) = &mut request {
         let address = || format!("{}{}", sts.issuer.trim_end_matches('/'), parts.uri.path());
         request.sender.proof = PresentedProof::of(&parts.headers, address);
+        request.sender.certificate =
+            PresentedCertificate::of(&parts.headers, peer.ip(), &sts.settings.certificate_proxies);
     }
     if let (Naming::Standard { zone }, Ok(request)) = (naming, &mut request) {
         let client = client_name(&parts.headers, &form).map_err(Refused::Client)?;

@@ -53,6 +53,10 @@ pub(crate) struct Application {
     /// The keys it may prove itself with; empty when it has none.
     pub(crate) keys: KeySet,
     expires_at: Option<UnixSeconds>,
+    /// Whether it has to prove a key with every request for a mandate.
+    pub(crate) is_dpop_bound: bool,
+    /// Whether its mandates are bound to its client certificate.
+    pub(crate) is_certificate_bound: bool,
     /// What its traits allow at the control endpoint, if it is a control key.
     pub(crate) control_key: Option<ControlKey>,
 }
@@ -240,6 +244,8 @@ fn application(zone: &ZoneId, row: ApplicationRow) -> Application {
         registration_method: row.registration_method,
         secret_hash: row.client_secret_hash.map(Arc::from),
         expires_at: row.expires_at.map(UnixSeconds),
+        is_dpop_bound: row.dpop_bound,
+        is_certificate_bound: row.certificate_bound,
         control_key: ControlKey::of_traits(&row.traits),
     }
 }

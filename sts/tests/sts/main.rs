@@ -9,6 +9,7 @@
 mod approval_decisions;
 mod approval_order;
 mod approvals;
+mod certificate;
 mod client;
 mod client_keys;
 mod configuration;

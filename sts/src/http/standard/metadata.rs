@@ -39,7 +39,9 @@ pub(in crate::http) async fn metadata(State(sts): State<Arc<Sts>>, Path(path): P
         }
     }
     let headers = [(header::CACHE_CONTROL, CACHE_CONTROL)];
-    (headers, axum::Json(document(&sts.issuer, &zone))).into_response()
+    let binds_certificates = !sts.settings.certificate_proxies.is_empty();
+    let document = document(&sts.issuer, &zone, binds_certificates);
+    (headers, axum::Json(document)).into_response()
 }
 
 fn not_found() -> Response {
@@ -61,7 +63,7 @@ fn zone_of(issuer: &str, path: &str) -> Option<ZoneId> {
     ZoneId::try_from(zone).ok()
 }
 
-fn document(issuer: &str, zone: &ZoneId) -> Value {
+fn document(issuer: &str, zone: &ZoneId, binds_certificates: bool) -> Value {
     let base = issuer.trim_end_matches('/');
     let issuer = format!("{base}/zones/{zone}");
     json!({
@@ -78,6 +80,7 @@ fn document(issuer: &str, zone: &ZoneId) -> Value {
         "revocation_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
         "token_endpoint_auth_signing_alg_values_supported": ASSERTION_ALGORITHMS,
         "dpop_signing_alg_values_supported": caracal_token::dpop::ALGORITHMS,
+        "tls_client_certificate_bound_access_tokens": binds_certificates,
         "introspection_endpoint_auth_signing_alg_values_supported": ASSERTION_ALGORITHMS,
         "revocation_endpoint_auth_signing_alg_values_supported": ASSERTION_ALGORITHMS,
     })

@@ -90,7 +90,9 @@ impl From<&Refusal> for Problem {
         let answer = refusal.answer();
         let (status, code) = match refusal {
             Refusal::Client | Refusal::ZoneInvalid { .. } => (StatusCode::UNAUTHORIZED, "invalid_client"),
-            Refusal::Proof(_) | Refusal::ProofNonce => (answer.status, answer.code.as_str()),
+            Refusal::Proof(_) | Refusal::ControlKeyBound | Refusal::ProofNonce => {
+                (answer.status, answer.code.as_str())
+            }
             Refusal::GrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
             Refusal::EmptyResource
             | Refusal::NoResource

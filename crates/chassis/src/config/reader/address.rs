@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use url::Url;
 
 use super::Reader;
+use crate::address_range::AddressRanges;
 
 impl Reader<'_> {
     /// An absolute URL that must be set, with one of `schemes`, without user, password, query or fragment.
@@ -64,6 +65,32 @@ impl Reader<'_> {
         let host = self.host();
         let port = self.integer(port_key, i64::from(default_port), 0..=i64::from(u16::MAX));
         SocketAddr::new(host, u16::try_from(port).unwrap_or(default_port))
+    }
+
+    /// Ranges of addresses with commas between, e.g. `10.0.0.0/8,192.168.1.7`; empty when it is left out.
+    pub fn address_ranges(&mut self, key: &str) -> AddressRanges {
+        let texts = self.list(key);
+        match AddressRanges::parse(&texts) {
+            Ok(ranges) => ranges,
+            Err(text) => self.wrong(
+                key,
+                format!("{text:?} is not an address range"),
+                "write e.g. 10.0.0.0/8, or a single address",
+                AddressRanges::default(),
+            ),
+        }
+    }
+
+    /// The same for those whose word is believed without proof: not everybody's.
+    pub fn believed_ranges(&mut self, key: &str) -> AddressRanges {
+        let ranges = self.address_ranges(key);
+        self.check(
+            !ranges.has_everybody(),
+            key,
+            "contains every address",
+            "list only what nobody else can have",
+        );
+        ranges
     }
 
     fn host(&mut self) -> IpAddr {
