@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use caracal_bus::HmacKey;
 use caracal_chassis::Secret;
+use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::config::Reader;
 use caracal_chassis::health::MetricsAccess;
 
@@ -21,6 +22,10 @@ pub struct Config {
     /// The scope a mandate needs here.
     pub(crate) required_scope: String,
     pub(crate) operator_token: Option<Secret>,
+    /// By which URLs clients reach this service; empty: by whatever host they ask for.
+    pub(crate) public_urls: Vec<String>,
+    /// TLS terminators that say which certificate a client has shown.
+    pub(crate) certificate_proxies: AddressRanges,
     pub(crate) streams_key: Option<HmacKey>,
     pub(crate) streams_key_previous: Option<HmacKey>,
     pub(crate) audit_key: Option<HmacKey>,
@@ -69,6 +74,8 @@ impl Config {
             issuer: reader.url("ISSUER_URL", &["http", "https"]),
             required_scope: reader.text("AGENT_COORDINATOR_SCOPE", Some("agent:lifecycle")),
             operator_token: reader.optional_secret("CARACAL_COORDINATOR_TOKEN"),
+            public_urls: reader.optional_urls("COORDINATOR_PUBLIC_URLS", &["http", "https"]),
+            certificate_proxies: reader.believed_ranges("CLIENT_CERT_PROXIES"),
             streams_key,
             streams_key_previous: reader
                 .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", 32)

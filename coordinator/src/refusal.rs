@@ -9,6 +9,10 @@ use serde_json::json;
 /// When a client should try again after a store was away, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
+/// What a proof may be made with (RFC 9449 section 7.1).
+const PROOF_CHALLENGE: HeaderValue =
+    HeaderValue::from_static(r#"DPoP error="invalid_dpop_proof", algs="ES256""#);
+
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -55,6 +59,18 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, code)
     }
 
+    /// The same, with a safe sentence.
+    pub(crate) fn because(self, reason: &impl std::fmt::Display) -> Self {
+        match self {
+            Self::Client { status, code, .. } => Self::Client {
+                status,
+                code,
+                detail: Some(reason.to_string()),
+            },
+            other => other,
+        }
+    }
+
     pub(crate) fn forbidden(code: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, code)
     }
@@ -94,11 +110,17 @@ impl Refusal {
                 ("internal_error".to_owned(), None)
             }
         };
+        let is_about_a_proof = code == "invalid_dpop_proof";
         let mut body = json!({"error": code, "request_id": request_id, "requestId": request_id});
         if let (Some(detail), Some(members)) = (detail, body.as_object_mut()) {
             members.insert("error_description".to_owned(), detail.into());
         }
         let mut response = (status, Json(body)).into_response();
+        if is_about_a_proof {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, PROOF_CHALLENGE);
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use caracal_bus::{Bus, HmacKey};
+use caracal_bus::{Bus, HmacKey, SingleUse};
+use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::http_client::{Client, ClientLimits};
 use caracal_chassis::{Clock, Secret};
 use caracal_storage::Database;
@@ -20,6 +21,10 @@ pub(crate) struct Coordinator {
     pub(crate) issuer: String,
     pub(crate) required_scope: String,
     pub(crate) operator_token: Option<Secret>,
+    pub(crate) public_urls: Vec<String>,
+    pub(crate) certificate_proxies: AddressRanges,
+    /// The proofs of possession that were used.
+    pub(crate) single_use: SingleUse,
     pub(crate) audit_key: Option<HmacKey>,
     pub(crate) idempotency: IdempotencyKeys,
     pub(crate) limits: SessionLimits,
@@ -32,6 +37,7 @@ impl Coordinator {
     pub(crate) fn new(config: Config, database: Database, bus: Arc<dyn Bus>, clock: Clock) -> Self {
         Self {
             database,
+            single_use: SingleUse::new(Arc::clone(&bus)),
             bus,
             keys: Arc::new(KeySets::new(
                 Client::new(ClientLimits::default()),
@@ -42,6 +48,8 @@ impl Coordinator {
             issuer: config.issuer,
             required_scope: config.required_scope,
             operator_token: config.operator_token,
+            public_urls: config.public_urls,
+            certificate_proxies: config.certificate_proxies,
             audit_key: config.audit_key,
             idempotency: config.idempotency,
             limits: config.limits,

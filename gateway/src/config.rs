@@ -12,7 +12,6 @@ use caracal_chassis::Secret;
 use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::config::{Mode, Reader};
 use caracal_chassis::health::MetricsAccess;
-use caracal_token::dpop::Target;
 use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
@@ -138,7 +137,7 @@ impl Config {
             routes: read_routes(reader),
             trust: ProxyTrust::read(reader),
             certificate_proxies: reader.believed_ranges("CLIENT_CERT_PROXIES"),
-            public_urls: read_public_urls(reader),
+            public_urls: reader.optional_urls("GATEWAY_PUBLIC_URLS", &["http", "https"]),
             upstream_hosts: reader.list("UPSTREAM_HOST_ALLOWLIST"),
             dns_server: read_dns_server(reader),
             dns_cache_for: reader.duration("DNS_CACHE_TTL", 5 * SECOND, Duration::ZERO..=300 * SECOND),
@@ -238,23 +237,6 @@ fn read_tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
     certificate
         .zip(key)
         .map(|(certificate, key)| TlsFiles { certificate, key })
-}
-
-fn read_public_urls(reader: &mut Reader<'_>) -> Vec<String> {
-    let urls = reader.list("GATEWAY_PUBLIC_URLS");
-    let unreadable = urls
-        .iter()
-        .find(|url| url.contains(['?', '#']) || Target::parse(url).is_none());
-    reader.check(
-        unreadable.is_none(),
-        "GATEWAY_PUBLIC_URLS",
-        format!(
-            "holds {:?}, not an http or https URL without query and fragment",
-            unreadable.map_or("", String::as_str)
-        ),
-        "write e.g. https://gateway.example.com",
-    );
-    urls
 }
 
 fn read_dns_server(reader: &mut Reader<'_>) -> Option<SocketAddr> {

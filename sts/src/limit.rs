@@ -6,4 +6,3 @@ pub(crate) mod lockout;
 pub(crate) mod mint_rate;
 pub(crate) mod nonce;
 pub(crate) mod secret_verification;
-pub(crate) mod single_use;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use caracal_bus::spool::{self, OpenError, Spool};
-use caracal_bus::{Bus, CLOCK_SKEW_MAX, Publisher, Revocations, StreamKeys};
+use caracal_bus::{Bus, CLOCK_SKEW_MAX, Publisher, Revocations, SingleUse, StreamKeys};
 use caracal_chassis::Clock;
 use caracal_chassis::health::{Health, MetricsAccess, Readiness};
 use caracal_chassis::metrics::Registry;
@@ -33,7 +33,6 @@ use crate::limit::mint_rate::MintRate;
 use crate::limit::mint_rate::sharing::Sharing;
 use crate::limit::nonce::NonceTable;
 use crate::limit::secret_verification::SecretVerifier;
-use crate::limit::single_use::SingleUse;
 use crate::metrics::Metrics;
 use crate::session_graph::SessionGraph;
 use crate::state::Sts;

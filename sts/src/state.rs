@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_bus::spool::Spool;
-use caracal_bus::{Bus, HmacKey, Revocations};
+use caracal_bus::{Bus, HmacKey, Revocations, SingleUse};
 use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::{Clock, Secret};
 use caracal_model::ZoneId;
@@ -21,7 +21,6 @@ use crate::limit::lockout::Lockout;
 use crate::limit::mint_rate::MintRate;
 use crate::limit::nonce::NonceTable;
 use crate::limit::secret_verification::SecretVerifier;
-use crate::limit::single_use::SingleUse;
 use crate::metrics::Metrics;
 use crate::session_graph::SessionGraph;
 use crate::upstream_credential::UpstreamCredentials;

@@ -6,13 +6,12 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use caracal_chassis::server::RequestId;
 use caracal_model::{DelegationId, SessionId};
 
 use super::{Answer, id_of, json_body, zone_of};
-use crate::auth::{Audience, authenticate};
+use crate::auth::{Asked, Audience, authenticate};
 use crate::delegation::{create as creating, received, revoke as revoking};
 use crate::idempotency::Key;
 use crate::refusal::Refusal;
@@ -25,13 +24,13 @@ pub(super) async fn create(
     State(coordinator): Shared,
     Path(zone): Path<String>,
     request_id: RequestId,
-    headers: HeaderMap,
+    asked: Asked,
     body: Body,
 ) -> Response {
     let outcome: Result<Answer, Refusal> = async {
         let zone = zone_of(&zone)?;
-        let caller = authenticate(&coordinator, &zone, &headers, Audience::Applications).await?;
-        let key = Key::read(&headers)?;
+        let caller = authenticate(&coordinator, &zone, &asked, Audience::Applications).await?;
+        let key = Key::read(&asked.headers)?;
         let body = json_body(body, coordinator.body_bytes_max).await?;
         creating::create(&coordinator, &caller, &zone, body, key, request_id.as_str()).await
     }
@@ -47,12 +46,12 @@ pub(super) async fn revoke(
     State(coordinator): Shared,
     Path((zone, id)): Path<(String, String)>,
     request_id: RequestId,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> Response {
     let outcome = async {
         let zone = zone_of(&zone)?;
         let id: DelegationId = id_of(&id)?;
-        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        let caller = authenticate(&coordinator, &zone, &asked, Audience::Everybody).await?;
         revoking::revoke(&coordinator, &caller, &zone, &id, request_id.as_str()).await
     }
     .await;
@@ -68,12 +67,12 @@ pub(super) async fn inbound(
     Path((zone, session)): Path<(String, String)>,
     query: Result<Query<received::PageQuery>, QueryRejection>,
     request_id: RequestId,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> Response {
     let outcome = async {
         let zone = zone_of(&zone)?;
         let session: SessionId = id_of(&session)?;
-        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        let caller = authenticate(&coordinator, &zone, &asked, Audience::Everybody).await?;
         let Query(query) = query.map_err(|_malformed| Refusal::bad_request("invalid_query"))?;
         received::page(&coordinator, &caller, &zone, &session, &query).await
     }
@@ -89,13 +88,13 @@ pub(super) async fn inbound_one(
     State(coordinator): Shared,
     Path((zone, session, id)): Path<(String, String, String)>,
     request_id: RequestId,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> Response {
     let outcome = async {
         let zone = zone_of(&zone)?;
         let session: SessionId = id_of(&session)?;
         let id: DelegationId = id_of(&id)?;
-        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        let caller = authenticate(&coordinator, &zone, &asked, Audience::Everybody).await?;
         received::one(&coordinator, &caller, &zone, &session, &id).await
     }
     .await;

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use caracal_chassis::server::RequestId;
 use caracal_model::SessionId;
@@ -14,7 +14,7 @@ use caracal_storage::{ZoneScope, session};
 use serde::Deserialize;
 
 use super::{Answer, id_of, json_body, whole_body, zone_of};
-use crate::auth::{Audience, authenticate};
+use crate::auth::{Asked, Audience, authenticate};
 use crate::idempotency::Key;
 use crate::refusal::Refusal;
 use crate::session::{start as starting, terminate, view};
@@ -27,13 +27,13 @@ pub(super) async fn start(
     State(coordinator): Shared,
     Path(zone): Path<String>,
     request_id: RequestId,
-    headers: HeaderMap,
+    asked: Asked,
     body: Body,
 ) -> Response {
     let outcome: Result<Answer, Refusal> = async {
         let zone = zone_of(&zone)?;
-        let caller = authenticate(&coordinator, &zone, &headers, Audience::Applications).await?;
-        let key = Key::read(&headers)?;
+        let caller = authenticate(&coordinator, &zone, &asked, Audience::Applications).await?;
+        let key = Key::read(&asked.headers)?;
         let body = json_body(body, coordinator.body_bytes_max).await?;
         starting::start(&coordinator, &caller, &zone, body, key, request_id.as_str()).await
     }
@@ -49,12 +49,12 @@ pub(super) async fn show(
     State(coordinator): Shared,
     Path((zone, id)): Path<(String, String)>,
     request_id: RequestId,
-    headers: HeaderMap,
+    asked: Asked,
 ) -> Response {
     let outcome: Result<Response, Refusal> = async {
         let zone = zone_of(&zone)?;
         let id: SessionId = id_of(&id)?;
-        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        let caller = authenticate(&coordinator, &zone, &asked, Audience::Everybody).await?;
         let mut tx = coordinator.database.read_in(ZoneScope::Zone(&zone)).await?;
         let found = session::find(&mut tx, &zone, id.as_str()).await?;
         let visible = found.filter(|session| caller.may_see(&session.application_id));
@@ -84,13 +84,13 @@ pub(super) async fn end(
     Path((zone, id)): Path<(String, String)>,
     query: Result<Query<EndQuery>, QueryRejection>,
     request_id: RequestId,
-    headers: HeaderMap,
+    asked: Asked,
     body: Body,
 ) -> Response {
     let outcome: Result<StatusCode, Refusal> = async {
         let zone = zone_of(&zone)?;
         let id: SessionId = id_of(&id)?;
-        let caller = authenticate(&coordinator, &zone, &headers, Audience::Everybody).await?;
+        let caller = authenticate(&coordinator, &zone, &asked, Audience::Everybody).await?;
         let Query(query) = query.map_err(|_malformed| Refusal::bad_request("invalid_query"))?;
         let bytes = whole_body(body, coordinator.body_bytes_max).await?;
         let body: EndBody = if bytes.is_empty() {

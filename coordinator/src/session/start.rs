@@ -230,7 +230,11 @@ async fn subject_record(
         Refusal::Client { .. } => Refusal::forbidden("subject_proof_required"),
         Refusal::Unavailable(_) | Refusal::Internal(_) => refused,
     })?;
-    if claims.zone_id == *zone && claims.sid == *asked && claims.client_id == wanted.application {
+    let is_held = claims
+        .cnf
+        .as_ref()
+        .is_none_or(|asked| asked.is_met_by(&caller.shown));
+    if is_held && claims.zone_id == *zone && claims.sid == *asked && claims.client_id == wanted.application {
         return Ok(asked.clone());
     }
     Err(Refusal::forbidden("subject_proof_required"))

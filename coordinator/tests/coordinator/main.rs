@@ -13,5 +13,6 @@ mod idempotency;
 mod keys;
 mod narrowing;
 mod outage;
+mod sender_constraint;
 mod session;
 mod world;

@@ -24,6 +24,7 @@ mod publisher;
 mod redis;
 pub mod revocation;
 mod signing;
+mod single_use;
 pub mod spool;
 
 pub use bus::{Bus, Claim, Extent, GroupStart, Pending, STREAM_LENGTH_DEFAULT};
@@ -40,4 +41,5 @@ pub use publisher::Publisher;
 pub use redis::{RedisBus, RedisSettings};
 pub use revocation::{Revocations, RevokedSignal};
 pub use signing::{HmacKey, StreamKeys};
+pub use single_use::{SingleUse, Undecided};
 pub use spool::Spool;

@@ -11,6 +11,21 @@ pub fn seen_token(token: &TokenId) -> String {
     format!("seen:jti:{token}")
 }
 
+/// Marks something as used that is good once: a client assertion, a proof of possession, an ID token. Hashed, so that nobody
+/// decides how long a name is; with lengths, so that two different lists of parts do not look alike.
+pub fn used_once(kind: &str, parts: &[&str]) -> String {
+    let lengths: Vec<[u8; 8]> = parts
+        .iter()
+        .map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes())
+        .collect();
+    let pieces: Vec<&[u8]> = lengths
+        .iter()
+        .zip(parts)
+        .flat_map(|(length, part)| [length.as_slice(), part.as_bytes()])
+        .collect();
+    format!("caracal:once:{kind}:{}", sha256_hex(&pieces))
+}
+
 /// Counts failed authentications of an application. The id is hashed: it is the client's text and may be anything.
 pub fn authentication_failures(application_id: &str) -> String {
     format!("auth-rl:{}", sha256_hex(&[application_id.as_bytes()]))

@@ -4,8 +4,6 @@
 //! (RFC 9449 section 7), one hash for one that is bound to a client certificate (RFC 8705 section 3). Whether a proof was used
 //! before is for [`super::replay`].
 
-use std::borrow::Cow;
-
 use caracal_model::UnixSeconds;
 use caracal_token::client_certificate::{self, CLIENT_CERT_HEADER, CertificateFault};
 use caracal_token::dpop::{PROOF_HEADER, Proof, ProofRules, Target};
@@ -69,19 +67,11 @@ fn values<'a>(request: &Inbound<'a>, name: &'static str) -> impl Iterator<Item =
 /// the one the client asked for.
 fn targets(gateway: &Gateway, request: &Inbound<'_>) -> Vec<Target> {
     let path = request.raw_path().unwrap_or_default();
-    let bases: Vec<Cow<'_, str>> = if gateway.config.public_urls.is_empty() {
-        let is_trusted = gateway.config.trust.covers(request.peer().ip());
-        let scheme = client_scheme(request, is_trusted);
-        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-        host.map(|host| format!("{scheme}://{host}").into())
-            .into_iter()
-            .collect()
-    } else {
-        let configured = gateway.config.public_urls.iter();
-        configured.map(|url| url.trim_end_matches('/').into()).collect()
-    };
-    bases
-        .iter()
-        .filter_map(|base| Target::parse(&format!("{base}{path}")))
-        .collect()
+    if !gateway.config.public_urls.is_empty() {
+        return Target::under(&gateway.config.public_urls, path);
+    }
+    let is_trusted = gateway.config.trust.covers(request.peer().ip());
+    let scheme = client_scheme(request, is_trusted);
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    Target::under(host.map(|host| format!("{scheme}://{host}")), path)
 }

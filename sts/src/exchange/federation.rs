@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use caracal_bus::Undecided;
 use caracal_model::{ApplicationId, UnixSeconds};
 use caracal_storage::authority_record::{self, NewAuthorityRecord};
 use caracal_storage::zone_model::SubjectIssuerRow;
@@ -22,7 +23,6 @@ use super::refusal::Refusal;
 use super::release;
 use super::request::{ExchangeRequest, SubjectToken, SubjectTokenKind};
 use crate::issuer_keys::NoKeys;
-use crate::limit::single_use::Undecided;
 use crate::state::Sts;
 use crate::zone::ZoneModel;
 

@@ -42,6 +42,14 @@ impl Target {
         })
     }
 
+    /// The addresses of `path` under each of `bases`, which may end with a slash.
+    pub fn under<B: AsRef<str>>(bases: impl IntoIterator<Item = B>, path: &str) -> Vec<Self> {
+        let bases = bases.into_iter();
+        bases
+            .filter_map(|base| Self::parse(&format!("{}{path}", base.as_ref().trim_end_matches('/'))))
+            .collect()
+    }
+
     /// Scheme and authority.
     pub fn origin(&self) -> &str {
         &self.origin

@@ -36,6 +36,15 @@ impl Reader<'_> {
         urls
     }
 
+    /// Any number of them, e.g. the names a service is reached by.
+    pub fn optional_urls(&mut self, key: &str, schemes: &[&str]) -> Vec<String> {
+        let urls = self.list(key);
+        for url in &urls {
+            self.check_url(key, url, schemes);
+        }
+        urls
+    }
+
     /// The same for a URL that may be left out.
     pub fn optional_url(&mut self, key: &str, schemes: &[&str]) -> Option<String> {
         let text = self.optional_text(key)?;

@@ -1,13 +1,15 @@
-//! Was this id used before, anywhere?
+//! Was this used before, anywhere?
 //!
-//! Ids of client assertions and proofs of possession are remembered by the event bus, so that every replica refuses what
-//! one of them has taken. Kept as long as the id could be accepted, under a digest, so that nobody decides how long a key is.
-//! Not on the path of a governed request.
+//! What is good once - client assertions, proofs of possession, ID tokens - is remembered by the event bus, so that every
+//! replica of every service refuses what one of them has taken. Kept as long as it could be accepted. Not on the path of a
+//! governed request.
 
 use std::sync::Arc;
 
-use caracal_bus::{Bus, BusError, Claim};
 use caracal_model::UnixSeconds;
+use caracal_wire::key_name::used_once;
+
+use crate::{Bus, BusError, Claim};
 
 /// How much longer than asked an id is remembered, in seconds: a store whose clock is ahead by less forgets none too early.
 const STORE_AHEAD_S: i64 = 60;
@@ -17,21 +19,24 @@ const CLOCKS_APART_MS: i64 = 1_000;
 
 /// Why nobody can tell whether an id was used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Undecided {
+pub enum Undecided {
+    /// There is no answer.
     #[error("the event bus does not answer")]
     Bus(#[from] BusError),
+    /// Its memory began later.
     #[error("the event bus remembers nothing from when this was made")]
     Forgotten,
 }
 
 /// The ids in use.
 #[derive(Debug)]
-pub(crate) struct SingleUse {
+pub struct SingleUse {
     bus: Arc<dyn Bus>,
 }
 
 impl SingleUse {
-    pub(crate) fn new(bus: Arc<dyn Bus>) -> Self {
+    /// Those that `bus` remembers.
+    pub fn new(bus: Arc<dyn Bus>) -> Self {
         Self { bus }
     }
 
@@ -40,21 +45,14 @@ impl SingleUse {
     ///
     /// # Errors
     /// [`Undecided`] when nobody can tell: the caller refuses.
-    pub(crate) async fn take(
+    pub async fn take(
         &self,
         kind: &str,
         parts: &[&str],
         made_at: UnixSeconds,
         until: UnixSeconds,
     ) -> Result<bool, Undecided> {
-        let mut name = Vec::new();
-        for part in parts {
-            // Lengths keep two different lists of parts from looking alike.
-            name.extend_from_slice(&part.len().to_be_bytes());
-            name.extend_from_slice(part.as_bytes());
-        }
-        let digest = hex::encode(caracal_token::digest(&name));
-        let key = format!("caracal:sts:once:{kind}:{digest}");
+        let key = used_once(kind, parts);
         let until_ms = until.get().saturating_add(STORE_AHEAD_S).saturating_mul(1_000);
         match self.bus.claim_once(&key, "1", until_ms).await? {
             Claim::Repeated => Ok(false),
@@ -72,9 +70,8 @@ impl SingleUse {
 
 #[cfg(test)]
 mod tests {
-    use caracal_bus::MemoryBus;
-
     use super::*;
+    use crate::MemoryBus;
 
     #[tokio::test]
     async fn an_id_is_taken_once_and_its_parts_do_not_run_together() {
