@@ -63,16 +63,20 @@ impl PresentedCertificate {
     /// What `peer` says, when it is one of `terminators`.
     pub(crate) fn of(headers: &HeaderMap, peer: Option<IpAddr>, terminators: &AddressRanges) -> Self {
         let is_believed = peer.is_some_and(|peer| terminators.contain(peer));
-        is_believed
-            .then(|| Self(secret_values(headers, CLIENT_CERT_HEADER)))
-            .unwrap_or_default()
+        if is_believed {
+            Self(secret_values(headers, CLIENT_CERT_HEADER))
+        } else {
+            Self::default()
+        }
     }
 }
 
 /// The values of a header, not to be shown when somebody prints them.
 fn secret_values(headers: &HeaderMap, name: &str) -> Vec<HeaderValue> {
     let mut values: Vec<HeaderValue> = headers.get_all(name).iter().cloned().collect();
-    values.iter_mut().for_each(|value| value.set_sensitive(true));
+    for value in &mut values {
+        value.set_sensitive(true);
+    }
     values
 }
 
