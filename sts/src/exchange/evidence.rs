@@ -13,7 +13,7 @@ use caracal_policy::Decision;
 use caracal_storage::approval::Approval;
 use caracal_storage::zone_model::SubjectIssuerRow;
 use caracal_token::SubjectType;
-use caracal_wire::audit::{AuditEvent, decision, event_type, status};
+use caracal_wire::audit::{AuditEvent, Details, decision, event_type, status};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -147,7 +147,7 @@ pub(crate) async fn record_issue(
         .map(|verdict| scribe.about_resource(verdict, Some(minted), None))
         .chain(known.approval.iter().map(|fact| scribe.about_approval(fact)))
         .chain(known.user_issuer.iter().map(|_| scribe.about_sign_in(minted)));
-    append(sts, events.collect()).await
+    append_lines(sts, events.collect()).await
 }
 
 /// Appends the events of a refusal, if there is a ledger for them: the zone exists. Refusals that anybody can cause are
@@ -179,7 +179,7 @@ pub(crate) async fn record_refusal(
         known,
         zone: &zone,
     };
-    let mut events: Vec<Option<AuditEvent>> = known
+    let mut events: Vec<Option<Vec<u8>>> = known
         .verdicts
         .iter()
         .map(|verdict| scribe.about_resource(verdict, None, Some(refusal)))
@@ -188,7 +188,7 @@ pub(crate) async fn record_refusal(
         events.push(scribe.about_request(refusal, status, suppressed));
     }
     events.extend(known.approval.iter().map(|fact| scribe.about_approval(fact)));
-    if append(sts, events).await.is_err() {
+    if append_lines(sts, events).await.is_err() {
         tracing::error!(refusal = refusal.label(), "a refusal could not be recorded");
     }
 }
@@ -205,12 +205,18 @@ fn zone_of(sts: &Sts, request: &ExchangeRequest, known: &Known) -> Option<Arc<Zo
 /// # Errors
 /// [`NotRecorded`].
 pub(crate) async fn append(sts: &Sts, events: Vec<Option<AuditEvent>>) -> Result<(), NotRecorded> {
-    let mut lines = Vec::with_capacity(events.len());
-    for event in events {
-        let line = event.and_then(|event| event.to_json().ok()).ok_or(NotRecorded)?;
-        lines.push(sts.spool.append(Bytes::from(line)));
+    let lines = events.into_iter().map(|event| event?.to_json().ok());
+    append_lines(sts, lines.collect()).await
+}
+
+/// The same for events as they stand in the ledger; `None` is one that could not be made.
+async fn append_lines(sts: &Sts, lines: Vec<Option<Vec<u8>>>) -> Result<(), NotRecorded> {
+    let mut appends = Vec::with_capacity(lines.len());
+    for line in lines {
+        let line = line.ok_or(NotRecorded)?;
+        appends.push(sts.spool.append(Bytes::from(line)));
     }
-    for appended in futures_util::future::join_all(lines).await {
+    for appended in futures_util::future::join_all(appends).await {
         if let Err(error) = appended {
             sts.metrics.audit_sink_errors.inc();
             tracing::error!(
@@ -239,17 +245,17 @@ impl Scribe<'_> {
         verdict: &Verdict,
         minted: Option<&Minted>,
         refusal: Option<&Refusal>,
-    ) -> Option<AuditEvent> {
+    ) -> Option<Vec<u8>> {
         let mut event = self.event(event_type::TOKEN_EXCHANGE)?;
         let mut metadata = self.metadata();
-        metadata.insert("resource".to_owned(), json!(resource_name(verdict)));
+        metadata.put("resource", &resource_name(verdict));
         if let Some(shadow) = &verdict.shadow {
             let trial = json!({
                 "policy_set_version_id": shadow.version_id,
                 "manifest_sha256": shadow.manifest_sha256,
                 "result": shadow.decision,
             });
-            metadata.insert("policy_shadow".to_owned(), trial);
+            metadata.put("policy_shadow", &trial);
         }
         decision::DENY.clone_into(&mut event.decision);
         match &verdict.outcome {
@@ -269,51 +275,49 @@ impl Scribe<'_> {
             }
         }
         if event.evaluation_status == status::OPERATION_NOT_PERMITTED {
-            metadata.insert("method".to_owned(), json!(self.request.unverified_method));
-            metadata.insert("path".to_owned(), json!(self.request.unverified_path));
+            metadata.put("method", &self.request.unverified_method);
+            metadata.put("path", &self.request.unverified_path);
         }
-        event.metadata_json = Value::Object(metadata);
-        Some(event)
+        event.to_json_with(&metadata).ok()
     }
 
     /// The whole request, refused before its resources were looked at.
-    fn about_request(&self, refusal: &Refusal, status: &str, suppressed: u64) -> Option<AuditEvent> {
+    fn about_request(&self, refusal: &Refusal, status: &str, suppressed: u64) -> Option<Vec<u8>> {
         let mut event = self.event(refusal.event_type())?;
         decision::DENY.clone_into(&mut event.decision);
         status.clone_into(&mut event.evaluation_status);
         push_reason(&mut event.diagnostics_json, refusal);
         let mut metadata = self.metadata();
-        metadata.insert("resources".to_owned(), json!(self.request.resources));
-        metadata.insert("source".to_owned(), json!(self.origin.source));
+        metadata.put("resources", &self.request.resources);
+        metadata.put("source", &self.origin.source);
         if suppressed > 0 {
-            metadata.insert("suppressed_events".to_owned(), json!(suppressed));
+            metadata.put("suppressed_events", &suppressed);
         }
-        event.metadata_json = Value::Object(metadata);
-        Some(event)
+        event.to_json_with(&metadata).ok()
     }
 
     /// A user of another issuer was let in.
-    fn about_sign_in(&self, minted: &Minted) -> Option<AuditEvent> {
+    fn about_sign_in(&self, minted: &Minted) -> Option<Vec<u8>> {
         let mut event = self.event(event_type::TOKEN_EXCHANGE)?;
         decision::ALLOW.clone_into(&mut event.decision);
         status::COMPLETE.clone_into(&mut event.evaluation_status);
         event.determining_policies_json = json!([{ "policy": "caracal-subject-federation" }]);
         let mut metadata = self.metadata();
-        metadata.insert("session_id".to_owned(), json!(minted.claims.sid));
+        metadata.put("session_id", &minted.claims.sid);
         put_token(&mut metadata, minted);
-        event.metadata_json = Value::Object(metadata);
-        Some(event)
+        event.to_json_with(&metadata).ok()
     }
 
-    fn about_approval(&self, fact: &ApprovalFact) -> Option<AuditEvent> {
+    fn about_approval(&self, fact: &ApprovalFact) -> Option<Vec<u8>> {
         let mut event = self.event(fact.event_type)?;
         fact.decision.clone_into(&mut event.decision);
         status::COMPLETE.clone_into(&mut event.evaluation_status);
         let mut metadata = self.metadata();
-        metadata.insert("resources".to_owned(), json!(self.request.resources));
-        metadata.extend(fact.metadata.clone());
-        event.metadata_json = Value::Object(metadata);
-        Some(event)
+        metadata.put("resources", &self.request.resources);
+        for (name, value) in &fact.metadata {
+            metadata.put(name.clone(), value);
+        }
+        event.to_json_with(&metadata).ok()
     }
 
     fn event(&self, event_type: &str) -> Option<AuditEvent> {
@@ -325,65 +329,54 @@ impl Scribe<'_> {
     }
 
     /// What every event of the request says. Texts the caller chose are shortened and cleaned.
-    fn metadata(&self) -> Map<String, Value> {
-        let mut metadata = Map::new();
-        let mut put = |name: &str, value: Value| {
-            metadata.insert(name.to_owned(), value);
-        };
+    fn metadata(&self) -> Details {
+        let mut metadata = Details::default();
         match &self.known.caller {
             Some(caller) => {
                 let application = caller.application();
-                put("application_id", json!(application.id));
-                put("application_name", json!(application.name));
-                put(
+                metadata.put("application_id", &application.id);
+                metadata.put("application_name", &application.name);
+                metadata.put(
                     "application_registration_method",
-                    json!(application.registration_method),
+                    &application.registration_method,
                 );
             }
-            None => put("application_id", json!(printable(&self.request.application_id))),
+            None => metadata.put("application_id", &printable(&self.request.application_id)),
         }
-        put(
-            "requested_scopes",
-            json!(self.request.scopes.iter().map(printable).collect::<Vec<_>>()),
-        );
+        let scopes = self.request.scopes.iter().map(printable);
+        metadata.put("requested_scopes", &scopes.collect::<Vec<_>>());
         let claims = self.known.presented.as_ref().map(Presented::claims);
         let kind = match (claims, &self.known.user_issuer) {
             (Some(claims), _) => claims.sub_type,
             (None, Some(_)) => SubjectType::User,
             (None, None) => SubjectType::Application,
         };
-        put("subject_kind", json!(kind.as_str()));
+        metadata.put("subject_kind", &kind.as_str());
         if let Some(issuer) = &self.known.user_issuer {
-            put("federated_user_issuer", json!(issuer.issuer));
+            metadata.put("federated_user_issuer", &issuer.issuer);
         }
         if let Some(claims) = claims {
-            put("subject_token_id", json!(claims.jti));
-            put("subject_token_use", json!(claims.r#use.as_str()));
+            metadata.put("subject_token_id", &claims.jti);
+            metadata.put("subject_token_use", &claims.r#use.as_str());
         }
         let references = &self.known.references;
         if let Some(record) = &references.record {
-            put("session_id", json!(record));
+            metadata.put("session_id", &record);
         }
         if let Some(known) = references.session() {
-            put("agent_session_id", json!(known.session.id));
-            put("agent_lifecycle", json!(known.session.state.lifecycle.as_str()));
-            put("agent_labels", json!(known.labels));
-            put("agent_depth", json!(known.depth));
+            metadata.put("agent_session_id", &known.session.id);
+            metadata.put("agent_lifecycle", &known.session.state.lifecycle.as_str());
+            metadata.put("agent_labels", &known.labels);
+            metadata.put("agent_depth", &known.depth);
             if let Some(parent) = &known.parent_id {
-                put("agent_parent_id", json!(parent));
+                metadata.put("agent_parent_id", &parent);
             }
         }
         if let Some(chain) = references.chain() {
-            put("delegation_edge_id", json!(chain.path.last()));
-            put(
-                "delegation_chain",
-                super::mint::hops(chain)
-                    .into_iter()
-                    .map(|hop| json!(hop))
-                    .collect(),
-            );
-            put("delegation_hop_count", json!(chain.hop_count()));
-            put("delegation_graph_epoch", json!(references.epoch));
+            metadata.put("delegation_edge_id", &chain.path.last());
+            metadata.put("delegation_chain", &super::mint::hops(chain));
+            metadata.put("delegation_hop_count", &chain.hop_count());
+            metadata.put("delegation_graph_epoch", &references.epoch);
         }
         metadata
     }
@@ -402,7 +395,7 @@ pub(crate) fn put_decision(event: &mut AuditEvent, zone: &ZoneModel, decided: &D
 /// How the exchange ended for a resource the policy granted.
 fn put_end(
     event: &mut AuditEvent,
-    metadata: &mut Map<String, Value>,
+    metadata: &mut Details,
     minted: Option<&Minted>,
     refusal: Option<&Refusal>,
 ) {
@@ -430,20 +423,16 @@ fn resource_name(verdict: &Verdict) -> String {
 }
 
 /// Which token was issued: enough to find it, never the token.
-fn put_token(metadata: &mut Map<String, Value>, minted: &Minted) {
+fn put_token(metadata: &mut Details, minted: &Minted) {
     let claims = &minted.claims;
-    for (name, value) in [
-        ("token_id", json!(claims.jti)),
-        ("token_use", json!(claims.r#use.as_str())),
-        ("token_sid", json!(claims.sid)),
-        ("token_root_sid", json!(claims.root_sid)),
-        ("token_expires_at", json!(claims.exp)),
-        ("token_key_id", json!(minted.kid)),
-    ] {
-        metadata.insert(name.to_owned(), value);
-    }
+    metadata.put("token_id", &claims.jti);
+    metadata.put("token_use", claims.r#use.as_str());
+    metadata.put("token_sid", &claims.sid);
+    metadata.put("token_root_sid", &claims.root_sid);
+    metadata.put("token_expires_at", &claims.exp);
+    metadata.put("token_key_id", &minted.kid);
     if let Some(keys) = &claims.cnf {
-        metadata.insert("token_confirmation".to_owned(), json!(keys));
+        metadata.put("token_confirmation", keys);
     }
 }
 

@@ -5,6 +5,7 @@ use caracal_model::time::UnixMicros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Details;
 use crate::digest::{equal, hmac_hex};
 use crate::error::is_blank;
 use crate::stream::Fields;
@@ -80,6 +81,17 @@ impl AuditEvent {
     /// A JSON error, which no event that was built from JSON values produces.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
+    }
+
+    /// The same with `details` as its metadata, in the place of [`Self::metadata_json`], which must be `null`.
+    ///
+    /// # Errors
+    /// As [`Self::to_json`], and when a detail could not be written.
+    pub fn to_json_with(&self, details: &Details) -> Result<Vec<u8>, serde_json::Error> {
+        debug_assert!(self.metadata_json.is_null(), "an event has its metadata once");
+        let mut line = self.to_json()?;
+        details.join(&mut line)?;
+        Ok(line)
     }
 
     /// The stream fields of an event whose JSON text is `data`. Without key the entry is unsigned, which ingest accepts
