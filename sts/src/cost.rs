@@ -33,6 +33,20 @@ async fn a_governed_request_costs_no_statement_and_no_round_trip() {
 }
 
 #[tokio::test]
+async fn a_question_of_a_known_application_costs_one_append() {
+    let rig = Rig::new().await;
+    let path = "/v1/data/caracal/authz/grants";
+    assert_eq!(rig.question(path).await, StatusCode::OK);
+    let before = rig.counts();
+    assert_eq!(rig.question(path).await, StatusCode::OK);
+    let expected = Counts {
+        events: before.events + 1,
+        ..before
+    };
+    assert_eq!(rig.counts(), expected);
+}
+
+#[tokio::test]
 async fn a_mandate_of_another_replica_costs_one_signature_check() {
     let rig = Rig::new().await;
     let one_shot = rig.one_shot().await;

@@ -7,6 +7,7 @@ mod gateway;
 mod internal;
 mod jwks;
 mod policy;
+mod policy_data;
 mod router;
 mod run;
 mod signing_keys;

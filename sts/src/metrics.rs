@@ -37,6 +37,8 @@ pub(crate) struct Metrics {
     pub(crate) policy_shadow: IntCounterVec,
     pub(crate) stream_entries: IntCounterVec,
     introspections: IntCounterVec,
+    policy_questions: IntCounterVec,
+    pub(crate) policy_question_seconds: Histogram,
     pub(crate) upstream_credentials: Counters,
     audit_replayed: IntCounter,
     audit_dropped: IntCounter,
@@ -184,6 +186,15 @@ impl Metrics {
                 "Tokens introspected, by whether they held.",
                 &["active"],
             ),
+            policy_questions: registry.counter_vec(
+                &name("policy_questions_total"),
+                "Questions about policies: answered, undefined, failed, or refused.",
+                &["outcome"],
+            ),
+            policy_question_seconds: registry.histogram(
+                &name("policy_question_seconds"),
+                "Time to evaluate one question about policies, the queue included.",
+            ),
             upstream_credentials: Counters::new(registry, name),
             audit_replayed: counter(
                 "audit_replay_replayed_total",
@@ -212,6 +223,11 @@ impl Metrics {
     pub(crate) fn introspected(&self, active: bool) {
         let label = if active { "true" } else { "false" };
         self.introspections.with_label_values(&[label]).inc();
+    }
+
+    /// Counts a question about policies.
+    pub(crate) fn asked(&self, outcome: &str) {
+        self.policy_questions.with_label_values(&[outcome]).inc();
     }
 
     /// Counts a refusal.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use base64::Engine as _;
 use bytes::Bytes;
 use caracal_bus::{Bus, RedisBus, StreamKeys};
 use caracal_chassis::Clock;
@@ -115,6 +116,16 @@ impl Rig {
             status,
             axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap(),
         )
+    }
+
+    /// Asks what the policy says, as `app-1`.
+    pub(crate) async fn question(&self, path: &str) -> StatusCode {
+        let pair = base64::engine::general_purpose::STANDARD.encode(format!("app-1:{}", seed::SECRET));
+        let request = Request::post(path)
+            .header("authorization", format!("Basic {pair}"))
+            .body(Body::from("{}"))
+            .unwrap();
+        self.router.clone().oneshot(request).await.unwrap().status()
     }
 
     async fn post(&self, fields: &[(&str, &str)], headers: &[(&str, &str)]) -> TokenResponse {

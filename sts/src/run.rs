@@ -22,6 +22,7 @@ use caracal_token::dpop::nonce::Nonces;
 
 use crate::approval::{self, Waiters};
 use crate::config::Config;
+use crate::exchange::client::home::Homes;
 use crate::feed::{self, FeedError};
 use crate::http;
 use crate::issuer_keys::{Https, IssuerKeyCache};
@@ -222,6 +223,12 @@ pub(crate) fn build(
             config.policy_evaluations_waiting_max,
             clock.clone(),
         ),
+        questions: EvaluationPool::new(
+            (config.policy_evaluations / 2).max(1),
+            config.policy_evaluations_waiting_max,
+            clock.clone(),
+        ),
+        homes: Homes::new(),
         replica: unique_id(clock.unix_millis()).map_err(|_unspecified| RunError::Randomness)?,
         metrics,
         upstream_credentials: Arc::new(upstream_credentials),

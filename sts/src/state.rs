@@ -13,6 +13,7 @@ use caracal_token::dpop::nonce::Nonces;
 use caracal_token::envelope::Keyring;
 
 use crate::approval::Waiters;
+use crate::exchange::client::home::Homes;
 use crate::issuer_keys::IssuerKeyCache;
 use crate::key::{self, CreateKeyError, MintedTokens};
 use crate::limit::denial_budget::DenialBudget;
@@ -64,6 +65,10 @@ pub(crate) struct Sts {
     pub(crate) spool: Spool,
     /// Interprets documents that read `input`.
     pub(crate) evaluations: EvaluationPool,
+    /// Answers questions about policies, on places of its own: nobody who asks takes one from a decision.
+    pub(crate) questions: EvaluationPool,
+    /// The zones of applications that name none.
+    pub(crate) homes: Homes,
     /// Names this process; a new one after each start.
     pub(crate) replica: String,
     pub(crate) metrics: Metrics,
@@ -84,6 +89,8 @@ pub(crate) struct Settings {
     pub(crate) mints_per_minute: u32,
     /// Introspections and revocations per minute for one application.
     pub(crate) token_management_per_minute: u32,
+    /// Questions about policies per minute for one application.
+    pub(crate) policy_questions_per_minute: u32,
     /// How long an exchange may wait for a provider.
     pub(crate) upstream_credential_wait: Duration,
     /// The resource identifier of the remote control endpoint.

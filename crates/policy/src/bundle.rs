@@ -55,6 +55,33 @@ impl Interpreted {
         on_a_deep_stack(|| self.interpret(input_json)).map_err(PolicyError::Evaluation)?
     }
 
+    /// What the modules of the decision policy say at `path`; no input is `None`.
+    pub(crate) fn look_up(
+        &self,
+        path: &[String],
+        input_json: Option<&str>,
+    ) -> Result<Option<serde_json::Value>, PolicyError> {
+        on_a_deep_stack(|| {
+            let Some(program) = &self.program else {
+                return Ok(None);
+            };
+            let input = match input_json {
+                None => Value::Undefined,
+                Some(text) => {
+                    Value::from_json_str(text).map_err(|source| PolicyError::Input(source.into()))?
+                }
+            };
+            let read = match &self.documents {
+                None => Vec::new(),
+                Some(documents) => documents.values(input.clone())?,
+            };
+            program
+                .look_up(path, &read, &input)
+                .map_err(PolicyError::Evaluation)
+        })
+        .map_err(PolicyError::Evaluation)?
+    }
+
     fn interpret(&self, input_json: &str) -> Result<(Tables, Option<Verdict>), PolicyError> {
         let input = Value::from_json_str(input_json).map_err(|source| PolicyError::Input(source.into()))?;
         let mut tables = self.constant.clone();

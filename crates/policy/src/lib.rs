@@ -20,6 +20,7 @@
 mod analysis;
 mod bundle;
 mod contract;
+mod data;
 mod decision;
 pub mod document;
 mod documents;
@@ -40,6 +41,7 @@ mod verdict;
 
 pub use bundle::{Bundle, CompileError};
 pub use contract::{CONTRACT_VERSION, Explanation, GateReport, PolicyError, contract_sha256, decide};
+pub use data::{DECISION_PATH, DataAnswer, DataQuestion};
 pub use decision::{
     ApprovalTier, Approver, Decision, DeterminingPolicy, Diagnostic, Privacy, Reason, RiskHit, StepUp,
 };
@@ -52,5 +54,5 @@ pub use interpreter::INTERPRETATION_LIMIT;
 pub use program::{ALLOCATED_BYTES_MAX, INSTRUCTIONS_MAX, PROGRAM_LIMIT};
 pub use question::{Answer, Question, decide_answered, question};
 pub use regime::Regime;
-pub use simulation::{explain, simulate};
+pub use simulation::{explain, simulate, with_schema_version};
 pub use tables::ShapeError;

@@ -4,8 +4,10 @@
 //! at the time, and keeps its frames on the heap, so that a policy which never ends, recurses or allocates without end is
 //! stopped (`docs/decisions/0037`). The data documents of the set are values to them, under `data.caracal.authz`.
 
+mod rules;
+
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ use crate::documents::{check_calls, head_name, head_of, parse};
 use crate::interpreter::{Failure, STEPS_PER_CHECK};
 use crate::tables::Root;
 
+use self::rules::Rules;
+pub(crate) use self::rules::within;
+
 /// What is asked for.
 const RESULT: &str = "data.caracal.authz.result";
 
@@ -35,11 +40,6 @@ pub const INSTRUCTIONS_MAX: usize = 1_000_000;
 /// Most bytes one evaluation may ask for, given back or not.
 pub const ALLOCATED_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-const ALLOCATED_MAX: NonZeroU64 = match NonZeroU64::new(ALLOCATED_BYTES_MAX) {
-    Some(bytes) => bytes,
-    None => NonZeroU64::MIN,
-};
-
 /// Most rules of all modules together: the compiler's work grows with the square.
 const RULES_MAX: usize = 4_096;
 
@@ -49,6 +49,8 @@ const UNBUDGETED_BUILTINS: [&str; 1] = ["walk"];
 /// A compiled decision policy.
 pub(crate) struct Program {
     instructions: Arc<Instructions>,
+    /// What else its modules define, for whoever asks for it.
+    rules: Rules,
     /// The values of the data documents that read no `input`.
     constants: Vec<(Root, Value)>,
 }
@@ -89,9 +91,10 @@ impl Program {
             .map_err(|source| CompileError::Program(source.to_string().into()))?;
         let program = Self {
             instructions,
+            rules: Rules::of(compiled),
             constants: constants.to_vec(),
         };
-        program.machine(&[])?;
+        program.machine(&program.instructions, &[], 1)?;
         Ok(Some(program))
     }
 
@@ -99,20 +102,49 @@ impl Program {
     ///
     /// 10 microseconds and up. Must be called where the stack is deep, and the value dropped there.
     pub(crate) fn run(&self, read: &[(Root, Value)], input: Value) -> Result<Value, Failure> {
-        let mut machine = self.machine(read)?;
+        let mut machine = self.machine(&self.instructions, read, 1)?;
         machine.set_input(input);
         Ok(machine.execute_entry_point_by_name(RESULT)?)
     }
 
-    fn machine(&self, read: &[(Root, Value)]) -> Result<RegoVM, Failure> {
+    /// What its modules define at `path` below `data`, for this input; `None` when nothing is defined there, `Undefined` when
+    /// no rule applies. The rules of a package share the budgets of one evaluation evenly.
+    ///
+    /// Compiles the rules the first time they are asked for. Must be called where the stack is deep.
+    pub(crate) fn look_up(
+        &self,
+        path: &[String],
+        read: &[(Root, Value)],
+        input: &Value,
+    ) -> Result<Option<serde_json::Value>, Failure> {
+        self.rules.look_up(path, |instructions, names| {
+            let mut machine = self.machine(instructions, read, names.len())?;
+            let answer = |name: &String| {
+                machine.set_input(input.clone());
+                machine.execute_entry_point_by_name(name)
+            };
+            Ok(names.iter().map(answer).collect::<Result<Vec<Value>, _>>()?)
+        })
+    }
+
+    /// A machine with the part of the budgets that is one evaluation's share.
+    fn machine(
+        &self,
+        instructions: &Arc<Instructions>,
+        read: &[(Root, Value)],
+        shares: usize,
+    ) -> Result<RegoVM, Failure> {
+        let shares = NonZeroU32::new(u32::try_from(shares).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
         let mut machine = RegoVM::new();
-        machine.load_program(Arc::clone(&self.instructions));
+        machine.load_program(Arc::clone(instructions));
         machine.set_execution_mode(ExecutionMode::Suspendable);
         machine.set_strict_builtin_errors(true);
-        machine.set_max_instructions(INSTRUCTIONS_MAX);
-        machine.set_memory_budget_config(Some(MemoryBudgetConfig { limit: ALLOCATED_MAX }));
+        machine.set_max_instructions(INSTRUCTIONS_MAX / shares.get() as usize);
+        machine.set_memory_budget_config(Some(MemoryBudgetConfig {
+            limit: NonZeroU64::new(ALLOCATED_BYTES_MAX / u64::from(shares.get())).unwrap_or(NonZeroU64::MIN),
+        }));
         machine.set_execution_timer_config(Some(ExecutionTimerConfig {
-            limit: PROGRAM_LIMIT,
+            limit: PROGRAM_LIMIT / shares.get(),
             check_interval: STEPS_PER_CHECK,
         }));
         machine.set_data(self.data(read))?;

@@ -3,6 +3,7 @@
 use caracal_model::ScopeSet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use crate::bundle::Bundle;
 use crate::contract::{self, Explanation, PolicyError, decide_facts};
@@ -31,6 +32,20 @@ pub fn simulate(bundle: &Bundle, input_json: &str, regime: Regime) -> Result<Dec
 pub fn explain(bundle: &Bundle, input_json: &str, regime: Regime) -> Result<Explanation, PolicyError> {
     let document = read(input_json)?;
     contract::explain(bundle, &document.facts(), regime, || Ok(input_json.to_owned()))
+}
+
+/// An input document with [`SCHEMA_VERSION`] where it names none. What is no document stays as it is.
+pub fn with_schema_version(input_json: &str) -> String {
+    match serde_json::from_str::<Value>(input_json) {
+        Ok(Value::Object(mut members)) => {
+            let version = members.entry("schema_version").or_insert(Value::Null);
+            if version.is_null() || version == "" {
+                *version = Value::from(SCHEMA_VERSION);
+            }
+            Value::Object(members).to_string()
+        }
+        _ => input_json.to_owned(),
+    }
 }
 
 fn read(input_json: &str) -> Result<Document, PolicyError> {

@@ -1,6 +1,7 @@
 //! Which application asks, and how is that proved?
 
 mod assertion;
+pub(crate) mod home;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -189,10 +190,7 @@ async fn control_application(
     id: &ApplicationId,
     now: UnixSeconds,
 ) -> Result<Option<(Arc<ZoneModel>, Arc<Application>)>, Refusal> {
-    let mut tx = sts.database.read().await.or(Err(Refusal::ZoneUnavailable))?;
-    let found = zone_model::application_zone(&mut tx, id).await;
-    drop(tx);
-    let Some((zone, _)) = found.or(Err(Refusal::ZoneUnavailable))? else {
+    let Some(zone) = home::stored_zone(sts, id).await? else {
         return Ok(None);
     };
     let zone = match sts.zones.model(&zone).await {

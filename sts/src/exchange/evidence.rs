@@ -384,12 +384,17 @@ impl Scribe<'_> {
 
 /// What the policy of `zone` decided, and which policy that was.
 pub(crate) fn put_decision(event: &mut AuditEvent, zone: &ZoneModel, decided: &Decision) {
+    put_policy(event, zone);
+    event.determining_policies_json = json!(decided.determining_policies());
+    event.diagnostics_json = json!(decided.diagnostics());
+}
+
+/// Which policy `zone` goes by.
+pub(crate) fn put_policy(event: &mut AuditEvent, zone: &ZoneModel) {
     let identity = zone.policy.identity();
     event.policy_set_id = identity.policy_set_id.as_ref().map(ToString::to_string);
     event.policy_set_version_id = identity.version_id.as_ref().map(ToString::to_string);
     event.manifest_sha = Some(identity.manifest_sha256.clone());
-    event.determining_policies_json = json!(decided.determining_policies());
-    event.diagnostics_json = json!(decided.diagnostics());
 }
 
 /// How the exchange ended for a resource the policy granted.

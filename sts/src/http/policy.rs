@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use caracal_chassis::server::{BodyError, read_body};
 use caracal_model::ZoneId;
-use caracal_policy::{Bundle, Explanation, Finding, Findings, PolicyError, Regime};
+use caracal_policy::{Bundle, Explanation, Finding, Findings, PolicyError, Regime, with_schema_version};
 use caracal_wire::error::ErrorCode;
 use caracal_wire::policy::{PolicyStatus, SimulationRequest};
 use http::StatusCode;
@@ -128,22 +128,8 @@ fn tried(asked: &SimulationRequest) -> Result<Option<Explanation>, Fault> {
     let Some(input) = &asked.input else {
         return Ok(None);
     };
-    let explanation = caracal_policy::explain(&bundle, &current(input.get()), Regime::Restrict);
+    let explanation = caracal_policy::explain(&bundle, &with_schema_version(input.get()), Regime::Restrict);
     explanation.map(Some).map_err(Fault::Undecided)
-}
-
-/// The input with the present schema version where it names none.
-fn current(input: &str) -> String {
-    match serde_json::from_str::<Value>(input) {
-        Ok(Value::Object(mut members)) => {
-            let version = members.entry("schema_version").or_insert(Value::Null);
-            if version.is_null() || version == "" {
-                *version = Value::from(caracal_policy::SCHEMA_VERSION);
-            }
-            Value::Object(members).to_string()
-        }
-        _ => input.to_owned(),
-    }
 }
 
 fn simulated(mut answer: Value, explanation: Option<&Explanation>) -> Response {

@@ -13,7 +13,9 @@ use caracal_wire::policy::{SIMULATE_PATH, STATUS_PATH};
 use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
 use super::standard::{introspect, metadata, revoke};
-use super::{answer, approval_decision, approvals, internal, jwks, policy, run, signing_keys, token};
+use super::{
+    answer, approval_decision, approvals, internal, jwks, policy, policy_data, run, signing_keys, token,
+};
 use crate::state::Sts;
 
 /// Longest an answer may take to begin, but for those who asked to wait.
@@ -49,6 +51,14 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         .route(
             "/v1/run/credential",
             post(run::credential).fallback(run::wrong_method),
+        )
+        .route(
+            "/v1/data",
+            post(policy_data::ask).fallback(policy_data::wrong_method),
+        )
+        .route(
+            "/v1/data/{*path}",
+            post(policy_data::ask).fallback(policy_data::wrong_method),
         )
         .route("/step-up/{id}", get(approvals::step_up))
         .route("/approvals/{id}/decision", post(approval_decision::decide))

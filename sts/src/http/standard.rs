@@ -21,6 +21,7 @@ use caracal_wire::form::{self, Form, FormError};
 use caracal_wire::sts::{FORM_MEDIA_TYPE, field};
 use http::{HeaderMap, header};
 
+pub(super) use self::evidence::{Attempt, record_failure};
 pub(super) use self::problem::Problem;
 use crate::exchange::client::{self, Caller, ClientAssertion, Credentials, Proof};
 use crate::exchange::refusal::Refusal;
@@ -102,14 +103,14 @@ pub(super) async fn authenticated(
     let caller = match authenticate(sts, zone, &name, source).await {
         Ok(caller) => caller,
         Err(refusal) => {
-            let attempt = evidence::Attempt {
+            let attempt = Attempt {
                 zone,
                 application_id: &name.application_id,
                 source,
                 request_id: request_id.as_str(),
-                endpoint: management,
+                endpoint: management.name(),
             };
-            evidence::record_failure(sts, &attempt, &refusal).await;
+            record_failure(sts, &attempt, &refusal).await;
             return Err(Problem::from(&refusal));
         }
     };
@@ -160,7 +161,11 @@ pub(super) fn client_name(headers: &HeaderMap, form: &Form) -> Result<ClientName
     Ok(basic)
 }
 
-fn basic(headers: &HeaderMap) -> Result<Option<ClientName>, Problem> {
+/// Who the client says it is by HTTP Basic; `None` without credentials.
+///
+/// # Errors
+/// [`Problem`] for credentials that cannot be read.
+pub(super) fn basic(headers: &HeaderMap) -> Result<Option<ClientName>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -188,7 +193,15 @@ fn basic(headers: &HeaderMap) -> Result<Option<ClientName>, Problem> {
 }
 
 /// Authenticates a client under the same lock-out as the token endpoint, and like there on the present configuration.
-async fn authenticate(sts: &Sts, zone: &str, name: &ClientName, source: IpAddr) -> Result<Caller, Refusal> {
+///
+/// # Errors
+/// As [`client::authenticate_client`]; [`Refusal::LockedOut`].
+pub(super) async fn authenticate(
+    sts: &Sts,
+    zone: &str,
+    name: &ClientName,
+    source: IpAddr,
+) -> Result<Caller, Refusal> {
     let suspect = Suspect::new(&name.application_id, source);
     if sts.lockout.is_blocked(suspect, sts.clock.unix_micros()) {
         return Err(Refusal::LockedOut);

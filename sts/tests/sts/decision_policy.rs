@@ -24,7 +24,7 @@ fn allows_if(condition: &str) -> String {
 }
 
 /// Puts texts in force under a mode and waits until the service decides by them.
-async fn in_force(stack: &Stack, mode: &str, version: &str, texts: &[&str]) {
+pub(crate) async fn in_force(stack: &Stack, mode: &str, version: &str, texts: &[&str]) {
     stack
         .sql(format!("UPDATE zones SET policy_mode = '{mode}' WHERE id = 'z1'"))
         .await;

@@ -32,7 +32,7 @@ const REASONS: [&str; 25] = [
 ];
 
 /// Event type, decision, and the statuses that go with them.
-const TRIPLES: [(&str, &str, &[&str]); 12] = [
+const TRIPLES: [(&str, &str, &[&str]); 14] = [
     ("token_exchange", "allow", &["complete"]),
     ("token_exchange", "pending", &["complete"]),
     ("token_exchange", "deny", &REASONS),
@@ -43,6 +43,8 @@ const TRIPLES: [(&str, &str, &[&str]); 12] = [
     ("run_launch", "allow", &["complete"]),
     ("run_launch", "deny", &["workload_auth_failed"]),
     ("client_authentication", "deny", &["client_auth_failed"]),
+    ("policy_question", "allow", &["complete"]),
+    ("policy_question", "deny", &["complete", "policy_eval_failed"]),
     ("token_revoked", "allow", &["complete"]),
     ("signing_key_rotated", "allow", &["complete"]),
 ];

@@ -26,6 +26,7 @@ mod mint;
 mod order_of_checks;
 mod outage;
 mod policy;
+mod policy_data;
 mod references;
 mod request;
 mod resources;

@@ -10,7 +10,7 @@ use crate::stack::{SOON, Stack, header_map};
 use crate::upstream_credentials::{call, configure, connect, refusing_server, start, token, token_server};
 
 /// Every name, with its kind.
-const NAMES: [(&str, &str); 49] = [
+const NAMES: [(&str, &str); 51] = [
     ("approval_waiters", "gauge"),
     ("audit_dropped_total", "counter"),
     ("audit_replay_bytes", "gauge"),
@@ -40,6 +40,8 @@ const NAMES: [(&str, &str); 49] = [
     ("opa_max_policy_age_seconds", "gauge"),
     ("opa_poll_interval_seconds", "gauge"),
     ("policy_compile_seconds", "histogram"),
+    ("policy_question_seconds", "histogram"),
+    ("policy_questions_total", "counter"),
     ("policy_seconds", "histogram"),
     ("policy_shadow_total", "counter"),
     ("provider_circuit_open_total", "counter"),
@@ -73,8 +75,8 @@ async fn every_name_of_the_contract_is_there_and_no_other() {
     stack
         .send(Method::POST, "/zones/z1/oauth2/introspect", form, &body)
         .await;
-    // A metric with labels is there from its first value on; a policy on trial has had none.
-    let unused = ["policy_shadow_total"];
+    // A metric with labels is there from its first value on; policies on trial and questions have had none.
+    let unused = ["policy_questions_total", "policy_shadow_total"];
     wait_until(SOON, async || {
         stack.metrics().await.contains("stream_entries_total")
     })

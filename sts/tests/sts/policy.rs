@@ -45,7 +45,7 @@ pub(crate) async fn in_force(stack: &Stack) -> Value {
     status.body["policy_set_version_id"].clone()
 }
 
-async fn metrics(stack: &Stack) -> String {
+pub(crate) async fn metrics(stack: &Stack) -> String {
     let bearer = [("authorization", "Bearer metrics"), ("accept", "text/plain")];
     let answer = stack.send(Method::GET, "/metrics", header_map(&bearer), "").await;
     String::from_utf8(answer.bytes.to_vec()).unwrap()

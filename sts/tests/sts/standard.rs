@@ -19,7 +19,7 @@ type Fields<'f> = &'f [(&'f str, &'f str)];
 
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 
-fn basic(id: &str, secret: &str) -> String {
+pub(crate) fn basic(id: &str, secret: &str) -> String {
     let pair = form::encode(&[("", id)]).trim_start_matches('=').to_owned();
     let secret = form::encode(&[("", secret)]).trim_start_matches('=').to_owned();
     format!("Basic {}", STANDARD.encode(format!("{pair}:{secret}")))

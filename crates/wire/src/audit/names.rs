@@ -26,6 +26,8 @@ pub mod event_type {
     pub const CREDENTIAL_REVEALED: &str = "credential_revealed";
     /// The holder of a token ended it.
     pub const TOKEN_REVOKED: &str = "token_revoked";
+    /// An application asked what the policy of its zone says.
+    pub const POLICY_QUESTION: &str = "policy_question";
     /// A zone got a new signing key.
     pub const SIGNING_KEY_ROTATED: &str = "signing_key_rotated";
 }

@@ -7,26 +7,26 @@ use caracal_model::{EventId, UnixMicros};
 use caracal_wire::audit::{AuditEvent, decision};
 use serde_json::json;
 
-use super::{Management, zone_id_of};
+use super::zone_id_of;
 use crate::exchange::evidence::printable;
 use crate::exchange::refusal::Refusal;
 use crate::state::Sts;
 use crate::unique_id::unique_id;
 
 /// Who tried what.
-pub(super) struct Attempt<'a> {
+pub(in crate::http) struct Attempt<'a> {
     /// Text of the zone's id in the address.
-    pub(super) zone: &'a str,
+    pub(in crate::http) zone: &'a str,
     /// Who he says he is.
-    pub(super) application_id: &'a str,
-    pub(super) source: IpAddr,
-    pub(super) request_id: &'a str,
-    pub(super) endpoint: Management,
+    pub(in crate::http) application_id: &'a str,
+    pub(in crate::http) source: IpAddr,
+    pub(in crate::http) request_id: &'a str,
+    pub(in crate::http) endpoint: &'static str,
 }
 
 /// Appends the refusal, if there is a ledger for it: the zone exists. Anybody can cause these, so each source has a limit. The
 /// refusal stands whether or not it can be recorded.
-pub(super) async fn record_failure(sts: &Sts, attempt: &Attempt<'_>, refusal: &Refusal) {
+pub(in crate::http) async fn record_failure(sts: &Sts, attempt: &Attempt<'_>, refusal: &Refusal) {
     let Some(status) = refusal.evaluation_status() else {
         return;
     };
@@ -48,7 +48,7 @@ pub(super) async fn record_failure(sts: &Sts, attempt: &Attempt<'_>, refusal: &R
     event.diagnostics_json = json!([{ "reason": refusal.answer().description }]);
     let mut metadata = json!({
         "application_id": printable(attempt.application_id),
-        "endpoint": attempt.endpoint.name(),
+        "endpoint": attempt.endpoint,
         "source": attempt.source,
     });
     if let (true, Some(members)) = (suppressed > 0, metadata.as_object_mut()) {
