@@ -149,21 +149,22 @@ impl Report {
                     &asked_and_held(asked, "the delegation", edge_scopes),
                 )?;
                 self.confinement(gate)?;
-                self.role(gate, asked)
+                self.role(gate, asked, |held| asked.is_subset(held))
             }
             Shape::Use { claims } => {
                 self.targeted(gate, claims)?;
                 self.owner(gate, Reason::ResourceNotGranted)?;
-                self.role(gate, &carried(claims))
+                self.role(gate, &carried(claims), |held| claims.carries_only(held))
             }
             Shape::AmbientMint { ambient, .. } => {
                 self.owner(gate, Reason::ResourceNotGranted)?;
-                self.ambient(gate.facts.requested, ambient)
+                let requested = gate.facts.requested;
+                self.ambient(requested, ambient, requested.is_subset(ambient))
             }
             Shape::AmbientUse { claims, ambient, .. } => {
                 self.targeted(gate, claims)?;
                 self.owner(gate, Reason::ResourceNotGranted)?;
-                self.ambient(&carried(claims), ambient)
+                self.ambient(&carried(claims), ambient, claims.carries_only(ambient))
             }
         }
     }
@@ -266,7 +267,8 @@ impl Report {
         )
     }
 
-    fn role(&mut self, gate: &Gate<'_>, wanted: &ScopeSet) -> Option<()> {
+    /// `wanted` is what is said; `covers` decides, as the contract does.
+    fn role(&mut self, gate: &Gate<'_>, wanted: &ScopeSet, covers: impl Fn(&ScopeSet) -> bool) -> Option<()> {
         let role = |grant: &Grant, label: &String| match grant.roles.get(label.as_str()) {
             None => format!("label {label:?} has no role"),
             Some(scopes) => format!("label {label:?} may have {}", held(scopes)),
@@ -279,9 +281,7 @@ impl Report {
         } else {
             format!("{} is wanted; {}", held(wanted), said.join("; "))
         };
-        let is_covered = gate
-            .grant
-            .is_some_and(|grant| gate.role_covers(grant, |scopes| wanted.is_subset(scopes)));
+        let is_covered = gate.grant.is_some_and(|grant| gate.role_covers(grant, covers));
         self.ask(
             "one_role_covers_scopes",
             Reason::RoleScopeMismatch,
@@ -290,11 +290,11 @@ impl Report {
         )
     }
 
-    fn ambient(&mut self, wanted: &ScopeSet, ambient: &ScopeSet) -> Option<()> {
+    fn ambient(&mut self, wanted: &ScopeSet, ambient: &ScopeSet, is_within: bool) -> Option<()> {
         self.ask(
             "within_ambient",
             Reason::AmbientScopeMismatch,
-            wanted.is_subset(ambient),
+            is_within,
             &asked_and_held(wanted, "`ambient`", ambient),
         )
     }
