@@ -109,6 +109,38 @@ pub(crate) async fn add_version(
     Ok(added)
 }
 
+/// The text of the policy with this name, within a change: its newest text if that is `content`, else a new one. Makes the
+/// policy where there is none.
+///
+/// # Errors
+/// A refusal when the name is reserved or the database is out of reach.
+pub(crate) async fn put(
+    change: &mut Change<'_>,
+    caller: &Caller,
+    zone: &ZoneId,
+    name: &str,
+    content: &str,
+) -> Result<PolicyVersionId, Refusal> {
+    let sha256 = content_sha256(content);
+    let version_id: PolicyVersionId = ids::new()?;
+    let new = new_version(&version_id, content, &sha256);
+    match policy::newest(change.tx(), zone, name).await? {
+        Some(newest) if newest.content_sha256 == sha256 => return Ok(newest.version_id),
+        Some(newest) => {
+            let added = policy::add_version(change.tx(), zone, &newest.policy_id, &new, caller.by()).await?;
+            added.ok_or(Code::PolicyNotFound)?;
+        }
+        None => {
+            let id: PolicyId = ids::new()?;
+            policy::insert(change.tx(), zone, &id, name, None, caller.by())
+                .await
+                .map_err(name_conflict)?;
+            policy::insert_version(change.tx(), &id, &new, caller.by()).await?;
+        }
+    }
+    Ok(version_id)
+}
+
 /// Archives a policy; sets that use its texts go on working.
 pub(crate) async fn archive(
     control: &Control,

@@ -4,6 +4,7 @@
 //! is stored and again before it is activated; so a set that cannot decide is never put in force.
 
 mod manifest;
+mod opa_bundle;
 mod simulate;
 mod status;
 
@@ -23,6 +24,7 @@ use crate::policy::SCHEMA_VERSION;
 use crate::refusal::{Code, Refusal};
 
 pub(crate) use manifest::{ENTRIES_MAX, policy_versions};
+pub(crate) use opa_bundle::{Imported, import};
 pub(crate) use simulate::{Simulation, simulate};
 pub(crate) use status::activation_status;
 

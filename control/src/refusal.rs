@@ -135,6 +135,7 @@ codes! {
     InvalidRego = 422 "invalid_rego",
     InvalidPolicyContract = 422 "invalid_policy_contract",
     InvalidPolicyBundle = 422 "invalid_policy_bundle",
+    InvalidOpaBundle = 422 "invalid_opa_bundle",
     RateLimited = 429 "rate_limited",
     Internal = 500 "internal_error",
     ProviderTokenExchangeFailed = 502 "provider_token_exchange_failed",

@@ -36,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("path", http::path),
     ("trace", http::trace),
     ("policy_document", policy::document),
+    ("opa_bundle", policy::opa_bundle),
     ("constraints", policy::constraints),
     ("stream_message", streams::message),
     ("stream_signature", streams::signature),

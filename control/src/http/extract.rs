@@ -55,6 +55,19 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
+/// A body that is not JSON.
+#[derive(Debug)]
+pub(super) struct Raw(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let bytes = Bytes::from_request(request, state).await;
+        bytes.map(Self).map_err(|rejection| unreadable(&rejection))
+    }
+}
+
 fn unreadable(rejection: &BytesRejection) -> Refusal {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return Refusal::because(Code::PayloadTooLarge, "The request body is too large");

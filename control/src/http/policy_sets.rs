@@ -7,16 +7,16 @@ use axum::response::Response;
 use caracal_model::{PolicySetId, PolicySetVersionId, PolicyVersionId, ZoneId};
 use caracal_storage::policy_set::{PolicySet, PolicySetVersion};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::answer::{accepted, created, list as list_answer, no_content, ok};
-use super::extract::{Ids, Query};
+use super::extract::{Ids, Query, Raw};
 use super::view::{AttributionView, position};
 use crate::body::Body;
 use crate::caller::Caller;
 use crate::control::Control;
 use crate::policy::SCHEMA_VERSION;
-use crate::policy_set::{self, ENTRIES_MAX, Simulation};
+use crate::policy_set::{self, ENTRIES_MAX, Imported, Simulation};
 use crate::refusal::{Code, Refusal};
 use crate::timestamp::Timestamp;
 
@@ -178,6 +178,56 @@ fn manifest(body: &mut Body) -> Vec<PolicyVersionId> {
     entries.unwrap_or_default().into_iter().flatten().collect()
 }
 
+/// The body is the archive. With `?activate=true` the version is put in force as well.
+pub(super) async fn import(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Ids((zone, id)): Ids<(ZoneId, PolicySetId)>,
+    query: Query,
+    Raw(archive): Raw,
+) -> Result<Response, Refusal> {
+    let activates = query.word("activate", &["true", "false"])? == Some("true");
+    let imported = policy_set::import(&control, &caller, &zone, &id, archive).await?;
+    let mut answer = import_view(&imported);
+    if activates {
+        let version = &imported.version.id;
+        let outbox_id = policy_set::activate(&control, &caller, &zone, &id, version, &Map::new()).await?;
+        if let Some(members) = answer.as_object_mut() {
+            members.insert("activated".to_owned(), json!(true));
+            members.insert(
+                "status_url".to_owned(),
+                json!(status_url(&zone, &id, version, &outbox_id)),
+            );
+            members.insert("outbox_id".to_owned(), json!(outbox_id));
+        }
+    }
+    Ok(if imported.is_new {
+        created(answer)
+    } else {
+        ok(answer)
+    })
+}
+
+fn import_view(imported: &Imported) -> Value {
+    let policies = imported.policies.iter();
+    let policies = policies.map(|(name, version)| json!({ "name": name, "policy_version_id": version }));
+    json!({
+        "version_id": imported.version.id,
+        "policy_set_id": imported.version.policy_set_id,
+        "version": imported.version.version,
+        "manifest_sha256": imported.version.manifest_sha256,
+        "schema_version": imported.version.schema_version,
+        "created_at": Timestamp(imported.version.created_at),
+        "revision": imported.revision,
+        "policies": policies.collect::<Vec<_>>(),
+        "activated": false,
+    })
+}
+
+fn status_url(zone: &ZoneId, id: &PolicySetId, version: &PolicySetVersionId, outbox_id: &str) -> String {
+    format!("/v1/zones/{zone}/policy-sets/{id}/activation-status?version_id={version}&outbox_id={outbox_id}")
+}
+
 pub(super) async fn activate(
     State(control): State<Arc<Control>>,
     caller: Caller,
@@ -186,9 +236,7 @@ pub(super) async fn activate(
 ) -> Result<Response, Refusal> {
     let version = version_id(&mut body)?;
     let outbox_id = policy_set::activate(&control, &caller, &zone, &id, &version, body.members()).await?;
-    let status_url = format!(
-        "/v1/zones/{zone}/policy-sets/{id}/activation-status?version_id={version}&outbox_id={outbox_id}"
-    );
+    let status_url = status_url(&zone, &id, &version, &outbox_id);
     Ok(accepted(json!({
         "activated": true,
         "version_id": version,

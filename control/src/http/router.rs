@@ -140,6 +140,7 @@ fn routes() -> Vec<Route> {
         zone(GET,    "/v1/zones/{zone}/policy-sets/{id}/versions", Read,  get(policy_sets::versions)),
         zone(POST,   "/v1/zones/{zone}/policy-sets/{id}/versions", Write, post(policy_sets::add_version)),
         zone(GET,    "/v1/zones/{zone}/policy-sets/{id}/versions/{version}", Read, get(policy_sets::find_version)),
+        zone(POST,   "/v1/zones/{zone}/policy-sets/{id}/opa-bundle", Write, post(policy_sets::import)),
         zone(POST,   "/v1/zones/{zone}/policy-sets/{id}/activate", Write, post(policy_sets::activate)),
         zone(POST,   "/v1/zones/{zone}/policy-sets/{id}/shadow", Write, post(policy_sets::shadow)),
         zone(GET,    "/v1/zones/{zone}/policy-sets/{id}/activation-status", Read, get(policy_sets::activation_status)),

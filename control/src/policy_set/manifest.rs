@@ -100,6 +100,14 @@ pub(super) async fn compile(
             modules.push((id.to_string(), found.content.clone()));
         }
     }
+    compile_modules(control, modules).await
+}
+
+/// Compiles modules, given as (id, content), as those of a set.
+pub(super) async fn compile_modules(
+    control: &Control,
+    modules: Vec<(String, String)>,
+) -> Result<Bundle, Refusal> {
     let compiled = control.evaluations.run(move || {
         let modules: Vec<(&str, &str)> = modules
             .iter()

@@ -18,6 +18,7 @@ mod connections;
 mod grants;
 mod harness;
 mod lists;
+mod opa_bundles;
 mod policies;
 mod policy_sets;
 mod providers;

@@ -14,6 +14,7 @@ use lexical::{Skeleton, Unbalanced};
 pub use preview::{Preview, preview};
 
 pub(crate) use extent::Extent;
+pub(crate) use lexical::is_dotted_name;
 
 /// Most characters of a data document.
 pub const CONTENT_CHARACTERS_MAX: usize = 262_144;
@@ -42,10 +43,10 @@ pub const DATA_ROOTS: [&str; 6] = [
 ];
 
 /// The comment every data document carries.
-const MARKER: &str = "caracal:data-document";
+pub(crate) const MARKER: &str = "caracal:data-document";
 
 /// The comment every module of a decision policy carries.
-const DECISION_MARKER: &str = "caracal:decision-policy";
+pub(crate) const DECISION_MARKER: &str = "caracal:decision-policy";
 
 /// The package whose `result` decides, and in which data documents are.
 pub(crate) const PACKAGE: &str = "caracal.authz";
@@ -132,7 +133,7 @@ pub fn validate(content: &str) -> Result<(), DocumentError> {
         Unbalanced::Delimiter { .. } => DocumentError::UnbalancedDelimiters,
     })?;
     let package = skeleton.package().ok_or(DocumentError::MissingPackage)?;
-    if !lexical::is_dotted_name(package) {
+    if !is_dotted_name(package) {
         return Err(DocumentError::InvalidPackage);
     }
     if let Some(builtin) = FORBIDDEN_BUILTINS
@@ -153,7 +154,7 @@ pub fn validate(content: &str) -> Result<(), DocumentError> {
     check_rules(&skeleton.rule_heads())
 }
 
-fn is_marked(content: &str, marker: &str) -> bool {
+pub(crate) fn is_marked(content: &str, marker: &str) -> bool {
     content.lines().any(|line| {
         line.trim()
             .strip_prefix('#')

@@ -29,6 +29,7 @@ mod finding;
 mod input;
 mod interpreter;
 mod measure;
+pub mod opa_bundle;
 mod place;
 mod program;
 mod question;

@@ -59,6 +59,19 @@ pub struct PolicyVersion {
     pub archived_at: Option<OffsetDateTime>,
 }
 
+/// The newest text of a policy.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Newest {
+    /// The policy.
+    #[sqlx(try_from = "String")]
+    pub policy_id: PolicyId,
+    /// The text.
+    #[sqlx(try_from = "String")]
+    pub version_id: PolicyVersionId,
+    /// Lower-case hex SHA-256 of the text.
+    pub content_sha256: String,
+}
+
 /// A text to be added.
 #[derive(Debug)]
 pub struct NewPolicyVersion<'a> {
@@ -232,6 +245,27 @@ pub async fn insert_version(
     .bind(by.name)
     .bind(by.via_operator)
     .fetch_one(tx)
+    .await?)
+}
+
+/// The newest text of the policy with this name that is not archived, and its SHA-256; no other transaction changes it until
+/// this one ends.
+///
+/// # Errors
+/// [`StorageError::Contention`] when another transaction does not let go in time.
+pub async fn newest(tx: &mut WriteTx, zone: &ZoneId, name: &str) -> Result<Option<Newest>, StorageError> {
+    Ok(sqlx::query_as(
+        "SELECT p.id AS policy_id, v.id AS version_id, v.content_sha256
+         FROM policies p
+         CROSS JOIN LATERAL (
+             SELECT id, content_sha256 FROM policy_versions WHERE policy_id = p.id ORDER BY version DESC LIMIT 1
+         ) v
+         WHERE p.zone_id = $1 AND p.name = $2 AND p.archived_at IS NULL
+         FOR UPDATE OF p",
+    )
+    .bind(zone.as_str())
+    .bind(name)
+    .fetch_optional(tx)
     .await?)
 }
 

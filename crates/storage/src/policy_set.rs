@@ -258,6 +258,24 @@ pub async fn find_version<'t>(
     .await?)
 }
 
+/// The version of a set that was made last.
+///
+/// # Errors
+/// [`StorageError::Unavailable`] when the database is out of reach.
+pub async fn newest_version<'t>(
+    tx: impl PgExecutor<'t>,
+    set: &PolicySetId,
+) -> Result<Option<PolicySetVersion>, StorageError> {
+    Ok(sqlx::query_as(
+        "SELECT id, policy_set_id, version, manifest_json, manifest_sha256, schema_version, created_by,
+             created_via_operator, created_at
+         FROM policy_set_versions WHERE policy_set_id = $1 ORDER BY version DESC LIMIT 1",
+    )
+    .bind(set.as_str())
+    .fetch_optional(tx)
+    .await?)
+}
+
 /// Adds a version under the next number. Call [`lock`] first: numbers are given out one at a time.
 ///
 /// # Errors

@@ -159,7 +159,7 @@ impl Skeleton {
 }
 
 /// Whether `text` is names separated by dots.
-pub(super) fn is_dotted_name(text: &str) -> bool {
+pub(crate) fn is_dotted_name(text: &str) -> bool {
     text.split('.')
         .all(|part| part.starts_with(is_name_start) && part.chars().all(is_name))
 }

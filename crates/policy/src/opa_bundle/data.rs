@@ -1,0 +1,104 @@
+//! Which rules say what the data of a bundle says?
+//!
+//! A member of an object becomes a rule of the package that the object's path names. JSON is Rego, so its text is taken over
+//! as it is.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::value::RawValue;
+
+use super::{MEMBERS_MAX, OpaBundleError, OpaDocument, Roots, is_within, shown};
+use crate::document::{DECISION_MARKER, MARKER, PACKAGE, is_dotted_name};
+
+type Members = BTreeMap<String, Box<RawValue>>;
+
+/// The objects of the data files, by the folders they are in.
+#[derive(Default)]
+pub(super) struct Data(Vec<(String, Members)>);
+
+/// The rules of one package, by name.
+type Rules = BTreeMap<String, Box<RawValue>>;
+
+impl Data {
+    pub(super) fn add(&mut self, path: &str, content: &[u8]) -> Result<(), OpaBundleError> {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let members = members(path, content)?;
+        self.0.push((folder.to_owned(), members));
+        Ok(())
+    }
+
+    /// The documents, one for each package. `packages` are those of the modules, as paths: what is above one of them, or
+    /// above a root, is taken apart further.
+    pub(super) fn documents(
+        self,
+        packages: &[String],
+        roots: &Roots,
+    ) -> Result<Vec<OpaDocument>, OpaBundleError> {
+        let mut rules: BTreeMap<String, Rules> = BTreeMap::new();
+        let mut open: Vec<(String, Members)> = self.0;
+        let above =
+            |path: &str| roots.is_above_one(path) || packages.iter().any(|package| is_within(package, path));
+        let mut count = 0_usize;
+        while let Some((folder, members)) = open.pop() {
+            count += members.len();
+            if count > MEMBERS_MAX {
+                return Err(OpaBundleError::TooManyMembers);
+            }
+            for (name, value) in members {
+                let path = if folder.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{folder}/{name}")
+                };
+                if folder.is_empty() || above(&path) || path == "caracal" || path == "caracal/authz" {
+                    let below = self::members(&path, value.get().as_bytes());
+                    open.push((path.clone(), below.or(Err(OpaBundleError::Place(shown(&path))))?));
+                    continue;
+                }
+                if !is_dotted_name(&folder.replace('/', ".")) || !is_name(&name) || name == "result" {
+                    return Err(OpaBundleError::Place(shown(&path)));
+                }
+                roots.check(&path)?;
+                let package = rules.entry(folder.clone()).or_default();
+                if package.insert(name, value).is_some() {
+                    return Err(OpaBundleError::Twice(shown(&path)));
+                }
+            }
+        }
+        Ok(rules
+            .into_iter()
+            .map(|(folder, rules)| document(&folder, &rules))
+            .collect())
+    }
+}
+
+fn members(path: &str, content: &[u8]) -> Result<Members, OpaBundleError> {
+    serde_json::from_slice(content).map_err(|source| OpaBundleError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Whether a rule may be called so.
+fn is_name(name: &str) -> bool {
+    is_dotted_name(name) && !name.contains('.')
+}
+
+fn document(folder: &str, rules: &Rules) -> OpaDocument {
+    let package = folder.replace('/', ".");
+    let marker = if package == PACKAGE {
+        MARKER
+    } else {
+        DECISION_MARKER
+    };
+    let mut content = format!("# {marker}\npackage {package}\n");
+    for (name, value) in rules {
+        // Writing to a text does not fail.
+        let _written = write!(content, "\n{name} := {}\n", value.get());
+    }
+    OpaDocument {
+        name: format!("data:{folder}"),
+        content,
+    }
+}
