@@ -2,6 +2,7 @@
 //!
 //! Nobody is forgotten: who leaves the files looks at the line again, and who joins it tries the files after joining.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
@@ -61,9 +62,10 @@ impl Line {
                 room,
                 confirm: None,
             };
+            let leaving = Leaving(self);
             let written = writer.write(self.leave_line().into_iter().chain([own]));
             drop(writer);
-            self.serve();
+            drop(leaving);
             return written;
         }
         let (confirm, confirmed) = oneshot::channel();
@@ -112,11 +114,14 @@ impl Line {
             bell.somebody_waits = false;
             let closing = bell.closing;
             drop(bell);
-            while self.is_anybody_waiting() {
-                let _told = lock(&self.writer).write(self.leave_line());
-            }
+            // Whoever is in line when a write panics is told that the spool is closed; the next begin anew.
+            let _panicked = catch_unwind(AssertUnwindSafe(|| {
+                while self.is_anybody_waiting() {
+                    let _told = self.writer().write(self.leave_line());
+                }
+            }));
             if closing {
-                return lock(&self.writer).close();
+                return self.writer().close();
             }
         }
     }
@@ -129,9 +134,22 @@ impl Line {
     fn try_writer(&self) -> Option<MutexGuard<'_, Writer>> {
         match self.writer.try_lock() {
             Ok(writer) => Some(writer),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::Poisoned(poisoned)) => Some(self.after_panic(poisoned)),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        let writer = self.writer.lock();
+        writer.unwrap_or_else(|poisoned| self.after_panic(poisoned))
+    }
+
+    /// Nobody knows what was half written.
+    fn after_panic<'l>(&'l self, poisoned: PoisonError<MutexGuard<'l, Writer>>) -> MutexGuard<'l, Writer> {
+        let mut writer = poisoned.into_inner();
+        writer.mend_segment();
+        self.writer.clear_poison();
+        writer
     }
 
     fn is_anybody_waiting(&self) -> bool {
@@ -143,7 +161,20 @@ impl Line {
     }
 }
 
-/// What is half done when a thread panics are callers who are then told that the spool is closed; the next begin anew.
+/// Looks at the line when a caller leaves the files, however it leaves them.
+struct Leaving<'l>(&'l Line);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.ring();
+        } else {
+            self.0.serve();
+        }
+    }
+}
+
+/// Nothing panics while it holds one of these.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

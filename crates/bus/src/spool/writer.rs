@@ -80,7 +80,7 @@ impl Writer {
                     error = &error as &dyn std::error::Error,
                     "the evidence spool cannot be written"
                 );
-                self.give_up_segment();
+                self.mend_segment();
                 SpoolError::Io(Arc::new(error))
             })
         };
@@ -131,9 +131,9 @@ impl Writer {
         }
     }
 
-    /// After a failed write nobody knows what the file ends with: cut it back to the last confirmed event and begin
-    /// another one.
-    fn give_up_segment(&mut self) {
+    /// After a failed write nobody knows what the file ends with: it is cut back to the last confirmed event. Where that
+    /// fails too another one is begun; else a full disk would get a new file for each event.
+    pub(super) fn mend_segment(&mut self) {
         if let Some(current) = &self.current
             && let Err(error) = current.file.set_len(current.bytes)
         {
@@ -141,8 +141,8 @@ impl Writer {
                 error = &error as &dyn std::error::Error,
                 "a half-written event could not be cut off"
             );
+            self.close();
         }
-        self.close();
     }
 }
 

@@ -228,6 +228,40 @@ async fn nobody_who_waits_for_the_files_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_write_that_panics_fails_its_append_and_no_other() {
+    for fsync in [Fsync::Never, Fsync::Always] {
+        let directory = tempfile::tempdir().unwrap();
+        let calls = AtomicUsize::new(0);
+        let clock = StoreClock::new(move || {
+            assert_ne!(
+                calls.fetch_add(1, Ordering::SeqCst),
+                1,
+                "the second event has no time"
+            );
+            1
+        });
+        let (spool, _) = Spool::open_with_clock(directory.path(), SMALL, fsync, clock).unwrap();
+        spool.append(event(0, 0)).await.unwrap();
+        let second = spool.clone();
+        let failed = tokio::spawn(async move { second.append(event(0, 1)).await }).await;
+        assert!(!matches!(failed, Ok(Ok(()))), "{fsync:?}");
+        let third = tokio::time::timeout(SOON, spool.append(event(0, 2))).await;
+        third.expect("the next append returns").unwrap();
+        assert_eq!(spool.stats().pending_events, 2, "{fsync:?}");
+        drop(spool);
+        let (_spool, recovery) = open(directory.path(), SMALL);
+        assert_eq!(
+            (
+                recovery.pending_events,
+                recovery.torn_bytes,
+                recovery.damaged_segments
+            ),
+            (2, 0, 0)
+        );
+    }
+}
+
+#[tokio::test]
 async fn ten_thousand_appends_at_once_share_writes() {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = open(directory.path(), SpoolLimits::default());
