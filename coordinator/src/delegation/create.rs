@@ -1,19 +1,20 @@
 //! How is authority passed on? docs/contract/sessions-and-delegations.md, "Create a delegation"; the rules are docs/contract/delegation-rules.md.
 
+mod authority;
+mod wanted;
+
 use axum::http::StatusCode;
-use caracal_model::delegation::{
-    Authority, Constraints, InboundEdge, ParentError, attenuate, resolve_parent, would_cycle,
-};
-use caracal_model::{
-    ApplicationId, DelegationId, ResourceId, ResourceIdentifier, ScopeSet, SessionId, UnixSeconds, ZoneId,
-};
-use caracal_storage::delegation::{self, Edge, NamedResource, NewEdge};
+use caracal_model::delegation::{InboundEdge, would_cycle};
+use caracal_model::{DelegationId, ResourceIdentifier, UnixSeconds, ZoneId};
+use caracal_storage::delegation::{self, Edge, NewEdge};
 use caracal_storage::session::{self, Session};
 use caracal_storage::{WriteTx, ZoneScope, revocation_cascade};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use self::authority::{Resources, check_resources, parent_of};
+pub(crate) use self::wanted::Body;
+use self::wanted::Wanted;
 use super::announce_created;
 use crate::auth::Caller;
 use crate::http::{Answer, new_id};
@@ -25,106 +26,6 @@ use crate::state::Coordinator;
 
 /// Edges that may follow one another at most.
 const HOPS_MAX: u32 = 10;
-const TTL_SECONDS_MAX: i64 = 86_400;
-const SCOPES_MAX: usize = 256;
-
-/// The body. Unknown members are ignored; unknown constraints are not.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Body {
-    source_session_id: SessionId,
-    target_session_id: SessionId,
-    issuer_application_id: ApplicationId,
-    receiver_application_id: ApplicationId,
-    parent_edge_id: Option<String>,
-    resource_id: Option<String>,
-    #[serde(default)]
-    scopes: Vec<String>,
-    constraints: Option<Map<String, Value>>,
-    constraints_json: Option<Map<String, Value>>,
-    expires_at: Option<String>,
-    ttl_seconds: Option<i64>,
-}
-
-/// A body that keeps the rules of form.
-struct Wanted {
-    body: Body,
-    scopes: ScopeSet,
-    constraints: Constraints,
-    expires_at: UnixSeconds,
-}
-
-impl Wanted {
-    /// Constraints, then expiry, as the contract orders them.
-    fn check(body: Body, now: UnixSeconds) -> Result<Self, Refusal> {
-        let constraints = constraints_of(&body)?;
-        let ttl_end = constraints.ttl_seconds.map(|ttl| UnixSeconds(now.0 + ttl));
-        let named_end = match &body.expires_at {
-            Some(text) => Some(
-                UnixSeconds::parse_rfc3339(text)
-                    .map_err(|_invalid| Refusal::bad_request("invalid_expires_at"))?,
-            ),
-            None => None,
-        };
-        // What ends first ends the edge.
-        let expires_at = [
-            named_end,
-            constraints.expires_at,
-            named_end.is_none().then_some(ttl_end).flatten(),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        let expires_at = expires_at.ok_or_else(|| Refusal::bad_request("delegation_expiry_required"))?;
-        if body.scopes.len() > SCOPES_MAX
-            || body
-                .scopes
-                .iter()
-                .any(|scope| scope.is_empty() || scope.chars().any(|c| c.is_whitespace() || c.is_control()))
-        {
-            return Err(Refusal::bad_request("invalid_scopes"));
-        }
-        let names_nothing = |name: &String| name.is_empty() || name.chars().any(char::is_control);
-        if body.resource_id.as_ref().is_some_and(names_nothing) {
-            return Err(Refusal::bad_request("invalid_resource_id"));
-        }
-        let scopes = body.scopes.iter().collect();
-        Ok(Self {
-            body,
-            scopes,
-            constraints,
-            expires_at,
-        })
-    }
-
-    fn is_broad(&self) -> bool {
-        self.body.resource_id.is_none() && self.constraints.resources.is_empty()
-    }
-}
-
-/// Both members merged, `constraints` winning, and the body's own lifetime as a constraint.
-fn constraints_of(body: &Body) -> Result<Constraints, Refusal> {
-    let mut merged = body.constraints_json.clone().unwrap_or_default();
-    merged.extend(body.constraints.clone().unwrap_or_default());
-    merged.retain(|_, value| !value.is_null());
-    if let Some(ttl) = body.ttl_seconds {
-        if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
-            return Err(Refusal::bad_request("invalid_ttl_seconds"));
-        }
-        merged.entry("ttl_seconds").or_insert_with(|| ttl.into());
-    }
-    let refused = |field: Option<&str>| {
-        Refusal::bad_request(&field.map_or_else(
-            || "invalid_delegation_constraint".to_owned(),
-            |field| format!("invalid_{field}"),
-        ))
-    };
-    let constraints = Constraints::parse(&Value::Object(merged)).map_err(|error| refused(error.field()))?;
-    constraints
-        .check_ranges()
-        .map_err(|error| refused(error.field()))?;
-    Ok(constraints)
-}
-
 /// Creates a delegation.
 ///
 /// # Errors
@@ -274,154 +175,6 @@ async fn check_ends(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<
         return Err(Refusal::conflict("delegation_application_mismatch"));
     }
     Ok(source)
-}
-
-/// The resources that are named, each of which must exist and together declare every scope.
-struct Resources {
-    /// The one of `resource_id`.
-    named: Option<NamedResource>,
-}
-
-async fn check_resources(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<Resources, Refusal> {
-    if wanted.is_broad() {
-        return Ok(Resources { named: None });
-    }
-    let listed = wanted
-        .constraints
-        .resources
-        .iter()
-        .map(ResourceIdentifier::as_str);
-    let names: Vec<&str> = wanted
-        .body
-        .resource_id
-        .as_deref()
-        .into_iter()
-        .chain(listed)
-        .collect();
-    let found = delegation::resources(tx, zone, &names).await?;
-    let named = match wanted.body.resource_id.as_deref() {
-        None => None,
-        Some(name) => Some(
-            pick(&found, name)
-                .ok_or_else(|| Refusal::not_found("resource_not_found"))?
-                .clone(),
-        ),
-    };
-    let all_listed = wanted.constraints.resources.iter().all(|listed| {
-        found
-            .iter()
-            .any(|resource| resource.identifier == listed.as_str())
-    });
-    if !all_listed {
-        return Err(Refusal::not_found("resource_not_found"));
-    }
-    let outside = |resource: &NamedResource| {
-        !wanted
-            .constraints
-            .resources
-            .iter()
-            .any(|listed| listed.as_str() == resource.identifier)
-    };
-    if !wanted.constraints.resources.is_empty() && named.as_ref().is_some_and(outside) {
-        return Err(Refusal::bad_request("delegation_resource_scope_mismatch"));
-    }
-    // Not everything that was found: a row id may look like an identifier.
-    let is_listed = |resource: &&NamedResource| !outside(resource);
-    let declared: ScopeSet = found
-        .iter()
-        .filter(is_listed)
-        .chain(named.as_ref())
-        .flat_map(|resource| resource.scopes.iter())
-        .collect();
-    if !wanted.scopes.is_subset(&declared) {
-        return Err(Refusal::forbidden("delegation_scopes_exceed_resource"));
-    }
-    Ok(Resources { named })
-}
-
-/// An identifier wins over a row id of the same text.
-fn pick<'r>(found: &'r [NamedResource], name: &str) -> Option<&'r NamedResource> {
-    found
-        .iter()
-        .find(|resource| resource.identifier == name)
-        .or_else(|| found.iter().find(|resource| resource.id == name))
-}
-
-/// The edge the new one narrows; none when the source never received anything.
-async fn parent_of(
-    tx: &mut WriteTx,
-    zone: &ZoneId,
-    wanted: &Wanted,
-    received: &[Edge],
-    resources: &Resources,
-    now: UnixSeconds,
-) -> Result<Option<InboundEdge>, Refusal> {
-    let inbound = inbound_with_identifiers(tx, zone, received, now).await?;
-    let not_active = || Refusal::forbidden("parent_delegation_not_active");
-    let named = wanted
-        .body
-        .parent_edge_id
-        .as_deref()
-        .map(str::parse::<DelegationId>)
-        .transpose()
-        .map_err(|_invalid| not_active())?;
-    let parent = match resolve_parent(&inbound, named.as_ref()) {
-        Ok(parent) => parent.cloned(),
-        Err(ParentError::NotActive) => return Err(not_active()),
-        Err(ParentError::Ambiguous) => return Err(Refusal::conflict("parent_delegation_ambiguous")),
-    };
-    if let Some(parent) = &parent {
-        let child = Authority::new(
-            named_resource(resources)?,
-            wanted.scopes.clone(),
-            wanted.expires_at,
-            &wanted.constraints,
-        );
-        attenuate(&parent.authority, &child).map_err(|exceeds| {
-            tracing::info!(%exceeds, "a delegation goes beyond its parent");
-            Refusal::forbidden("delegation_exceeds_parent_authority")
-        })?;
-    }
-    Ok(parent)
-}
-
-async fn inbound_with_identifiers(
-    tx: &mut WriteTx,
-    zone: &ZoneId,
-    received: &[Edge],
-    now: UnixSeconds,
-) -> Result<Vec<InboundEdge>, Refusal> {
-    let mut inbound = crate::session::inherit::inbound_edges(received, zone, now)?;
-    let ids: Vec<&str> = received
-        .iter()
-        .filter_map(|edge| edge.resource_id.as_deref())
-        .collect();
-    let known = if ids.is_empty() {
-        Vec::new()
-    } else {
-        delegation::resources(tx, zone, &ids).await?
-    };
-    for edge in &mut inbound {
-        let id = edge.authority.resource_id.as_ref().map(ResourceId::as_str);
-        edge.authority.resource_identifier = known
-            .iter()
-            .find(|resource| Some(resource.id.as_str()) == id)
-            .and_then(|resource| resource.identifier.parse().ok());
-    }
-    Ok(inbound)
-}
-
-fn named_resource(
-    resources: &Resources,
-) -> Result<Option<(ResourceId, Option<ResourceIdentifier>)>, Refusal> {
-    let Some(named) = &resources.named else {
-        return Ok(None);
-    };
-    let id = named
-        .id
-        .parse()
-        .map_err(|error| Refusal::Internal(Box::new(error)))?;
-    Ok(Some((id, named.identifier.parse().ok())))
 }
 
 async fn check_cycle(tx: &mut WriteTx, zone: &ZoneId, wanted: &Wanted) -> Result<(), Refusal> {

@@ -10,23 +10,19 @@
 //! take the sessions at its ends. Everything that ended is written to `revocation_log` and announced on the streams
 //! (`docs/contract/database.md` section 4) in the caller's transaction. Each announcement names only what it is about.
 
+mod announce;
+mod seeds;
+
 use caracal_model::{
     Anchor, ApplicationId, AuthorityRecordId, DelegationId, GrantId, ResourceId, SessionId, SubjectId, ZoneId,
 };
-use serde_json::{Value, json};
-use uuid::Uuid;
 
+use self::announce::{announce, check_reason, messages};
+use self::seeds::seeds;
 use crate::error::{StorageError, checked};
 use crate::outbox::Producer;
 use crate::revocation;
 use crate::tx::WriteTx;
-
-/// Stream of revoked anchors.
-const REVOKE: &str = "caracal.sessions.revoke";
-/// Stream of session changes.
-const LIFECYCLE: &str = "caracal.agents.lifecycle";
-/// Stream of delegation changes.
-const INVALIDATE: &str = "caracal.delegations.invalidate";
 
 /// A chain of derived things is at most this deep, so a cascade that is not finished after so many passes never will be.
 const PASSES_MAX: usize = 64;
@@ -203,111 +199,6 @@ async fn pass(
     Ok(found)
 }
 
-#[derive(Default)]
-struct Seeds {
-    records: Vec<String>,
-    sessions: Vec<String>,
-    delegations: Vec<String>,
-}
-
-/// Where the cascade starts.
-async fn seeds(tx: &mut WriteTx, zone: &ZoneId, root: Root<'_>) -> Result<Seeds, StorageError> {
-    match root {
-        Root::AuthorityRecord(id) => Ok(Seeds { records: vec![id.to_string()], ..Seeds::default() }),
-        Root::Session(id) => Ok(Seeds { sessions: vec![id.to_string()], ..Seeds::default() }),
-        Root::Delegation(id) => Ok(Seeds { delegations: vec![id.to_string()], ..Seeds::default() }),
-        Root::Zone => Ok(Seeds {
-            records: sqlx::query_scalar(
-                "SELECT id FROM authority_records WHERE zone_id = $1 AND status = 'active'",
-            )
-            .bind(zone.as_str())
-            .fetch_all(&mut *tx)
-            .await?,
-            sessions: sqlx::query_scalar(
-                "SELECT id FROM sessions WHERE zone_id = $1 AND status IN ('active', 'suspended')",
-            )
-            .bind(zone.as_str())
-            .fetch_all(&mut *tx)
-            .await?,
-            delegations: sqlx::query_scalar(
-                "SELECT id FROM delegation_edges WHERE zone_id = $1 AND status = 'active'",
-            )
-            .bind(zone.as_str())
-            .fetch_all(tx)
-            .await?,
-        }),
-        Root::Application(application) => Ok(Seeds {
-            records: sqlx::query_scalar(
-                "SELECT id FROM authority_records
-                 WHERE zone_id = $1 AND status = 'active' AND (
-                     (session_type = 'application' AND subject_id = $2)
-                     OR (session_type = 'user' AND claims_json ->> 'client_id' = $2))",
-            )
-            .bind(zone.as_str())
-            .bind(application.as_str())
-            .fetch_all(&mut *tx)
-            .await?,
-            sessions: sqlx::query_scalar(
-                "SELECT id FROM sessions
-                 WHERE zone_id = $1 AND application_id = $2 AND status IN ('active', 'suspended')",
-            )
-            .bind(zone.as_str())
-            .bind(application.as_str())
-            .fetch_all(tx)
-            .await?,
-            delegations: Vec::new(),
-        }),
-        Root::Subject(subject) => seeds_of_subject(tx, zone, subject, &["user", "application"]).await,
-        Root::Grant { user, .. } => seeds_of_subject(tx, zone, user, &["user"]).await,
-        Root::Resource { id, identifier } => Ok(Seeds {
-            delegations: sqlx::query_scalar(
-                "SELECT id FROM delegation_edges
-                 WHERE zone_id = $1 AND status = 'active' AND (
-                     resource_id = $2
-                     OR (resource_id IS NULL AND constraints_json -> 'resources' = jsonb_build_array($3::text)))",
-            )
-            .bind(zone.as_str())
-            .bind(id.as_str())
-            .bind(identifier)
-            .fetch_all(tx)
-            .await?,
-            ..Seeds::default()
-        }),
-    }
-}
-
-/// The live records of a subject of these kinds, and the live sessions that hang from any of them, ended or not.
-async fn seeds_of_subject(
-    tx: &mut WriteTx,
-    zone: &ZoneId,
-    subject: &SubjectId,
-    kinds: &[&str],
-) -> Result<Seeds, StorageError> {
-    Ok(Seeds {
-        records: sqlx::query_scalar(
-            "SELECT id FROM authority_records
-             WHERE zone_id = $1 AND subject_id = $2 AND session_type = ANY($3) AND status = 'active'",
-        )
-        .bind(zone.as_str())
-        .bind(subject.as_str())
-        .bind(kinds)
-        .fetch_all(&mut *tx)
-        .await?,
-        sessions: sqlx::query_scalar(
-            "SELECT s.id FROM sessions s
-             JOIN authority_records r ON r.zone_id = s.zone_id AND r.id = s.subject_authority_record_id
-             WHERE s.zone_id = $1 AND r.subject_id = $2 AND r.session_type = ANY($3)
-               AND s.status IN ('active', 'suspended')",
-        )
-        .bind(zone.as_str())
-        .bind(subject.as_str())
-        .bind(kinds)
-        .fetch_all(tx)
-        .await?,
-        delegations: Vec::new(),
-    })
-}
-
 /// What one step reached, and what of it ended just now.
 struct Step<T> {
     below: Vec<String>,
@@ -468,97 +359,4 @@ fn anchors(revoked: &Revoked) -> Vec<Anchor> {
     let sessions = revoked.sessions.iter().cloned().map(Anchor::Session);
     let delegations = revoked.delegations.iter().cloned().map(Anchor::Delegation);
     records.chain(sessions).chain(delegations).collect()
-}
-
-#[derive(Default)]
-struct Messages {
-    ids: Vec<String>,
-    topics: Vec<&'static str>,
-    keys: Vec<String>,
-    payloads: Vec<Value>,
-}
-
-impl Messages {
-    fn push(&mut self, topic: &'static str, key: String, payload: Value) {
-        self.ids.push(Uuid::now_v7().to_string());
-        self.topics.push(topic);
-        self.keys.push(key);
-        self.payloads.push(payload);
-    }
-}
-
-async fn announce(tx: &mut WriteTx, producer: Producer, messages: Messages) -> Result<(), StorageError> {
-    if messages.ids.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "INSERT INTO caracal_outbox (id, producer, topic, dedupe_key, payload_json)
-         SELECT m.id, $1, m.topic, m.key, m.payload
-         FROM unnest($2::text[], $3::text[], $4::text[], $5::jsonb[]) WITH ORDINALITY AS m(id, topic, key, payload, at)
-         ORDER BY m.at
-         ON CONFLICT (producer, topic, dedupe_key) DO NOTHING",
-    )
-    .bind(producer_name(producer))
-    .bind(messages.ids)
-    .bind(messages.topics)
-    .bind(messages.keys)
-    .bind(messages.payloads)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Absent members are left out of a payload; every value is text, as on the wire.
-fn messages(zone: &ZoneId, root: Root<'_>, reason: &str, ended: &Ended, epoch: Option<i64>) -> Messages {
-    let zone = zone.as_str();
-    let mut messages = Messages::default();
-    for id in &ended.records {
-        let payload = match root {
-            Root::Grant { id: grant, .. } => {
-                json!({ "zone_id": zone, "session_id": id, "reason": reason, "grant_id": grant })
-            }
-            _ => json!({ "zone_id": zone, "session_id": id, "reason": reason }),
-        };
-        messages.push(REVOKE, format!("record:{id}"), payload);
-    }
-    for EndedSession {
-        id,
-        parent_id,
-        application_id,
-    } in &ended.sessions
-    {
-        let payload = json!({
-            "event": "terminate", "zone_id": zone, "agent_session_id": id, "parent_id": parent_id,
-            "application_id": application_id, "reason": reason,
-        });
-        messages.push(LIFECYCLE, format!("terminate:{id}"), payload);
-        let payload = json!({ "zone_id": zone, "agent_session_id": id, "reason": reason });
-        messages.push(REVOKE, format!("agent_terminate:{id}"), payload);
-    }
-    let epoch = epoch.map(|epoch| epoch.to_string());
-    for id in &ended.delegations {
-        let payload = json!({ "zone_id": zone, "delegation_edge_id": id, "reason": reason });
-        messages.push(REVOKE, format!("delegation:{id}"), payload);
-        let payload = json!({ "event": "edge_revoke", "zone_id": zone, "edge_id": id, "reason": reason, "epoch": epoch });
-        messages.push(INVALIDATE, format!("edge_revoke:{id}"), payload);
-    }
-    messages
-}
-
-const fn producer_name(producer: Producer) -> &'static str {
-    match producer {
-        Producer::Api => "api",
-        Producer::Coordinator => "coordinator",
-    }
-}
-
-fn check_reason(reason: &str) -> Result<(), StorageError> {
-    if reason.chars().any(char::is_control) {
-        return Err(StorageError::Message {
-            stream: REVOKE.to_owned(),
-            field: "reason".to_owned(),
-            problem: "holds a control character",
-        });
-    }
-    Ok(())
 }
