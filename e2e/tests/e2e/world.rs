@@ -1,15 +1,15 @@
 //! What most promises start from: a zone with one application, one resource behind a real credential, a policy, and an agent
 //! with a session and a delegation.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use caracal_testing::{
     Answer, Api, Behaviour, Stack, StackOptions, TokenClient, Upstream, wait_for, wait_until,
 };
-use caracal_wire::stream::AUDIT_EVENTS;
+use caracal_wire::stream::{AUDIT_EVENTS, GROUP_AUDIT_INGESTOR};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use redis::AsyncCommands as _;
+use redis::streams::{StreamInfoGroupsReply, StreamInfoStreamReply};
 use serde_json::{Value, json};
 
 /// The resource of the world.
@@ -241,12 +241,10 @@ impl World {
     /// ledger.
     pub(crate) async fn until_settled(&self) {
         wait_until(SOON, async || {
-            self.recorded().await == 0 && {
-                let delivered = self.delivered().await;
-                self.assert_chain_verifies().await["head_seq"] == delivered
-            }
+            self.recorded().await == 0 && self.is_ingested().await
         })
         .await;
+        self.assert_chain_verifies().await;
     }
 
     /// How many revocations the first gateway knows of.
@@ -266,22 +264,17 @@ impl World {
         events
     }
 
-    /// Events of the zone on the bus. One that was delivered twice is one event.
-    async fn delivered(&self) -> usize {
+    /// Whether the audit service has taken and stored every event on the bus: it acknowledges what it has stored.
+    async fn is_ingested(&self) -> bool {
         let redis = self.stack.redis.as_ref().expect("a stack with Redis");
         let mut connection = redis.connection().await;
-        let entries: Vec<(String, HashMap<String, String>)> = connection
-            .xrange_all(AUDIT_EVENTS)
-            .await
-            .expect("the stream of events");
-        let events = entries
-            .into_iter()
-            .filter_map(|(_, fields)| serde_json::from_str::<Value>(fields.get("data")?).ok());
-        let ids: HashSet<String> = events
-            .filter(|event| event["zone_id"] == self.zone.as_str())
-            .map(|event| text(&event, "id"))
-            .collect();
-        ids.len()
+        let stream: StreamInfoStreamReply = connection.xinfo_stream(AUDIT_EVENTS).await.expect("a stream");
+        let groups: StreamInfoGroupsReply = connection.xinfo_groups(AUDIT_EVENTS).await.expect("its groups");
+        groups
+            .groups
+            .iter()
+            .find(|group| group.name == GROUP_AUDIT_INGESTOR)
+            .is_some_and(|group| group.pending == 0 && group.last_delivered_id == stream.last_generated_id)
     }
 }
 
