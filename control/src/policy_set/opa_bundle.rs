@@ -112,6 +112,12 @@ fn named<'b>(
     set: &str,
     bundle: &'b OpaBundle,
 ) -> Result<Vec<(String, &'b OpaDocument)>, Refusal> {
+    if set.contains('/') {
+        // Else two sets could mean one policy.
+        return Err(invalid(
+            "A set that takes bundles has no / in its name".to_owned(),
+        ));
+    }
     let name = |document: &'b OpaDocument| {
         let name = format!("{set}/{}", document.name);
         reserved::check_name(&caller.actor, &name)?;

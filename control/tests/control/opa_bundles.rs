@@ -48,10 +48,14 @@ struct Set {
 
 impl Set {
     async fn new() -> Self {
+        Self::named("ours").await
+    }
+
+    async fn named(name: &str) -> Self {
         let api = Harness::start().await;
         let zone = api.zone("z").await;
         let sets = format!("/v1/zones/{zone}/policy-sets");
-        let set = id(&api.post(&sets, &json!({ "name": "ours" })).await.expect(201));
+        let set = id(&api.post(&sets, &json!({ "name": name })).await.expect(201));
         Self {
             api,
             zone,
@@ -166,6 +170,15 @@ async fn the_same_bundle_again_changes_nothing_and_another_adds_what_is_new() {
     );
     let back = set.import("", &archive(&FILES)).await.expect(201);
     assert_eq!(back["version"], 3, "an older bundle is a newer version");
+}
+
+#[tokio::test]
+async fn no_two_sets_can_mean_the_same_policy() {
+    let set = Set::named("ours/b").await;
+    set.import("", &archive(&FILES))
+        .await
+        .refused(422, "invalid_opa_bundle");
+    assert_eq!(set.count("policies").await, 0);
 }
 
 #[tokio::test]

@@ -21,6 +21,15 @@ pub const MEMBERS_MAX: usize = 8_192;
 /// Most bytes of an archive, unpacked.
 pub const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Most roots of a manifest.
+pub const ROOTS_MAX: usize = 64;
+
+/// Most segments of a package, a root, or the path of a rule.
+pub const SEGMENTS_MAX: usize = 32;
+
+/// Longest revision, in characters.
+pub const REVISION_CHARACTERS_MAX: usize = 256;
+
 const MANIFEST: &str = ".manifest";
 
 /// A bundle that was read.
@@ -56,6 +65,12 @@ pub enum OpaBundleError {
     /// More than [`MEMBERS_MAX`].
     #[error("the data has more than 8192 members that become rules")]
     TooManyMembers,
+    /// More than [`ROOTS_MAX`], or [`REVISION_CHARACTERS_MAX`].
+    #[error("the manifest has more than 64 roots, or a revision of more than 256 characters")]
+    LongManifest,
+    /// More than [`SEGMENTS_MAX`], or data that is an object in an object so often that taking it apart costs too much.
+    #[error("data.{0} is too deep: a package or rule has at most 32 names above it")]
+    TooDeep(String),
     /// A link, a device, a sparse file.
     #[error("{0} is not a plain file")]
     NotAFile(String),
@@ -90,7 +105,7 @@ pub enum OpaBundleError {
     },
     /// Data at a place that no rule can define.
     #[error(
-        "data.{0} cannot be defined by a rule: names of packages and rules are letters, digits and _, and a package is above every rule"
+        "data.{0} cannot be defined by a rule: names of packages and rules are letters, digits and _, none is called result, and a package is above every rule"
     )]
     Place(String),
     /// Data that is there twice.
@@ -132,6 +147,7 @@ pub fn read(bytes: &[u8]) -> Result<OpaBundle, OpaBundleError> {
             (test, "rego") if test.ends_with("_test.rego") => {}
             (_, "rego") => {
                 let (package, content) = module(path, content)?;
+                check_depth(&package)?;
                 roots.check(&package)?;
                 packages.push(package);
                 documents.push(OpaDocument {
@@ -159,6 +175,10 @@ fn manifest(files: &Files) -> Result<Manifest, OpaBundleError> {
     }
     if manifest.rego_version.is_some_and(|version| version != 1) {
         return Err(not_offered(MANIFEST, "Rego before v1 is"));
+    }
+    let revision = manifest.revision.as_deref().unwrap_or_default();
+    if revision.chars().nth(REVISION_CHARACTERS_MAX).is_some() {
+        return Err(OpaBundleError::LongManifest);
     }
     Ok(manifest)
 }
@@ -198,15 +218,17 @@ struct Roots(Vec<String>);
 impl Roots {
     fn of(roots: Option<Vec<String>>) -> Result<Self, OpaBundleError> {
         let mut roots = roots.unwrap_or_else(|| vec![String::new()]);
+        if roots.len() > ROOTS_MAX {
+            return Err(OpaBundleError::LongManifest);
+        }
         for root in &mut roots {
             *root = root.trim_matches('/').to_owned();
+            check_depth(root)?;
         }
-        roots.sort_unstable();
-        for pair in roots.windows(2) {
-            if let [one, other] = pair
-                && is_within(other, one)
-            {
-                return Err(OpaBundleError::Roots(other.chars().take(64).collect()));
+        for (number, root) in roots.iter().enumerate() {
+            let mut others = roots.iter().enumerate();
+            if others.any(|(other, above)| other != number && is_within(root, above)) {
+                return Err(OpaBundleError::Roots(root.chars().take(64).collect()));
             }
         }
         Ok(Self(roots))
@@ -232,6 +254,13 @@ fn is_within(path: &str, above: &str) -> bool {
         || path
             .strip_prefix(above)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn check_depth(path: &str) -> Result<(), OpaBundleError> {
+    if path.split('/').nth(SEGMENTS_MAX).is_some() {
+        return Err(OpaBundleError::TooDeep(shown(path)));
+    }
+    Ok(())
 }
 
 fn shown(path: &str) -> String {

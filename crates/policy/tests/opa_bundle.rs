@@ -4,7 +4,10 @@
 
 use std::io::Write as _;
 
-use caracal_policy::opa_bundle::{ENTRIES_MAX, OpaBundle, OpaBundleError, UNPACKED_BYTES_MAX, read};
+use caracal_policy::opa_bundle::{
+    ENTRIES_MAX, OpaBundle, OpaBundleError, REVISION_CHARACTERS_MAX, ROOTS_MAX, SEGMENTS_MAX,
+    UNPACKED_BYTES_MAX, read,
+};
 use caracal_policy::{Bundle, document};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -192,6 +195,15 @@ fn what_is_no_bundle_or_not_offered_is_refused() {
         ),
         ([(".manifest", r#"{"roots": ["a", ""]}"#), ("x", "")], "overlap"),
         (
+            [(".manifest", r#"{"roots": ["a", "a-b", "a/b"]}"#), ("x", "")],
+            "overlap",
+        ),
+        ([(".manifest", r#"{"roots": ["a", "a"]}"#), ("x", "")], "overlap"),
+        (
+            [("data.json", r#"{"a": {"b": 1}, "a": {"c": 2}}"#), ("x", "")],
+            "not a JSON object",
+        ),
+        (
             [(".manifest", r#"{"roots": ["shops"]}"#), ("a.rego", ALLOW)],
             "not within the roots",
         ),
@@ -240,6 +252,48 @@ fn what_is_no_bundle_or_not_offered_is_refused() {
     ] {
         assert!(matches!(read(bytes), Err(E::Archive(_))), "{bytes:?}");
     }
+}
+
+#[test]
+fn manifest_and_data_are_bounded_in_breadth_and_depth() {
+    use OpaBundleError as E;
+    let manifest = |member: serde_json::Value| {
+        let text = member.to_string();
+        bundle(&[(".manifest", &text), ("a.rego", ALLOW)])
+    };
+    let roots = |count: usize| -> Vec<String> { (0..count).map(|number| format!("r{number}")).collect() };
+    let with_shop = |mut roots: Vec<String>| {
+        roots.push("shop".to_owned());
+        json!({ "roots": roots })
+    };
+    assert!(manifest(with_shop(roots(ROOTS_MAX - 1))).is_ok());
+    let refused = manifest(with_shop(roots(ROOTS_MAX))).unwrap_err();
+    assert!(matches!(refused, E::LongManifest), "{refused}");
+    let long = "r".repeat(REVISION_CHARACTERS_MAX + 1);
+    assert!(manifest(json!({ "revision": &long[1..] })).is_ok());
+    let refused = manifest(json!({ "revision": long })).unwrap_err();
+    assert!(matches!(refused, E::LongManifest), "{refused}");
+    let deep = |segments: usize| vec!["a"; segments].join("/");
+    let refused = manifest(with_shop(vec![deep(SEGMENTS_MAX + 1)])).unwrap_err();
+    assert!(matches!(refused, E::TooDeep(_)), "{refused}");
+    let module = format!(
+        "package {}\nallow := true\n",
+        deep(SEGMENTS_MAX + 1).replace('/', ".")
+    );
+    let refused = bundle(&[("a.rego", &module)]).unwrap_err();
+    assert!(matches!(refused, E::TooDeep(_)), "{refused}");
+    // Each level is read again, and each of them holds all that is below.
+    let payload = "1,".repeat(700_000);
+    let mut nested = format!("[{payload}1]");
+    for _level in 0..SEGMENTS_MAX {
+        nested = format!("{{\"a\":{nested}}}");
+    }
+    let root = json!({ "roots": [deep(SEGMENTS_MAX)] }).to_string();
+    let taken = bundle(&[(".manifest", &root), ("data.json", &nested)]);
+    assert!(taken.is_ok(), "{:?}", taken.err());
+    let larger = nested.replacen(&payload, &"1,".repeat(3_000_000), 1);
+    let refused = bundle(&[(".manifest", &root), ("data.json", &larger)]).unwrap_err();
+    assert!(matches!(refused, E::TooDeep(_)), "{refused}");
 }
 
 #[test]

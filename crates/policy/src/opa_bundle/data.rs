@@ -4,14 +4,48 @@
 //! as it is.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{MEMBERS_MAX, OpaBundleError, OpaDocument, Roots, is_within, shown};
+use super::{
+    MEMBERS_MAX, OpaBundleError, OpaDocument, Roots, UNPACKED_BYTES_MAX, check_depth, is_within, shown,
+};
 use crate::document::{DECISION_MARKER, MARKER, PACKAGE, is_dotted_name};
 
+/// Bytes that are read again when objects are taken apart, all together: eight levels of the largest bundle.
+const READ_AGAIN_BYTES_MAX: usize = 8 * UNPACKED_BYTES_MAX;
+
 type Members = BTreeMap<String, Box<RawValue>>;
+
+/// An object in which every member is there once.
+struct Object(Members);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersOnce;
+        impl<'de> Visitor<'de> for MembersOnce {
+            type Value = Object;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut members = Members::new();
+                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    if members.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a member is there twice"));
+                    }
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(MembersOnce)
+    }
+}
 
 /// The objects of the data files, by the folders they are in.
 #[derive(Default)]
@@ -39,7 +73,7 @@ impl Data {
         let mut open: Vec<(String, Members)> = self.0;
         let above =
             |path: &str| roots.is_above_one(path) || packages.iter().any(|package| is_within(package, path));
-        let mut count = 0_usize;
+        let (mut count, mut read_again) = (0_usize, 0_usize);
         while let Some((folder, members)) = open.pop() {
             count += members.len();
             if count > MEMBERS_MAX {
@@ -51,7 +85,12 @@ impl Data {
                 } else {
                     format!("{folder}/{name}")
                 };
+                check_depth(&path)?;
                 if folder.is_empty() || above(&path) || path == "caracal" || path == "caracal/authz" {
+                    read_again += value.get().len();
+                    if read_again > READ_AGAIN_BYTES_MAX {
+                        return Err(OpaBundleError::TooDeep(shown(&path)));
+                    }
                     let below = self::members(&path, value.get().as_bytes());
                     open.push((path.clone(), below.or(Err(OpaBundleError::Place(shown(&path))))?));
                     continue;
@@ -74,10 +113,12 @@ impl Data {
 }
 
 fn members(path: &str, content: &[u8]) -> Result<Members, OpaBundleError> {
-    serde_json::from_slice(content).map_err(|source| OpaBundleError::Json {
-        path: path.to_owned(),
-        source,
-    })
+    let read: Result<Object, serde_json::Error> = serde_json::from_slice(content);
+    read.map(|object| object.0)
+        .map_err(|source| OpaBundleError::Json {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Whether a rule may be called so.
