@@ -24,6 +24,9 @@ pub enum IdTokenError {
     /// Not a compact JWS with a JSON header and a claim set.
     #[error("malformed token")]
     Malformed,
+    /// Something else the issuer signed: an access token, a logout token.
+    #[error("token is not an ID token")]
+    Kind,
     /// An algorithm other than RS256, RS384, RS512, ES256, ES384 and ES512.
     #[error("unsupported algorithm")]
     Algorithm,
@@ -144,6 +147,33 @@ struct IdClaims {
     nbf: Option<i64>,
     #[serde(default)]
     azp: Option<String>,
+    /// What is said of an access token (RFC 9068 section 2.2), and by some issuers with another name.
+    #[serde(default)]
+    scope: Option<IgnoredAny>,
+    #[serde(default)]
+    scp: Option<IgnoredAny>,
+    #[serde(default)]
+    client_id: Option<IgnoredAny>,
+    /// What a security event says (RFC 8417 section 2.2), e.g. a logout token.
+    #[serde(default)]
+    events: Option<IgnoredAny>,
+    /// What only an ID token says (`OpenID` Connect Core 1.0 sections 2, 3.1.3.6 and 3.3.2.11).
+    #[serde(default)]
+    nonce: Option<IgnoredAny>,
+    #[serde(default)]
+    at_hash: Option<IgnoredAny>,
+    #[serde(default)]
+    c_hash: Option<IgnoredAny>,
+}
+
+impl IdClaims {
+    /// Whether these claims are of another kind of token. Issuers sign all their tokens with the same keys, and many write `JWT`
+    /// into the header of each.
+    fn is_of_another_kind(&self) -> bool {
+        let says_of_access = self.scope.is_some() || self.scp.is_some() || self.client_id.is_some();
+        let says_of_identity = self.nonce.is_some() || self.at_hash.is_some() || self.c_hash.is_some();
+        self.events.is_some() || (says_of_access && !says_of_identity)
+    }
 }
 
 /// Seconds since 1970, with a fraction or without (RFC 7519 section 2).
@@ -178,7 +208,7 @@ impl<'a> UnverifiedIdToken<'a> {
     /// Splits and parses a compact JWS. The caller bounds the length of `text`.
     ///
     /// # Errors
-    /// [`IdTokenError::Malformed`], [`IdTokenError::Algorithm`], [`IdTokenError::KeyId`].
+    /// [`IdTokenError::Malformed`], [`IdTokenError::Algorithm`], [`IdTokenError::KeyId`], [`IdTokenError::Kind`].
     pub fn parse(text: &'a str) -> Result<Self, IdTokenError> {
         let (signing_input, signature) = text.rsplit_once('.').ok_or(IdTokenError::Malformed)?;
         let (header, payload) = signing_input.split_once('.').ok_or(IdTokenError::Malformed)?;
@@ -193,14 +223,19 @@ impl<'a> UnverifiedIdToken<'a> {
             .kid
             .filter(|kid| !kid.is_empty())
             .ok_or(IdTokenError::KeyId)?;
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .map_err(|_malformed| IdTokenError::Malformed)?;
+        let claims: IdClaims = json(payload)?;
+        if claims.is_of_another_kind() {
+            return Err(IdTokenError::Kind);
+        }
         Ok(Self {
             signing_input: signing_input.as_bytes(),
-            signature: URL_SAFE_NO_PAD
-                .decode(signature)
-                .map_err(|_malformed| IdTokenError::Malformed)?,
+            signature,
             algorithm,
             kid: kid.into(),
-            claims: json(payload)?,
+            claims,
         })
     }
 

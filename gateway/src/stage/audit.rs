@@ -70,6 +70,9 @@ impl Evidence {
         let zone = standing.caller().claims().zone_id.clone();
         let mut metadata = about(seen);
         about_upstream(&mut metadata, credential, reachable);
+        if let Some(keys) = &standing.caller().claims().cnf {
+            metadata.insert("token_confirmation".to_owned(), json!(keys));
+        }
         let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
         let event = event.map(|event| AuditEvent {
             decision: decision::ALLOW.into(),

@@ -58,6 +58,16 @@ async fn a_bound_mandate_passes_with_a_proof_and_the_proof_stays_here() {
         let proof = key.proof("GET", HERE).token(&mandate).sign();
         let answer = rig.send(request("DPoP", &mandate, &[proof])).await;
         assert_eq!(answer.status, 200, "{answer:?}");
+        let request_id = answer.header("x-request-id").unwrap();
+        let intent = rig
+            .event(request_id, "gateway_resource_request", "forwarding")
+            .await;
+        let shown = &intent["metadata_json"]["token_confirmation"];
+        assert_eq!(
+            *shown,
+            serde_json::json!(key.confirmation()),
+            "the ledger tells calls with a proof"
+        );
     }
     let jkt = key.confirmation().jkt().unwrap().to_string();
     for exchange in rig.sts.exchanges() {

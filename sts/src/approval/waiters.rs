@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use caracal_storage::approval::Approval;
 use tokio::sync::watch;
 
-/// One approval may have this part of all places, and one application that; at least one place each.
+/// One approval may have this part of all places, one application that, and the applications of one zone together that; at
+/// least one place each.
 const PART_OF_APPROVAL: usize = 16;
 const PART_OF_APPLICATION: usize = 4;
+const PART_OF_ZONE: usize = 2;
 
 /// Everybody who waits for a decision. Bounded: whoever knows an id may wait, and nobody is asked for more. So neither an
-/// approval nor an application may have all the places.
+/// approval nor an application nor a zone may have all the places.
 #[derive(Debug)]
 pub(crate) struct Waiters {
     max: usize,
@@ -24,6 +26,7 @@ struct Inner {
     is_closed: bool,
     by_id: HashMap<String, Waited>,
     by_application: HashMap<String, usize>,
+    by_zone: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub(crate) enum Told {
     Closing,
 }
 
-/// As many wait already as may, for anything, for this approval, or of this application.
+/// As many wait already as may, for anything, for this approval, of this application, or of this zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests wait for approvals")]
 pub(crate) struct TooMany;
@@ -53,6 +56,7 @@ pub(crate) struct TooMany;
 pub(crate) struct Waiter {
     id: String,
     application: String,
+    zone: String,
     told: watch::Receiver<Option<Told>>,
     inner: Arc<Mutex<Inner>>,
 }
@@ -71,21 +75,25 @@ impl Waiters {
     /// [`TooMany`].
     pub(crate) fn join(&self, approval: &Approval) -> Result<Waiter, TooMany> {
         let application = approval.application_id.as_deref().unwrap_or_default();
-        self.join_as(&approval.id, format!("{}/{application}", approval.zone_id))
+        self.join_as(&approval.id, application, approval.zone_id.as_str())
     }
 
-    fn join_as(&self, id: &str, application: String) -> Result<Waiter, TooMany> {
+    fn join_as(&self, id: &str, application: &str, zone: &str) -> Result<Waiter, TooMany> {
+        let application = format!("{zone}/{application}");
         let mut inner = lock(&self.inner);
+        let of_zone = inner.by_zone.get(zone).copied().unwrap_or(0);
         let of_approval = inner.by_id.get(id).map_or(0, |waited| waited.count);
         let of_application = inner.by_application.get(&application).copied().unwrap_or(0);
         let is_full = inner.count >= self.max
             || of_approval >= (self.max / PART_OF_APPROVAL).max(1)
-            || of_application >= (self.max / PART_OF_APPLICATION).max(1);
+            || of_application >= (self.max / PART_OF_APPLICATION).max(1)
+            || of_zone >= (self.max / PART_OF_ZONE).max(1);
         if is_full || inner.is_closed {
             return Err(TooMany);
         }
         inner.count += 1;
         *inner.by_application.entry(application.clone()).or_default() += 1;
+        *inner.by_zone.entry(zone.to_owned()).or_default() += 1;
         let waited = inner.by_id.entry(id.to_owned()).or_insert_with(|| Waited {
             count: 0,
             told: watch::Sender::new(None),
@@ -94,6 +102,7 @@ impl Waiters {
         Ok(Waiter {
             id: id.to_owned(),
             application,
+            zone: zone.to_owned(),
             told: waited.told.subscribe(),
             inner: Arc::clone(&self.inner),
         })
@@ -154,11 +163,16 @@ impl Drop for Waiter {
                 inner.by_id.remove(&self.id);
             }
         }
-        if let Some(count) = inner.by_application.get_mut(&self.application) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                inner.by_application.remove(&self.application);
-            }
+        leave(&mut inner.by_application, &self.application);
+        leave(&mut inner.by_zone, &self.zone);
+    }
+}
+
+fn leave(counts: &mut HashMap<String, usize>, name: &str) {
+    if let Some(count) = counts.get_mut(name) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(name);
         }
     }
 }
@@ -175,7 +189,7 @@ mod tests {
     use super::*;
 
     fn join(waiters: &Waiters, id: &str, application: &str) -> Result<Waiter, TooMany> {
-        waiters.join_as(id, application.to_owned())
+        waiters.join_as(id, application, "z1")
     }
 
     #[tokio::test]
@@ -201,46 +215,59 @@ mod tests {
     }
 
     #[test]
-    fn an_approval_has_a_sixteenth_of_the_places_and_an_application_a_quarter() {
+    fn an_approval_has_a_sixteenth_of_the_places_an_application_a_quarter_and_a_zone_a_half() {
         let waiters = Waiters::new(32);
         let mut inside = Vec::new();
-        let mut take = |id: &str, application: &str| {
-            let waiter = join(&waiters, id, application)?;
+        let mut take_in = |zone: &str, id: &str, application: &str| {
+            let waiter = waiters.join_as(id, application, zone)?;
             inside.push(waiter);
             Ok::<_, TooMany>(())
         };
         for approval in ["a", "b", "c", "d"] {
-            assert!(take(approval, "x").is_ok() && take(approval, "x").is_ok());
+            assert!(take_in("z1", approval, "x").is_ok() && take_in("z1", approval, "x").is_ok());
             assert!(
-                take(approval, "x").is_err(),
+                take_in("z1", approval, "x").is_err(),
                 "{approval} has two of thirty-two places"
             );
         }
-        assert!(take("e", "x").is_err(), "x has eight of thirty-two places");
-        for other in ["y", "z", "w"] {
+        assert!(
+            take_in("z1", "e", "x").is_err(),
+            "x has eight of thirty-two places"
+        );
+        for approval in 0..8 {
+            assert!(take_in("z1", &format!("y{approval}"), "y").is_ok());
+        }
+        assert!(
+            take_in("z1", "f", "w").is_err(),
+            "z1 has sixteen of thirty-two places"
+        );
+        for other in ["x", "y"] {
             for approval in 0..8 {
-                assert!(take(&format!("{other}{approval}"), other).is_ok(), "{other}");
+                assert!(
+                    take_in("z2", &format!("z2{other}{approval}"), other).is_ok(),
+                    "applications of another zone, whatever they are called"
+                );
             }
         }
-        assert!(take("v", "v").is_err(), "all places are taken");
+        assert!(take_in("z3", "v", "v").is_err(), "all places are taken");
     }
 
     #[test]
     fn whoever_leaves_makes_room_and_leaves_nothing_behind() {
         let waiters = Waiters::new(2);
         let one = join(&waiters, "a", "x").unwrap();
+        let two = waiters.join_as("b", "y", "z2").unwrap();
         assert_eq!(
-            join(&waiters, "a", "y").unwrap_err(),
+            waiters.join_as("c", "z", "z3").unwrap_err(),
             TooMany,
             "one place is the least and the most of two"
         );
-        let two = join(&waiters, "b", "y").unwrap();
-        assert!(join(&waiters, "c", "z").is_err());
         drop(one);
         assert_eq!(waiters.ids(), ["b"]);
         let three = join(&waiters, "a", "x").unwrap();
         drop((two, three));
         assert!(waiters.ids().is_empty() && waiters.len() == 0);
-        assert!(lock(&waiters.inner).by_application.is_empty());
+        let inner = lock(&waiters.inner);
+        assert!(inner.by_application.is_empty() && inner.by_zone.is_empty());
     }
 }

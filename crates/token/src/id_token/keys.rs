@@ -13,6 +13,8 @@ use super::{Algorithm, IdTokenError};
 
 /// Keys taken from one document at most.
 const KEYS_MAX: usize = 32;
+/// Keys of one id at most: all of them are tried, on the thread that serves.
+const KEYS_OF_ONE_ID_MAX: usize = 4;
 /// Bytes of the modulus: 2048 to 8192 bits, what is verified below.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1_024;
 
@@ -25,6 +27,9 @@ pub enum IssuerKeysError {
     /// None of its keys can verify an ID token.
     #[error("the key set has no usable key")]
     NoUsableKey,
+    /// Too many of its keys have the same id.
+    #[error("more than four keys of the key set have one id")]
+    OneId,
 }
 
 /// The keys of one issuer that can verify its tokens.
@@ -93,6 +98,10 @@ impl IssuerKeys {
             .collect();
         if keys.is_empty() {
             return Err(IssuerKeysError::NoUsableKey);
+        }
+        let of_one_id = |kid: &str| keys.iter().filter(|key| key.kid == kid).count();
+        if keys.iter().any(|key| of_one_id(&key.kid) > KEYS_OF_ONE_ID_MAX) {
+            return Err(IssuerKeysError::OneId);
         }
         Ok(Self(keys))
     }

@@ -311,3 +311,45 @@ fn only_usable_keys_are_taken_and_none_is_an_error() {
         ));
     }
 }
+
+#[test]
+fn a_set_in_which_many_keys_have_one_id_is_refused() {
+    let issuer = Issuer::new();
+    let key = issuer.jwks()["keys"][3].clone();
+    let read = |count: usize| {
+        let document = json!({ "keys": vec![key.clone(); count] }).to_string();
+        IssuerKeys::from_jwks_bytes(document.as_bytes())
+    };
+    assert!(read(4).is_ok());
+    assert!(
+        matches!(read(5), Err(IssuerKeysError::OneId)),
+        "one token would cost as many checks"
+    );
+}
+
+#[test]
+fn other_tokens_of_the_issuer_are_no_id_tokens() {
+    let issuer = Issuer::new();
+    for (changes, is_one) in [
+        (json!({"scope": "openid"}), false),
+        (json!({"scp": ["read"]}), false),
+        (json!({"client_id": "caracal"}), false),
+        (
+            json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),
+            false,
+        ),
+        (json!({"events": {}, "nonce": "n"}), false),
+        (
+            json!({"azp": "caracal", "scope": "openid", "client_id": "x"}),
+            false,
+        ),
+        (json!({"scope": "openid", "nonce": "n"}), true),
+        (json!({"client_id": "x", "at_hash": "h"}), true),
+        (json!({"scp": [], "c_hash": "h"}), true),
+        (json!({"azp": "another", "auth_time": 1}), true),
+    ] {
+        let outcome = verify(&issuer, &issuer.token("ES256", &with(&changes)));
+        let expected = if is_one { None } else { Some(IdTokenError::Kind) };
+        assert_eq!(outcome.err(), expected, "{changes}");
+    }
+}
