@@ -17,12 +17,14 @@ use crate::exchange::request::ExchangeRequest;
 use crate::session_graph::Timing;
 use crate::state::Sts;
 use crate::upstream_credential::Counters;
+use crate::workload::refusal::RunRefusal;
 use crate::zone::Loading;
 
 /// The metrics of the service.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     exchanges: IntCounterVec,
+    run_refusals: IntCounterVec,
     mandates: IntCounterVec,
     seconds: [Histogram; ExchangeClass::ALL.len()],
     graph_timing: Timing,
@@ -139,6 +141,11 @@ impl Metrics {
                 "Token exchanges by outcome: issued, or the kind of refusal.",
                 &["outcome"],
             ),
+            run_refusals: registry.counter_vec(
+                &name("run_refusals_total"),
+                "Refusals of the run endpoints, by kind.",
+                &["refusal"],
+            ),
             mandates: registry.counter_vec(&name("mandates_total"), "Mandates issued by class.", &["use"]),
             seconds: ExchangeClass::ALL.map(|class| seconds.with_label_values(&[class.label()])),
             graph_timing: Timing {
@@ -233,6 +240,11 @@ impl Metrics {
     /// Counts a refusal.
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.exchanges.with_label_values(&[refusal.label()]).inc();
+    }
+
+    /// Counts a refusal of a run endpoint.
+    pub(crate) fn run_refused(&self, refusal: &RunRefusal) {
+        self.run_refusals.with_label_values(&[refusal.label()]).inc();
     }
 
     /// Measures one exchange until the answer is dropped.

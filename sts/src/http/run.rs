@@ -33,7 +33,7 @@ pub(super) async fn manifest(
         let claim = claim(&sts, &headers, &form, peer, &request_id)?;
         workload::manifest(&sts, &claim).await
     };
-    answer(outcome.await)
+    answer(&sts, &request_id, outcome.await)
 }
 
 /// The credential of one binding.
@@ -59,11 +59,12 @@ pub(super) async fn credential(
             credential: secret.expose().clone(),
         })
     };
-    answer(outcome.await)
+    answer(&sts, &request_id, outcome.await)
 }
 
 /// Any method but POST.
-pub(super) async fn wrong_method() -> Response {
+pub(super) async fn wrong_method(State(sts): State<Arc<Sts>>) -> Response {
+    sts.metrics.run_refused(&RunRefusal::Common(Refusal::Method));
     let mut response = refused(&RunRefusal::Common(Refusal::Method));
     response
         .headers_mut()
@@ -111,10 +112,18 @@ fn required<'f>(form: &'f Form, name: &str) -> Result<&'f str, RunRefusal> {
         .ok_or(RunRefusal::FieldMissing)
 }
 
-fn answer(outcome: Result<impl Serialize, RunRefusal>) -> Response {
+fn answer(sts: &Sts, request_id: &RequestId, outcome: Result<impl Serialize, RunRefusal>) -> Response {
     let body = match outcome {
         Ok(body) => serde_json::to_vec(&body),
-        Err(refusal) => return refused(&refusal),
+        Err(refusal) => {
+            sts.metrics.run_refused(&refusal);
+            tracing::info!(
+                request.id = request_id.as_str(),
+                refusal = refusal.label(),
+                "refused a workload"
+            );
+            return refused(&refusal);
+        }
     };
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     match body {

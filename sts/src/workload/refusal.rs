@@ -102,6 +102,21 @@ impl RunRefusal {
         }
     }
 
+    /// The metric label: one of a fixed set.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Common(refusal) => refusal.label(),
+            Self::FieldMissing => "request",
+            Self::RateLimited(_) => "rate_limited",
+            Self::Workload => "workload",
+            Self::Bindings | Self::NoBindings | Self::NoSuchBinding | Self::ResourceNotFound => "binding",
+            Self::NoProvider | Self::ProviderUnavailable | Self::Credential(_) => "provider_credential",
+            Self::InjectionDenied | Self::PolicyDenied(_) => "policy",
+            Self::PolicyEvaluation => "policy_error",
+            Self::EvidenceUnavailable => "evidence",
+        }
+    }
+
     /// Whether a configuration newer than the one in memory could have granted the request.
     pub(crate) fn may_be_outdated(&self) -> bool {
         match self {

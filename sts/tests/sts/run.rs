@@ -466,3 +466,19 @@ async fn a_workload_has_a_budget_of_its_own_for_each_endpoint() {
         "only who proves himself is told of the budget"
     );
 }
+
+#[tokio::test]
+async fn every_refusal_is_counted() {
+    let stack = start().await;
+    manifest(&stack, &[("secret", "wrong")], &[]).await;
+    credential(&stack, &[("env", "NO_SUCH")]).await;
+    credential(&stack, &[]).await;
+    stack.get("/v1/run/manifest").await;
+    let headers = header_map(&[("authorization", "Bearer metrics")]);
+    let metrics = stack.send(Method::GET, "/metrics", headers, "").await;
+    let metrics = String::from_utf8_lossy(&metrics.bytes).into_owned();
+    for (refusal, count) in [("workload", 1), ("binding", 1), ("request", 2)] {
+        let line = format!("caracal_sts_run_refusals_total{{refusal=\"{refusal}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}");
+    }
+}
