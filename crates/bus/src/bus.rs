@@ -199,6 +199,13 @@ pub trait Bus: Send + Sync + Debug {
     /// confirm. Whoever gets an error must treat the key as used.
     async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError>;
 
+    /// Forgets a claim that this caller was the first with, because nothing came of it: the next one is the first again.
+    /// One round trip. Whoever gets an error must leave the key used.
+    ///
+    /// # Errors
+    /// [`BusError`] when the bus did not confirm.
+    async fn give_back(&self, key: &str) -> Result<(), BusError>;
+
     /// Since when the store that answers now remembers every claim it has confirmed, in Unix milliseconds by its own
     /// clock; see [`Claim::First`]. No round trip while the connection holds.
     ///

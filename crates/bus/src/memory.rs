@@ -342,6 +342,13 @@ impl Bus for MemoryBus {
         })
     }
 
+    async fn give_back(&self, key: &str) -> Result<(), BusError> {
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.give_back(key);
+        Ok(())
+    }
+
     async fn remembers_since(&self) -> Result<i64, BusError> {
         Ok(i64::MIN)
     }

@@ -342,6 +342,13 @@ impl Bus for RedisBus {
         }
     }
 
+    async fn give_back(&self, key: &str) -> Result<(), BusError> {
+        let mut delete = cmd("DEL");
+        delete.arg(key);
+        self.count();
+        self.claims.send(&delete).await.map(drop)
+    }
+
     async fn remembers_since(&self) -> Result<i64, BusError> {
         let mut read = cmd("HGET");
         read.arg(memory::KEY).arg(memory::SINCE);

@@ -66,6 +66,14 @@ impl SingleUse {
             Claim::First { .. } => Ok(true),
         }
     }
+
+    /// Makes the id that this caller took good again, because nothing came of it. Cost: one round trip.
+    ///
+    /// # Errors
+    /// [`BusError`]: the id stays used.
+    pub async fn give_back(&self, kind: &str, parts: &[&str]) -> Result<(), BusError> {
+        self.bus.give_back(&used_once(kind, parts)).await
+    }
 }
 
 #[cfg(test)]

@@ -103,6 +103,10 @@ impl Bus for SpyBus {
         self.inner.claim_once(key, value, expires_at_unix_ms).await
     }
 
+    async fn give_back(&self, key: &str) -> Result<(), BusError> {
+        self.inner.give_back(key).await
+    }
+
     async fn remembers_since(&self) -> Result<i64, BusError> {
         self.inner.remembers_since().await
     }

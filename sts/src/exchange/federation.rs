@@ -63,6 +63,9 @@ impl NotSignedIn {
     }
 }
 
+/// What uses of ID tokens are called where they are remembered.
+const ID_TOKEN_USES: &str = "id_token";
+
 /// The ID token of a request that is a sign-in.
 pub(super) fn id_token(request: &ExchangeRequest) -> Option<&SubjectToken> {
     request
@@ -106,9 +109,17 @@ pub(super) async fn sign_in(
     let keys = mint::zone_with_keys(sts, zone).await?;
     let key = keys.keys.signing(now).ok_or(Refusal::Issuance)?;
     take(sts, zone, &identity, token).await?;
-    record(sts, &claims, issuer).await?;
-    let minted = mint::sign(&zone.id, key, request, claims)?;
-    release(sts, origin, request, known, minted, BTreeMap::new(), &[]).await
+    let issued = async {
+        record(sts, &claims, issuer).await?;
+        let minted = mint::sign(&zone.id, key, request, claims)?;
+        release(sts, origin, request, known, minted, BTreeMap::new(), &[]).await
+    };
+    let issued = issued.await;
+    if let Err(Refusal::RecordStoreUnavailable | Refusal::EvidenceUnavailable) = issued {
+        // The answer says to come back, and no mandate left.
+        give_back(sts, zone, &identity, token).await;
+    }
+    issued
 }
 
 /// A sign-in asks for nothing but the user's mandate.
@@ -176,17 +187,32 @@ fn untrusted(error: IdTokenError) -> Refusal {
     Refusal::Federation(error.into())
 }
 
+/// Makes a token good again that [`take`] used up. Where that fails it stays used.
+async fn give_back(sts: &Sts, zone: &ZoneModel, identity: &Identity, token: &SubjectToken) {
+    let fingerprint = hex::encode(identity.fingerprint);
+    let parts = [zone.id.as_str(), &fingerprint];
+    match sts.single_use.give_back(ID_TOKEN_USES, &parts).await {
+        Ok(()) => token.is_used.store(false, Ordering::Relaxed),
+        Err(error) => tracing::warn!(
+            zone.id = zone.id.as_str(),
+            error = &error as &dyn std::error::Error,
+            "an ID token stays used although nothing came of it"
+        ),
+    }
+}
+
 /// Uses the token up, in this zone: once for a request, however often the request is looked at. By what was signed, because
 /// not every issuer gives its tokens ids.
 async fn take(sts: &Sts, zone: &ZoneModel, identity: &Identity, token: &SubjectToken) -> Result<(), Refusal> {
     if token.is_used.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let parts = [zone.id.as_str(), &hex::encode(identity.fingerprint)];
+    let fingerprint = hex::encode(identity.fingerprint);
+    let parts = [zone.id.as_str(), &fingerprint];
     let until = identity.expires_at + LEEWAY_SECONDS;
     match sts
         .single_use
-        .take("id_token", &parts, identity.issued_at, until)
+        .take(ID_TOKEN_USES, &parts, identity.issued_at, until)
         .await
     {
         Ok(true) => {

@@ -240,6 +240,45 @@ async fn a_token_older_than_the_memory_of_uses_is_refused() {
 }
 
 #[tokio::test]
+async fn a_token_of_which_nothing_came_is_good_again() {
+    let idp = Idp::start().await;
+    let (database, redis) = (TestDatabase::new().await, TestRedis::new().await);
+    let proxy = FaultProxy::before(&database.url_as(Role::Sts)).await;
+    let through = proxy.url_through(&database.url_as(Role::Sts));
+    let redis_url = redis.url().to_owned();
+    let owned = settings();
+    let mut settings: Vec<(&str, &str)> = owned.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    // Without the database, what is known counts as known for this test.
+    settings.push(("REVOCATION_FRESHNESS", "60s"));
+    let stack = Stack::start_between(database, &through, redis, &redis_url, &settings).await;
+    believe(&stack, &idp).await;
+    stack.redis.remember_for_long().await;
+    let before = sign_in(&stack, &idp.token("u"), &[]).await;
+    assert_eq!(before.status, StatusCode::OK, "all keys are known");
+    let token = idp.token("u");
+    proxy.refuse();
+    let answer = sign_in(&stack, &token, &[]).await;
+    assert_eq!(
+        answer.refusal(),
+        (503, "sts_unavailable", "authority record store unavailable")
+    );
+    assert_eq!(answer.headers["retry-after"], "1");
+    proxy.resume();
+    wait_until(SOON, async || {
+        let answer = sign_in(&stack, &token, &[]).await;
+        assert!(
+            [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(&answer.status),
+            "{}",
+            answer.body
+        );
+        answer.status == StatusCode::OK
+    })
+    .await;
+    let again = sign_in(&stack, &token, &[]).await;
+    assert_eq!(again.status, StatusCode::UNAUTHORIZED, "once is once");
+}
+
+#[tokio::test]
 async fn without_the_memory_of_uses_nobody_signs_in() {
     let idp = Idp::start().await;
     let (database, redis) = (TestDatabase::new().await, TestRedis::new().await);

@@ -41,6 +41,13 @@ impl Claims {
         Ok(true)
     }
 
+    /// The next caller with `key` is the first again. Rare: it looks through all of them.
+    pub(super) fn give_back(&mut self, key: &str) {
+        self.keys.remove(key);
+        self.by_expiry
+            .retain(|Reverse((_expires_ms, kept))| &**kept != key);
+    }
+
     fn forget_expired(&mut self, now_ms: i64) {
         while let Some(Reverse((expires_ms, _key))) = self.by_expiry.peek()
             && *expires_ms <= now_ms

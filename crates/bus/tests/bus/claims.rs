@@ -11,7 +11,19 @@ on_both!(
     exactly_one_of_a_hundred_claims_is_the_first,
     a_claim_lasts_until_its_expiry_and_no_longer,
     a_claim_that_cannot_be_remembered_is_an_error,
+    a_claim_given_back_is_there_for_the_next_and_lasts_as_long_as_that_one_asks,
 );
+
+async fn a_claim_given_back_is_there_for_the_next_and_lasts_as_long_as_that_one_asks(bus: Arc<dyn Bus>) {
+    let claim = async |until: i64| bus.claim_once("back", "", until).await.unwrap().is_first();
+    let (soon, later) = (now_ms() + 3_000, now_ms() + 60_000);
+    assert!(claim(soon).await);
+    bus.give_back("back").await.unwrap();
+    assert!(claim(later).await && !claim(later).await);
+    wait_until(SOON, async || now_ms() > soon + 100).await;
+    assert!(!claim(later).await, "the first claim's end is not this one's");
+    bus.give_back("never claimed").await.unwrap();
+}
 
 async fn exactly_one_of_a_hundred_claims_is_the_first(bus: Arc<dyn Bus>) {
     let expires = now_ms() + 60_000;

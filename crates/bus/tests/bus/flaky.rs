@@ -143,6 +143,10 @@ impl Bus for FlakyBus {
         self.up()?.claim_once(key, value, expires_at_unix_ms).await
     }
 
+    async fn give_back(&self, key: &str) -> Result<(), BusError> {
+        self.up()?.give_back(key).await
+    }
+
     async fn remembers_since(&self) -> Result<i64, BusError> {
         self.up()?.remembers_since().await
     }
