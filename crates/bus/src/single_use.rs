@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use caracal_model::UnixSeconds;
-use caracal_wire::key_name::used_once;
+use caracal_wire::key_name::{used_once, used_proof};
 
 use crate::{Bus, BusError, Claim};
 
@@ -52,9 +52,26 @@ impl SingleUse {
         made_at: UnixSeconds,
         until: UnixSeconds,
     ) -> Result<bool, Undecided> {
-        let key = used_once(kind, parts);
+        self.claim(&used_once(kind, parts), made_at, until).await
+    }
+
+    /// Takes a proof of possession, by the thumbprint of its key and its id; `false` when any service has taken it before. Cost:
+    /// one round trip.
+    ///
+    /// # Errors
+    /// [`Undecided`] when nobody can tell: the caller refuses.
+    pub async fn take_proof(
+        &self,
+        (key, id): (&str, &str),
+        made_at: UnixSeconds,
+        until: UnixSeconds,
+    ) -> Result<bool, Undecided> {
+        self.claim(&used_proof(key, id), made_at, until).await
+    }
+
+    async fn claim(&self, key: &str, made_at: UnixSeconds, until: UnixSeconds) -> Result<bool, Undecided> {
         let until_ms = until.get().saturating_add(STORE_AHEAD_S).saturating_mul(1_000);
-        match self.bus.claim_once(&key, "1", until_ms).await? {
+        match self.bus.claim_once(key, "1", until_ms).await? {
             Claim::Repeated => Ok(false),
             Claim::First {
                 remembers_since_unix_ms,

@@ -11,6 +11,11 @@ pub fn seen_token(token: &TokenId) -> String {
     format!("seen:jti:{token}")
 }
 
+/// Marks a proof of possession as used, wherever it was used: by the thumbprint of its key and its id.
+pub fn used_proof(key: &str, id: &str) -> String {
+    used_once("proof", &[key, id])
+}
+
 /// Marks something as used that is good once: a client assertion, a proof of possession, an ID token. Hashed, so that nobody
 /// decides how long a name is; with lengths, so that two different lists of parts do not look alike.
 pub fn used_once(kind: &str, parts: &[&str]) -> String {
@@ -23,7 +28,7 @@ pub fn used_once(kind: &str, parts: &[&str]) -> String {
         .zip(parts)
         .flat_map(|(length, part)| [length.as_slice(), part.as_bytes()])
         .collect();
-    format!("caracal:once:{kind}:{}", sha256_hex(&pieces))
+    format!("caracal:sts:once:{kind}:{}", sha256_hex(&pieces))
 }
 
 /// Counts failed authentications of an application. The id is hashed: it is the client's text and may be anything.
@@ -68,5 +73,10 @@ mod tests {
             "provider-refresh:1d3e43ee4f7a27922f64fbfe3bd8d6fc98066690dc0ace66ec5fe9db91e88fef:lock"
         );
         assert_eq!(seen_token(&"t1".parse().unwrap()), "seen:jti:t1");
+        let digest = "e42f64040458c5d1844c0c3556e82198f770995e8ecb5ac564413b6f1239db94";
+        assert_eq!(
+            used_proof("key-1", "id-1"),
+            format!("caracal:sts:once:proof:{digest}")
+        );
     }
 }

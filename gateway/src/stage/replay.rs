@@ -4,7 +4,6 @@
 //! A one-shot mandate is burned by its `jti` until it has expired, leeway included: forgetting it earlier would let
 //! it pass again while verifiers still accept it (RFC 7519 section 4.1.4). Whatever fails afterwards, it stays burned.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,6 +11,7 @@ use caracal_bus::Claim;
 use caracal_token::Claims;
 use caracal_token::dpop::Proof;
 use caracal_token::sender::{ProofFault, SenderFault, Shown};
+use caracal_wire::key_name::{seen_token, used_proof};
 
 use super::authenticate::{Caller, LEEWAY_S};
 use super::revocation::Standing;
@@ -104,7 +104,7 @@ pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> 
     if is_forgotten {
         return Err(once.undecided());
     }
-    if !gateway.burned.burn(&once.name(), once.until_unix_s(), now) {
+    if !gateway.burned.burn(&once.key(), once.until_unix_s(), now) {
         return Err(once.repeated());
     }
     Ok(Unseen(caller))
@@ -126,14 +126,12 @@ impl<'a> Once<'a> {
         }
     }
 
-    /// Its name among all that are used once: the id of a mandate, which holds no colon, or the key and id of a proof.
-    fn name(&self) -> Cow<'a, str> {
+    /// Its name in both tables. That of a proof is the same in every service: where no public URLs are configured, a proof that
+    /// was used at one could pass at another.
+    fn key(&self) -> String {
         match self {
-            Self::Mandate(claims) => claims.jti.as_str().into(),
-            Self::Proof(proof) => {
-                let id = caracal_token::digest(proof.jti.as_bytes());
-                format!("proof:{}:{}", proof.jkt, hex::encode(id)).into()
-            }
+            Self::Mandate(claims) => seen_token(&claims.jti),
+            Self::Proof(proof) => used_proof(&proof.jkt.to_string(), &proof.jti),
         }
     }
 
@@ -205,7 +203,7 @@ pub(crate) async fn claim(
         return Ok(FirstUse(()));
     };
     gateway.metrics.replay_claims.inc();
-    let key = format!("seen:jti:{}", once.name());
+    let key = once.key();
     let kept_until_s = once.until_unix_s().saturating_add(TABLE_AHEAD_S);
     let expires_ms = kept_until_s.saturating_mul(1_000);
     match gateway

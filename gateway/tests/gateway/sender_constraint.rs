@@ -1,8 +1,11 @@
 //! A mandate that is bound to a key passes only with a proof of that key for this very request (RFC 9449), one that is bound to a
 //! client certificate only from who has shown it to a terminator we believe (RFC 8705, RFC 9440).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use caracal_bus::SingleUse;
+use caracal_model::UnixSeconds;
 use caracal_testing::{ClientCertificate, Mandate, ProofKey};
 use caracal_token::{Confirmation, Possession};
 use http::request::Builder;
@@ -221,6 +224,29 @@ async fn a_proof_is_used_once_and_costs_a_round_trip_only_where_the_mandate_does
     let fresh = key.proof("GET", HERE).token(&mandate).sign();
     let replayed = rig.send(request("DPoP", &mandate, &[fresh])).await;
     assert_eq!(replayed.refusal().2, "token replay detected");
+}
+
+#[tokio::test]
+async fn a_proof_that_was_used_at_the_coordinator_is_used_here_and_the_other_way_round() {
+    let rig = Rig::start().await;
+    // What the coordinator remembers proofs with, on the same bus.
+    let coordinator = SingleUse::new(Arc::clone(&rig.bus) as Arc<dyn caracal_bus::Bus>);
+    let key = ProofKey::new();
+    let jkt = key.confirmation().jkt().unwrap().to_string();
+    let take = async |id: &str| {
+        let (made_at, until) = (UnixSeconds(now()), UnixSeconds(now() + 120));
+        coordinator.take_proof((&jkt, id), made_at, until).await.unwrap()
+    };
+    let mandate = rig.sts.sign(bound(reusable(), &key));
+    let proof = |id: &str| key.proof("GET", HERE).token(&mandate).claim("jti", id).sign();
+
+    assert!(take("there").await);
+    let answer = rig.send(request("DPoP", &mandate, &[proof("there")])).await;
+    assert_eq!(answer.refusal().2, "the proof was used before");
+
+    let answer = rig.send(request("DPoP", &mandate, &[proof("here")])).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!take("here").await);
 }
 
 #[tokio::test]
