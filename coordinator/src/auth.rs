@@ -163,7 +163,7 @@ pub(crate) async fn authenticate(
     drop(tx);
     // Last, so that what is refused fills no table: a proof costs its sender nothing.
     if let Some(proof) = shown.as_ref().and_then(Shown::proof) {
-        use_up(coordinator, proof).await?;
+        use_up(coordinator, &claims, proof).await?;
     }
     Ok(Caller {
         subject: claims.sub.as_str().to_owned(),
@@ -223,28 +223,30 @@ fn shown(
         }
         client_certificate::presented(asked.values(CLIENT_CERT_HEADER))
     };
-    sender::check(claims.cnf.as_ref(), scheme, proof, certificate).map_err(not_the_sender)
+    sender::check(claims.cnf.as_ref(), scheme, proof, certificate)
+        .map_err(|fault| not_the_sender(claims, &fault))
 }
 
-fn not_the_sender(fault: SenderFault) -> Refusal {
-    tracing::info!(reason = %fault, "a mandate is refused from this sender");
-    let code = match fault {
-        SenderFault::Proof(_) => "invalid_dpop_proof",
-        SenderFault::BoundAsBearer | SenderFault::NotBound | SenderFault::Certificate(_) => "invalid_token",
-    };
-    Refusal::unauthorized(code).because(&fault)
+fn not_the_sender(claims: &Claims, fault: &SenderFault) -> Refusal {
+    tracing::info!(
+        zone.id = %claims.zone_id,
+        application.id = %claims.client_id,
+        reason = %fault,
+        "a mandate is refused from this sender"
+    );
+    Refusal::not_the_sender(fault)
 }
 
 /// Nobody takes the proof a second time.
-async fn use_up(coordinator: &Coordinator, proof: &Proof) -> Result<(), Refusal> {
-    let parts = [&*proof.jkt.to_string(), &*proof.jti];
+async fn use_up(coordinator: &Coordinator, claims: &Claims, proof: &Proof) -> Result<(), Refusal> {
+    let key = proof.jkt.to_string();
     match coordinator
         .single_use
-        .take("proof", &parts, proof.made_at, proof.until)
+        .take_proof((&key, &proof.jti), proof.made_at, proof.until)
         .await
     {
         Ok(true) => Ok(()),
-        Ok(false) => Err(not_the_sender(ProofFault::Used.into())),
+        Ok(false) => Err(not_the_sender(claims, &ProofFault::Used.into())),
         Err(error) => Err(Refusal::Unavailable(error.into())),
     }
 }

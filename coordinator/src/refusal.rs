@@ -4,14 +4,11 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use caracal_storage::StorageError;
+use caracal_token::sender::SenderFault;
 use serde_json::json;
 
 /// When a client should try again after a store was away, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
-
-/// What a proof may be made with (RFC 9449 section 7.1).
-const PROOF_CHALLENGE: HeaderValue =
-    HeaderValue::from_static(r#"DPoP error="invalid_dpop_proof", algs="ES256""#);
 
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +22,8 @@ pub(crate) enum Refusal {
         code: String,
         /// A safe sentence, where the code needs one.
         detail: Option<String>,
+        /// `WWW-Authenticate`, where it says more than the code.
+        challenge: Option<&'static str>,
     },
     /// A store is away; trying again may help.
     #[error("a store is unavailable")]
@@ -40,6 +39,7 @@ impl Refusal {
             status,
             code: code.to_owned(),
             detail: None,
+            challenge: None,
         }
     }
 
@@ -52,6 +52,7 @@ impl Refusal {
             status: StatusCode::BAD_REQUEST,
             code: "invalid_body".to_owned(),
             detail: Some(detail.into()),
+            challenge: None,
         }
     }
 
@@ -59,15 +60,19 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, code)
     }
 
-    /// The same, with a safe sentence.
-    pub(crate) fn because(self, reason: &impl std::fmt::Display) -> Self {
-        match self {
-            Self::Client { status, code, .. } => Self::Client {
-                status,
-                code,
-                detail: Some(reason.to_string()),
-            },
-            other => other,
+    /// The mandate is not taken from who sent it.
+    pub(crate) fn not_the_sender(fault: &SenderFault) -> Self {
+        let code = match fault {
+            SenderFault::Proof(_) => "invalid_dpop_proof",
+            SenderFault::BoundAsBearer | SenderFault::NotBound | SenderFault::Certificate(_) => {
+                "invalid_token"
+            }
+        };
+        Self::Client {
+            status: StatusCode::UNAUTHORIZED,
+            code: code.to_owned(),
+            detail: Some(fault.to_string()),
+            challenge: Some(fault.challenge()),
         }
     }
 
@@ -99,27 +104,31 @@ impl Refusal {
     /// The answer. The cause goes to the log, never to the caller.
     pub(crate) fn into_answer(self, request_id: &str) -> Response {
         let status = self.status();
-        let (code, detail) = match self {
-            Self::Client { code, detail, .. } => (code, detail),
+        let (code, detail, challenge) = match self {
+            Self::Client {
+                code,
+                detail,
+                challenge,
+                ..
+            } => (code, detail, challenge),
             Self::Unavailable(error) => {
                 tracing::error!(request.id = request_id, %error, cause = ?error.source(), "a store is unavailable");
-                ("service_unavailable".to_owned(), None)
+                ("service_unavailable".to_owned(), None, None)
             }
             Self::Internal(error) => {
                 tracing::error!(request.id = request_id, %error, cause = ?error.source(), "a request failed");
-                ("internal_error".to_owned(), None)
+                ("internal_error".to_owned(), None, None)
             }
         };
-        let is_about_a_proof = code == "invalid_dpop_proof";
         let mut body = json!({"error": code, "request_id": request_id, "requestId": request_id});
         if let (Some(detail), Some(members)) = (detail, body.as_object_mut()) {
             members.insert("error_description".to_owned(), detail.into());
         }
         let mut response = (status, Json(body)).into_response();
-        if is_about_a_proof {
+        if let Some(challenge) = challenge {
             response
                 .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, PROOF_CHALLENGE);
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response

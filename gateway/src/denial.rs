@@ -257,8 +257,7 @@ impl Denial {
     pub(crate) fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::MissingBearer => Some("Bearer"),
-            Self::Sender(SenderFault::BoundAsBearer) => Some("DPoP error=\"invalid_token\", algs=\"ES256\""),
-            Self::Sender(SenderFault::Proof(_)) => Some("DPoP error=\"invalid_dpop_proof\", algs=\"ES256\""),
+            Self::Sender(fault) => Some(fault.challenge()),
             Self::BearerTooLarge
             | Self::MalformedBearer
             | Self::Expiring
@@ -266,7 +265,6 @@ impl Denial {
             | Self::MissingClient
             | Self::Signature
             | Self::WrongSubject(_)
-            | Self::Sender(SenderFault::NotBound | SenderFault::Certificate(_))
             | Self::Replayed
             | Self::ExpiredMeanwhile
             | Self::Revoked(_) => Some("Bearer error=\"invalid_token\""),

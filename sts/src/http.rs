@@ -10,6 +10,7 @@ mod policy;
 mod policy_data;
 mod router;
 mod run;
+mod sender;
 mod signing_keys;
 mod standard;
 mod token;

@@ -67,6 +67,17 @@ pub enum SenderFault {
     Certificate(#[from] CertificateFault),
 }
 
+impl SenderFault {
+    /// `WWW-Authenticate` of the 401 that says so (RFC 6750 section 3, RFC 9449 section 7.1).
+    pub fn challenge(&self) -> &'static str {
+        match self {
+            Self::BoundAsBearer => "DPoP error=\"invalid_token\", algs=\"ES256\"",
+            Self::Proof(_) => "DPoP error=\"invalid_dpop_proof\", algs=\"ES256\"",
+            Self::NotBound | Self::Certificate(_) => "Bearer error=\"invalid_token\"",
+        }
+    }
+}
+
 /// The keys a sender has shown: all that the mandate asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shown {

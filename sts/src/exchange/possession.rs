@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use caracal_chassis::address_range::AddressRanges;
 use caracal_model::UnixSeconds;
 use caracal_token::client_certificate::{self, CLIENT_CERT_HEADER, CertificateFault};
-use caracal_token::dpop::{PROOF_HEADER, ProofRules, Target};
+use caracal_token::dpop::{PROOF_HEADER, Proof, ProofRules, Target};
 use caracal_token::sender::{self, PROOF_AGE_MAX_SECONDS, ProofFault};
 use caracal_token::{Claims, Confirmation, Possession, Thumbprint};
 use caracal_wire::sts::{BEARER, DPOP};
@@ -21,7 +21,7 @@ use super::request::ExchangeRequest;
 use crate::state::Sts;
 
 /// Clock difference granted, in seconds.
-const LEEWAY_SECONDS: i64 = 60;
+pub(crate) const LEEWAY_SECONDS: i64 = 60;
 
 /// What the sender of a request says about the keys it holds. Nothing of it is proven.
 #[derive(Debug, Default)]
@@ -165,23 +165,27 @@ async fn take(
     if presented.is_taken.load(Ordering::Relaxed) {
         return Ok(proof.jkt);
     }
-    let parts = [&*proof.jkt.to_string(), &*proof.jti];
-    match sts
-        .single_use
-        .take("proof", &parts, proof.made_at, proof.until)
-        .await
-    {
-        Ok(true) => {
-            presented.is_taken.store(true, Ordering::Relaxed);
-            Ok(proof.jkt)
-        }
-        Ok(false) => Err(refuse(ProofFault::Used)),
-        Err(error) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "ids of proofs cannot be remembered"
-            );
-            Err(Refusal::ProofStoreUnavailable)
-        }
+    if !is_first_use(sts, &proof).await? {
+        return Err(refuse(ProofFault::Used));
     }
+    presented.is_taken.store(true, Ordering::Relaxed);
+    Ok(proof.jkt)
+}
+
+/// Whether nobody has taken the proof before; from now on somebody has. One round trip.
+///
+/// # Errors
+/// [`Refusal::ProofStoreUnavailable`] when nobody can tell.
+pub(crate) async fn is_first_use(sts: &Sts, proof: &Proof) -> Result<bool, Refusal> {
+    let key = proof.jkt.to_string();
+    let taking = sts
+        .single_use
+        .take_proof((&key, &proof.jti), proof.made_at, proof.until);
+    taking.await.map_err(|error| {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "ids of proofs cannot be remembered"
+        );
+        Refusal::ProofStoreUnavailable
+    })
 }

@@ -2,25 +2,28 @@
 //!
 //! The order of checks is `docs/contract/approvals.md`, "Users".
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use caracal_chassis::server::{RequestId, read_body};
+use caracal_chassis::server::{Peer, RequestId, read_body};
 use caracal_model::{EventId, UnixMicros, UnixSeconds};
 use caracal_storage::approval::{self, Approval, DecidedBy, Verdict};
 use caracal_storage::{StorageError, WriteTx, ZoneScope, authority_record, outbox};
+use caracal_token::sender::SenderFault;
 use caracal_token::{Claims, SubjectType, Use};
 use caracal_wire::approval::pseudonym;
 use caracal_wire::audit::{AuditEvent, event_type, status};
 use caracal_wire::error::ErrorCode;
 use caracal_wire::stream::AUDIT_EVENTS;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::{NO_STORE, error};
 use super::approvals::{self, NoApproval};
+use super::sender::{NotCounted, Presented};
 use crate::exchange::evidence;
 use crate::introspection::genuine;
 use crate::state::Sts;
@@ -29,6 +32,7 @@ use crate::zone::{ZoneError, ZoneModel};
 
 const BODY_BYTES_MAX: usize = 64 << 10;
 const REASON_BYTES_MAX: usize = 500;
+const PROOFS_UNDECIDED: &str = "proofs of possession cannot be checked now";
 
 /// Why nothing was decided, in the order of the checks.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ enum NotDecided {
     Body,
     Decision,
     Mandate,
+    Sender(SenderFault),
+    ProofsUndecided,
     NotAUser,
     NotAnApplications,
     NotLive,
@@ -50,14 +56,19 @@ enum NotDecided {
 }
 
 impl NotDecided {
-    fn answer(&self) -> (u16, ErrorCode, &'static str) {
-        use ErrorCode::{AccessDenied, InvalidToken, ResourceNotFound, StsUnavailable};
-        match self {
+    fn answer(&self) -> (u16, ErrorCode, Cow<'static, str>) {
+        use ErrorCode::{AccessDenied, InvalidDpopProof, InvalidToken, ResourceNotFound, StsUnavailable};
+        let (status, code, description) = match self {
+            Self::Sender(fault @ SenderFault::Proof(_)) => {
+                return (401, InvalidDpopProof, fault.to_string().into());
+            }
+            Self::Sender(fault) => return (401, InvalidToken, fault.to_string().into()),
             Self::NotFound => (404, ResourceNotFound, "approval not found"),
             Self::NoBearer => (401, InvalidToken, "a session mandate is required"),
             Self::Body => (400, InvalidToken, "malformed request body"),
             Self::Decision => (400, InvalidToken, "invalid decision"),
             Self::Mandate => (401, InvalidToken, "invalid session mandate"),
+            Self::ProofsUndecided => (503, StsUnavailable, PROOFS_UNDECIDED),
             Self::NotAUser => (403, AccessDenied, "only a federated user may decide"),
             Self::NotAnApplications => (403, AccessDenied, "approval is reserved for operators"),
             Self::NotLive => (
@@ -75,6 +86,15 @@ impl NotDecided {
             Self::Binding => (409, AccessDenied, "approval binding does not match"),
             Self::NotPending => (409, AccessDenied, "approval is not pending"),
             Self::Unavailable => (503, StsUnavailable, "approval store unavailable"),
+        };
+        (status, code, description.into())
+    }
+
+    /// `WWW-Authenticate` of a 401.
+    fn challenge(&self) -> &'static str {
+        match self {
+            Self::Sender(fault) => fault.challenge(),
+            _ => "Bearer realm=\"caracal-sts\"",
         }
     }
 }
@@ -83,11 +103,11 @@ impl IntoResponse for NotDecided {
     fn into_response(self) -> Response {
         let (status, code, description) = self.answer();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-        let mut response = error(status, code, description, None);
+        let mut response = error(status, code, &description, None);
         match status {
             StatusCode::UNAUTHORIZED => {
-                let realm = HeaderValue::from_static("Bearer realm=\"caracal-sts\"");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+                let challenge = HeaderValue::from_static(self.challenge());
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 response
@@ -105,6 +125,15 @@ impl From<NoApproval> for NotDecided {
         match refused {
             NoApproval::NotFound => Self::NotFound,
             NoApproval::Wait | NoApproval::Busy | NoApproval::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+impl From<NotCounted> for NotDecided {
+    fn from(refused: NotCounted) -> Self {
+        match refused {
+            NotCounted::Sender(fault) => Self::Sender(fault),
+            NotCounted::Undecided => Self::ProofsUndecided,
         }
     }
 }
@@ -133,10 +162,11 @@ struct Body {
 pub(super) async fn decide(
     State(sts): State<Arc<Sts>>,
     Path(id): Path<String>,
+    peer: Peer,
     request_id: RequestId,
     request: Request,
 ) -> Response {
-    match decided(&sts, &id, &request_id, request).await {
+    match decided(&sts, (&id, peer), &request_id, request).await {
         Ok(decided) => (NO_STORE, axum::Json(approvals::view(&decided))).into_response(),
         Err(refusal) => refusal.into_response(),
     }
@@ -144,13 +174,13 @@ pub(super) async fn decide(
 
 async fn decided(
     sts: &Sts,
-    id: &str,
+    (id, peer): (&str, Peer),
     request_id: &RequestId,
     request: Request,
 ) -> Result<Approval, NotDecided> {
     let id = uuid::Uuid::parse_str(id).map_err(|_not_an_id| NotDecided::NotFound)?;
     let (parts, body) = request.into_parts();
-    let bearer = bearer(&parts.headers).ok_or(NotDecided::NoBearer)?;
+    let presented = Presented::of(&parts, peer).ok_or(NotDecided::NoBearer)?;
     let body = read_body(body, BODY_BYTES_MAX)
         .await
         .map_err(|_unreadable| NotDecided::Body)?;
@@ -159,7 +189,8 @@ async fn decided(
     let found = approvals::find(sts, &id.to_string()).await?;
     let zone = zone_of(sts, &found).await?;
     let now = UnixSeconds(sts.clock.unix_seconds());
-    let claims = mandate(sts, &zone, bearer, now).ok_or(NotDecided::Mandate)?;
+    let claims = mandate(sts, &zone, presented.mandate, now).ok_or(NotDecided::Mandate)?;
+    presented.check(sts, &claims, now).await?;
     // One transaction, in which the record the user decides with cannot end.
     let mut tx = sts.database.write(ZoneScope::Zone(&found.zone_id)).await?;
     may_decide(sts, &mut tx, (&zone, now), &found, &claims).await?;
@@ -170,12 +201,6 @@ async fn decided(
     let decided = write(sts, &mut tx, request_id, (&found, &claims), (verdict, reason)).await?;
     tx.commit().await?;
     Ok(decided)
-}
-
-/// Exactly `Bearer ` and something.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    text.strip_prefix("Bearer ").filter(|token| !token.is_empty())
 }
 
 fn verdict(body: &Body) -> Result<Verdict, NotDecided> {
@@ -203,14 +228,10 @@ async fn zone_of(sts: &Sts, found: &Approval) -> Result<Arc<ZoneModel>, NotDecid
         })
 }
 
-/// The claims of a reusable mandate of the approval's zone. One that is bound to a key is worth nothing here, where no key
-/// is shown.
+/// The claims of a reusable mandate of the approval's zone, whoever sent it.
 fn mandate(sts: &Sts, zone: &ZoneModel, bearer: &str, now: UnixSeconds) -> Option<Arc<Claims>> {
     genuine(sts, zone, bearer, now).filter(|claims| {
-        claims.r#use == Use::Session
-            && claims.exp > now.0
-            && claims.aud.contains(&sts.issuer)
-            && claims.cnf.is_none()
+        claims.r#use == Use::Session && claims.exp > now.0 && claims.aud.contains(&sts.issuer)
     })
 }
 

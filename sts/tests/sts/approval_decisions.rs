@@ -1,14 +1,15 @@
 //! A user decides what an application asks in the user's name, once, and not about a request of his own authority.
 
 use caracal_storage::approval::Verdict;
-use caracal_testing::wait_until;
+use caracal_testing::{ClientCertificate, ProofKey, wait_until};
+use caracal_wire::form;
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::approvals::{GATED, tiers};
-use crate::idp::{Idp, federated, settings, sign_in};
-use crate::stack::{Answer, SOON, Stack, header_map, with};
+use crate::idp::{ID_TOKEN, Idp, federated, federated_with, settings, sign_in};
+use crate::stack::{Answer, DIRECT, ISSUER, SOON, Stack, header_map, with};
 
 const APPROVED: &str = Verdict::Approved.as_str();
 
@@ -206,6 +207,146 @@ async fn the_user_behind_a_session_is_who_decides() {
         (403, "access_denied", "approval belongs to another subject")
     );
     assert_eq!(decide(&stack, id, &ann, &body).await.body["state"], APPROVED);
+}
+
+/// A decision with these headers beside the usual ones.
+async fn decide_with(stack: &Stack, id: &str, body: &Value, headers: &[(&'static str, &str)]) -> Answer {
+    let mut all = header_map(headers);
+    all.insert("content-type", "application/json".parse().unwrap());
+    let path = format!("/approvals/{id}/decision");
+    stack.send(Method::POST, &path, all, &body.to_string()).await
+}
+
+/// The mandate of a user who signs in with these headers.
+async fn sign_in_with(stack: &Stack, idp: &Idp, headers: &[(&str, &str)]) -> Answer {
+    let token = idp.token("user-1");
+    let fields = [("subject_token", &*token), ("subject_token_type", ID_TOKEN)];
+    stack
+        .post_body(&form::encode(&with(&DIRECT, &fields)), headers)
+        .await
+}
+
+#[tokio::test]
+async fn a_user_with_a_bound_mandate_decides_with_a_proof_of_its_key_for_that_decision() {
+    let (stack, idp) = asking(r#"[{"tier": "sensitive", "approver": "any"}]"#).await;
+    let (id, binding) = hold(&stack).await;
+    let body = json!({"decision": APPROVED, "binding": binding});
+    let (key, other) = (ProofKey::new(), ProofKey::new());
+    let proof = key.proof("POST", &format!("{ISSUER}/oauth/2/token")).sign();
+    let user = sign_in_with(&stack, &idp, &[("dpop", &proof)]).await.token();
+    let unbound = sign_in(&stack, &idp.token("user-1"), &[]).await.token();
+    let here = format!("{ISSUER}/approvals/{id}/decision");
+    let usual = |key: &ProofKey, address: &str| key.proof("POST", address).token(&user).sign();
+    let good = usual(&key, &here);
+    let as_dpop = format!("DPoP {user}");
+    let other_approval = format!("{ISSUER}/approvals/11111111-1111-4111-8111-111111111111/decision");
+    let of_the_proof = "DPoP error=\"invalid_dpop_proof\", algs=\"ES256\"";
+    for (authorization, proof, code, description, challenge) in [
+        (
+            format!("Bearer {user}"),
+            Some(good.clone()),
+            "invalid_token",
+            "token is bound to a key",
+            "DPoP error=\"invalid_token\", algs=\"ES256\"",
+        ),
+        (
+            format!("DPoP {unbound}"),
+            Some(key.proof("POST", &here).token(&unbound).sign()),
+            "invalid_token",
+            "token is not bound to a key",
+            "Bearer error=\"invalid_token\"",
+        ),
+        (
+            as_dpop.clone(),
+            None,
+            "invalid_dpop_proof",
+            "a proof of possession is required",
+            of_the_proof,
+        ),
+        (
+            as_dpop.clone(),
+            Some(usual(&other, &here)),
+            "invalid_dpop_proof",
+            "the proof is by another key",
+            of_the_proof,
+        ),
+        (
+            as_dpop.clone(),
+            Some(usual(&key, &other_approval)),
+            "invalid_dpop_proof",
+            "the proof is for another address",
+            of_the_proof,
+        ),
+        (
+            as_dpop.clone(),
+            Some(key.proof("POST", &here).sign()),
+            "invalid_dpop_proof",
+            "the proof is for another token",
+            of_the_proof,
+        ),
+    ] {
+        let mut headers = vec![("authorization", &*authorization)];
+        headers.extend(proof.as_deref().map(|proof| ("dpop", proof)));
+        let answer = decide_with(&stack, &id, &body, &headers).await;
+        assert_eq!(answer.refusal(), (401, code, description));
+        assert_eq!(answer.headers["www-authenticate"], challenge, "{description}");
+    }
+    let headers = [("authorization", &*as_dpop), ("dpop", &*good)];
+    let elsewhere = json!({"decision": APPROVED, "binding": "00"});
+    let answer = decide_with(&stack, &id, &elsewhere, &headers).await;
+    assert_eq!(
+        answer.refusal(),
+        (409, "access_denied", "approval binding does not match"),
+        "none of them used the proof up"
+    );
+    let answer = decide_with(&stack, &id, &body, &headers).await;
+    assert_eq!(
+        answer.refusal(),
+        (401, "invalid_dpop_proof", "the proof was used before")
+    );
+    let fresh = usual(&key, &here);
+    let headers = [("authorization", &*as_dpop), ("dpop", &*fresh)];
+    let answer = decide_with(&stack, &id, &body, &headers).await;
+    assert_eq!(answer.body["state"], APPROVED, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_user_of_an_application_that_is_bound_to_its_certificate_decides_with_it() {
+    let (stack, idp) = federated_with(&[("CLIENT_CERT_PROXIES", "127.0.0.1")]).await;
+    tiers(&stack, "psv-2", r#"[{"tier": "sensitive", "approver": "any"}]"#).await;
+    let (id, binding) = hold(&stack).await;
+    stack
+        .sql("UPDATE applications SET certificate_bound = true WHERE id = 'app-1'")
+        .await;
+    wait_until(SOON, async || {
+        stack.mint(&GATED).await.refusal().2 == "a client certificate is required"
+    })
+    .await;
+    let (ours, other) = (
+        ClientCertificate::new().header(),
+        ClientCertificate::new().header(),
+    );
+    let user = sign_in_with(&stack, &idp, &[("client-cert", &ours)])
+        .await
+        .token();
+    let body = json!({"decision": APPROVED, "binding": binding});
+    let authorization = format!("Bearer {user}");
+    let usual = ("authorization", &*authorization);
+    for (certificate, description) in [
+        (None, "a client certificate is required"),
+        (Some(&other), "the token is bound to another client certificate"),
+    ] {
+        let mut headers = vec![usual];
+        headers.extend(certificate.map(|certificate| ("client-cert", &**certificate)));
+        let answer = decide_with(&stack, &id, &body, &headers).await;
+        assert_eq!(answer.refusal(), (401, "invalid_token", description));
+        assert_eq!(
+            answer.headers["www-authenticate"],
+            "Bearer error=\"invalid_token\""
+        );
+    }
+    let answer = decide_with(&stack, &id, &body, &[usual, ("client-cert", &ours)]).await;
+    assert_eq!(answer.body["state"], APPROVED, "{}", answer.body);
 }
 
 #[tokio::test]

@@ -26,12 +26,18 @@ pub(crate) fn settings() -> [(&'static str, String); 3] {
 
 /// A service that believes the provider, and has done so for long.
 pub(crate) async fn federated() -> (Stack, Idp) {
+    federated_with(&[]).await
+}
+
+/// The same with `more` settings.
+pub(crate) async fn federated_with(more: &[(&str, &str)]) -> (Stack, Idp) {
     let idp = Idp::start().await;
     let settings = settings();
-    let settings: Vec<(&str, &str)> = settings
+    let mut settings: Vec<(&str, &str)> = settings
         .iter()
         .map(|(key, value)| (*key, value.as_str()))
         .collect();
+    settings.extend(more);
     let stack = Stack::start_with(&settings).await;
     believe(&stack, &idp).await;
     // For a minute after the memory of uses began, tokens are not decided about.
