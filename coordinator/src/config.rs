@@ -8,6 +8,7 @@ use caracal_chassis::Secret;
 use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::config::Reader;
 use caracal_chassis::health::MetricsAccess;
+use caracal_token::dpop::Target;
 
 /// Checked settings of the coordinator.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Config {
             issuer: reader.url("ISSUER_URL", &["http", "https"]),
             required_scope: reader.text("AGENT_COORDINATOR_SCOPE", Some("agent:lifecycle")),
             operator_token: reader.optional_secret("CARACAL_COORDINATOR_TOKEN"),
-            public_urls: reader.optional_urls("COORDINATOR_PUBLIC_URLS", &["http", "https"]),
+            public_urls: read_public_urls(reader),
             certificate_proxies: reader.believed_ranges("CLIENT_CERT_PROXIES"),
             streams_key,
             streams_key_previous: reader
@@ -139,6 +140,19 @@ fn key_of(secret: &Secret<Vec<u8>>) -> HmacKey {
     HmacKey::new(secret.expose().clone())
 }
 
+/// By which URLs clients know this service: those they make proofs for.
+fn read_public_urls(reader: &mut Reader<'_>) -> Vec<String> {
+    const KEY: &str = "COORDINATOR_PUBLIC_URLS";
+    let urls = reader.optional_urls(KEY, &["http", "https"]);
+    reader.check(
+        urls.iter().all(|url| Target::parse(url).is_some()),
+        KEY,
+        "names an address that no proof can be made for",
+        "write it plainly, e.g. https://coordinator.example.com",
+    );
+    urls
+}
+
 #[cfg(test)]
 mod tests {
     use caracal_chassis::config::Source;
@@ -146,6 +160,21 @@ mod tests {
     use super::*;
 
     const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn a_public_url_that_no_proof_can_name_is_refused() {
+        for (urls, is_accepted) in [
+            ("https://a.example, http://b.example:4000/coordinator/", true),
+            ("https://a.example, https:b.example", false),
+            ("https://b\u{fc}cher.example", false),
+            ("b.example", false),
+        ] {
+            let source = Source::from_pairs([("COORDINATOR_PUBLIC_URLS", urls)]);
+            let mut reader = Reader::new(&source);
+            read_public_urls(&mut reader);
+            assert_eq!(reader.finish().is_ok(), is_accepted, "{urls}");
+        }
+    }
 
     #[test]
     fn the_sample_file_is_accepted() {

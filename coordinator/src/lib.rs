@@ -90,6 +90,11 @@ pub async fn run(
     )
     .await?;
     schema_version::check(&database).await?;
+    if config.public_urls.is_empty() {
+        tracing::warn!(
+            "COORDINATOR_PUBLIC_URLS is empty: proofs of possession are compared with the host that each request asks for"
+        );
+    }
     let listener = server::bind(config.listen).await?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let tasks = Tasks::new(shutdown.clone());

@@ -12,6 +12,7 @@ use caracal_chassis::Secret;
 use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::config::{Mode, Reader};
 use caracal_chassis::health::MetricsAccess;
+use caracal_token::dpop::Target;
 use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
@@ -137,7 +138,7 @@ impl Config {
             routes: read_routes(reader),
             trust: ProxyTrust::read(reader),
             certificate_proxies: reader.believed_ranges("CLIENT_CERT_PROXIES"),
-            public_urls: reader.optional_urls("GATEWAY_PUBLIC_URLS", &["http", "https"]),
+            public_urls: read_public_urls(reader),
             upstream_hosts: reader.list("UPSTREAM_HOST_ALLOWLIST"),
             dns_server: read_dns_server(reader),
             dns_cache_for: reader.duration("DNS_CACHE_TTL", 5 * SECOND, Duration::ZERO..=300 * SECOND),
@@ -223,6 +224,19 @@ fn read_issuer_url(reader: &mut Reader<'_>, sts_urls: &[String]) -> String {
         _ => None,
     };
     reader.url_or("ISSUER_URL", default, &["http", "https"])
+}
+
+/// By which URLs clients know this gateway: those they make proofs for.
+fn read_public_urls(reader: &mut Reader<'_>) -> Vec<String> {
+    const KEY: &str = "GATEWAY_PUBLIC_URLS";
+    let urls = reader.optional_urls(KEY, &["http", "https"]);
+    reader.check(
+        urls.iter().all(|url| Target::parse(url).is_some()),
+        KEY,
+        "names an address that no proof can be made for",
+        "write it plainly, e.g. https://gateway.example.com",
+    );
+    urls
 }
 
 fn read_tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
@@ -325,6 +339,16 @@ pub(super) mod tests {
                 &[("GATEWAY_PUBLIC_URLS", "https://a.example, b.example")],
                 "GATEWAY_PUBLIC_URLS",
             ),
+            // They are URLs, and are none that a proof could name.
+            (
+                &[("GATEWAY_PUBLIC_URLS", "https://a.example,https:b.example")],
+                "GATEWAY_PUBLIC_URLS",
+            ),
+            (
+                &[("GATEWAY_PUBLIC_URLS", "https://b\u{fc}cher.example")],
+                "GATEWAY_PUBLIC_URLS",
+            ),
+            (&[("CLIENT_CERT_PROXIES", "10.0.0.0/7")], "CLIENT_CERT_PROXIES"),
         ] {
             let errors = read(settings).unwrap_err();
             assert!(errors.contains(key), "{key}: {errors}");

@@ -11,6 +11,7 @@ use caracal_chassis::Secret;
 use caracal_chassis::config::Reader;
 use caracal_chassis::health::MetricsAccess;
 use caracal_egress::Settings as EgressSettings;
+use caracal_token::dpop::Target;
 use caracal_token::envelope::{Kek, KekError, Keyring};
 use caracal_wire::gateway_signature;
 
@@ -83,7 +84,7 @@ impl Config {
                 SECOND / 10..=60 * SECOND,
             ),
             listen: reader.listen_address("PORT", 8080),
-            issuer: reader.url("ISSUER_URL", &["http", "https"]),
+            issuer: issuer(reader),
             keyring: keyring(reader),
             streams_key,
             streams_key_previous: reader
@@ -216,6 +217,19 @@ fn count<T: TryFrom<i64> + Default>(
     T::try_from(reader.integer(key, default, range)).unwrap_or_default()
 }
 
+/// The name tokens are issued in, under which clients know this service: proofs are made for it.
+fn issuer(reader: &mut Reader<'_>) -> String {
+    const KEY: &str = "ISSUER_URL";
+    let url = reader.url(KEY, &["http", "https"]);
+    reader.check(
+        url.is_empty() || Target::parse(&url).is_some(),
+        KEY,
+        "is an address that no proof can be made for",
+        "write it plainly, e.g. https://sts.example.com",
+    );
+    url
+}
+
 #[cfg(test)]
 mod tests {
     use caracal_chassis::config::Source;
@@ -255,6 +269,14 @@ mod tests {
             assert!(read(&[(name, KEK)]).unwrap().keyring.is_some(), "{name}");
         }
         assert!(read(&[]).unwrap_err().contains("SECRET_STORE_KEK"));
+    }
+
+    #[test]
+    fn an_issuer_that_no_proof_can_name_is_refused() {
+        for url in ["https:sts.example.com", "https://b\u{fc}cher.example"] {
+            let errors = read(&[("ISSUER_URL", url), ("ZONE_KEK", KEK)]).unwrap_err();
+            assert!(errors.contains("ISSUER_URL"), "{url}: {errors}");
+        }
     }
 
     #[test]

@@ -14,10 +14,10 @@ struct Range {
 }
 
 impl AddressRanges {
-    /// Reads ranges like `10.0.0.0/8`, and single addresses.
+    /// Reads ranges like `10.0.0.0/8`, and single addresses. An IPv4 address that is written as IPv6 is the same address.
     ///
     /// # Errors
-    /// The first text that is none.
+    /// The first text that is none, or that says more than its prefix does (`10.0.0.1/8`).
     pub fn parse(texts: &[String]) -> Result<Self, &str> {
         let ranges = texts.iter().map(|text| Range::parse(text).ok_or(text.as_str()));
         ranges.collect::<Result<_, _>>().map(Self)
@@ -35,19 +35,35 @@ impl AddressRanges {
         self.0.is_empty()
     }
 
-    /// Whether one of them is every address of a family.
-    pub fn has_everybody(&self) -> bool {
-        self.0.iter().any(|range| range.prefix == 0)
+    /// Whether none of them is wider than `/8` (IPv4) or `/16` (IPv6).
+    pub fn are_narrow(&self) -> bool {
+        self.0.iter().all(|range| {
+            let narrowest = if range.first.is_ipv4() { 8 } else { 16 };
+            range.prefix >= narrowest
+        })
     }
 }
 
 impl Range {
     fn parse(text: &str) -> Option<Self> {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let first: IpAddr = address.parse().ok()?;
-        let bits = if first.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
-        (prefix <= bits).then_some(Self { first, prefix })
+        let written: IpAddr = address.parse().ok()?;
+        let bits = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        let prefix: u8 = prefix.map_or(Some(bits(written)), |prefix| prefix.parse().ok())?;
+        let first = written.to_canonical();
+        // Less is left of the prefix of an IPv4 address that was written as IPv6.
+        let prefix = prefix.checked_sub(bits(written) - bits(first))?;
+        let range = (prefix <= bits(first)).then_some(Self { first, prefix })?;
+        range.has_no_more_bits().then_some(range)
+    }
+
+    /// Whether the address is zero after the prefix.
+    fn has_no_more_bits(&self) -> bool {
+        let length = u32::from(self.prefix);
+        match self.first {
+            IpAddr::V4(first) => u32::from(first).checked_shl(length).unwrap_or(0) == 0,
+            IpAddr::V6(first) => u128::from(first).checked_shl(length).unwrap_or(0) == 0,
+        }
     }
 
     fn contains(&self, address: IpAddr) -> bool {
@@ -76,13 +92,25 @@ mod tests {
 
     #[test]
     fn an_address_is_in_the_ranges_that_begin_as_it_does() {
-        let listed = ranges(&["10.0.0.0/8", "192.168.1.7", "fd00::/8"]).unwrap();
+        let listed = [
+            "10.0.0.0/8",
+            "192.168.1.7",
+            "fd00::/8",
+            "::ffff:172.16.0.0/108",
+            "::ffff:8.8.8.8",
+        ];
+        let listed = ranges(&listed).unwrap();
         for (address, is_in) in [
             ("10.1.2.3", true),
             ("::ffff:10.1.2.3", true),
             ("11.0.0.1", false),
             ("192.168.1.7", true),
             ("192.168.1.8", false),
+            ("172.31.0.1", true),
+            ("::ffff:172.16.0.1", true),
+            ("172.32.0.1", false),
+            ("8.8.8.8", true),
+            ("8.8.8.9", false),
             ("fd12::1", true),
             ("fe00::1", false),
         ] {
@@ -93,10 +121,41 @@ mod tests {
 
     #[test]
     fn what_is_no_range_is_named() {
-        for text in ["10.0.0.0/33", "::/129", "10.0.0", "host", "10.0.0.1/", ""] {
+        for text in [
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0",
+            "host",
+            "10.0.0.1/",
+            "",
+            "10.0.0.1/8",
+            "0.0.0.1/0",
+            "fd00::1/8",
+            "::ffff:10.0.0.1/104",
+            "::ffff:10.0.0.0/95",
+        ] {
             assert_eq!(ranges(&["10.0.0.1", text]), Err(text.to_owned()));
         }
-        assert!(ranges(&["0.0.0.0/0"]).unwrap().has_everybody());
-        assert!(!ranges(&["0.0.0.0/1"]).unwrap().has_everybody());
+    }
+
+    #[test]
+    fn a_wide_range_is_no_list_of_somebody() {
+        for (text, is_narrow) in [
+            ("0.0.0.0/0", false),
+            ("::/0", false),
+            ("128.0.0.0/1", false),
+            ("10.0.0.0/7", false),
+            ("10.0.0.0/8", true),
+            ("::ffff:10.0.0.0/103", false),
+            ("::ffff:10.0.0.0/104", true),
+            ("fd00::/8", false),
+            ("fd00::/16", true),
+            ("10.0.0.1", true),
+            ("::1", true),
+        ] {
+            assert_eq!(ranges(&[text]).unwrap().are_narrow(), is_narrow, "{text}");
+        }
+        let last = ["10.0.0.0/8", "0.0.0.0/0"];
+        assert!(!ranges(&last).unwrap().are_narrow(), "each counts");
     }
 }

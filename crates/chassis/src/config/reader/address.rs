@@ -84,20 +84,20 @@ impl Reader<'_> {
             Err(text) => self.wrong(
                 key,
                 format!("{text:?} is not an address range"),
-                "write e.g. 10.0.0.0/8, or a single address",
+                "write e.g. 10.0.0.0/8, with zeros after the prefix, or a single address",
                 AddressRanges::default(),
             ),
         }
     }
 
-    /// The same for those whose word is believed without proof: not everybody's.
+    /// The same for those whose word is believed without proof: no range wider than `/8` (IPv4) or `/16` (IPv6).
     pub fn believed_ranges(&mut self, key: &str) -> AddressRanges {
         let ranges = self.address_ranges(key);
         self.check(
-            !ranges.has_everybody(),
+            ranges.are_narrow(),
             key,
-            "contains every address",
-            "list only what nobody else can have",
+            "has a range wider than /8 (IPv4) or /16 (IPv6)",
+            "list only addresses that nobody else can have",
         );
         ranges
     }
