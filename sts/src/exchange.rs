@@ -65,7 +65,17 @@ pub(crate) async fn exchange(
     if request.resources.is_empty() {
         return Err(Refusal::NoResource);
     }
-    let shown = possession::prove(sts, request, &caller, now).await?;
+    let control_key = caller
+        .application()
+        .control_key
+        .as_ref()
+        .filter(|key| key.allows(request, &sts.settings.control_audience, now));
+    let shown = match control_key {
+        // What it gets is bound to nobody, whatever its application is set to.
+        Some(_key) if request.sender.proof.is_some() => return Err(Refusal::ControlKeyBound),
+        Some(_key) => Possession::default(),
+        None => possession::prove(sts, request, &caller, now).await?,
+    };
     let presented = subject_token::present(sts, request, &caller, &shown, now)?;
     known.presented.clone_from(&presented);
     let agreed = approval::present(sts, origin, request, &caller, presented.as_ref()).await?;
@@ -80,16 +90,9 @@ pub(crate) async fn exchange(
         references: &references,
         shown,
         is_agreed: agreed.is_some(),
-        control_key: caller
-            .application()
-            .control_key
-            .as_ref()
-            .filter(|key| key.allows(request, &sts.settings.control_audience, now)),
+        control_key,
         now,
     };
-    if basis.control_key.is_some() && shown != Possession::default() {
-        return Err(Refusal::ControlKeyBound);
-    }
     let deciding = resources::decide_all(&basis, &mut known.verdicts);
     stages.time(Stage::Policy, deciding).await?;
     let credentials = credential::obtain_all(&basis, &mut known.verdicts, origin.wait).await?;

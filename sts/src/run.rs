@@ -41,6 +41,8 @@ use crate::unique_id::unique_id;
 use crate::upstream_credential::{self, UpstreamCredentials};
 use crate::zone::ZoneCache;
 
+/// Bytes of a request's headers: room for a bearer of 16 KiB, as long chains of delegations make them, a proof and a certificate.
+const HEADER_BYTES_MAX: usize = 32 << 10;
 /// How long background work may take to end after the last request.
 const TASKS_DEADLINE: Duration = Duration::from_secs(10);
 /// Longer than any token lives, so that a token is forgotten by digest only after it has expired.
@@ -322,6 +324,7 @@ async fn stop(shutdown: Shutdown) {
 
 fn http_limits() -> Limits {
     Limits {
+        header_bytes: HEADER_BYTES_MAX,
         body_bytes: 64 << 10,
         // Of those who wait for an approval; everything else has its own, shorter limit.
         request_timeout: Duration::from_secs(35),

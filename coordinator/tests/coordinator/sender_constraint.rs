@@ -1,9 +1,13 @@
 //! A mandate that is bound to keys is taken from whoever shows them for that very request, and from nobody else (RFC 9449, RFC
 //! 8705).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use caracal_bus::RedisBus;
 use caracal_chassis::http_client::{Client, ClientLimits, Response};
-use caracal_testing::{ClientCertificate, ProofKey};
+use caracal_testing::{ClientCertificate, FaultProxy, ProofKey, Role, TestDatabase, TestRedis, wait_until};
 use caracal_token::{Confirmation, Possession};
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::{Value, json};
@@ -57,8 +61,16 @@ fn assert_refused(answer: &Response, code: &str, description: &str) {
         "{body}"
     );
     assert_eq!(body["error_description"], description);
-    let challenge = answer.headers.get("www-authenticate");
-    assert_eq!(challenge.is_some(), code == "invalid_dpop_proof", "{challenge:?}");
+    let scheme = match description {
+        "token is bound to a key" => "DPoP",
+        _ if code == "invalid_dpop_proof" => "DPoP",
+        _ => "Bearer",
+    };
+    let challenge = answer.headers["www-authenticate"].to_str().unwrap();
+    assert!(
+        challenge.starts_with(&format!("{scheme} error=\"{code}\"")),
+        "{challenge}"
+    );
 }
 
 async fn sessions(world: &World) -> usize {
@@ -125,6 +137,87 @@ async fn a_bound_mandate_is_taken_with_a_proof_once_and_never_as_a_bearer() {
     let proof = key.proof("POST", &here).token(&unbound).sign();
     let answer = start(&world, "DPoP", &unbound, &[("dpop", &proof)]).await;
     assert_refused(&answer, "invalid_token", "token is not bound to a key");
+}
+
+#[track_caller]
+fn assert_undecided(answer: &Response) {
+    refused_with(answer, 503, "service_unavailable");
+    assert!(answer.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn a_proof_is_refused_while_nobody_can_tell_whether_it_was_used() {
+    let redis = TestRedis::new().await;
+    let proxy = FaultProxy::before(redis.url()).await;
+    let bus = RedisBus::connect(&proxy.url_through(redis.url())).unwrap();
+    let database = TestDatabase::new().await;
+    let url = database.url_as(Role::Coordinator);
+    let world = World::start_between(database, &url, Arc::new(bus), &[]).await;
+    let key = ProofKey::new();
+    let token = bound(&world, key.confirmation());
+    let here = format!("{}{AGENTS}", world.base_url);
+    let proof = || key.proof("POST", &here).token(&token).sign();
+
+    // Its memory has just begun: the proof may have been used before.
+    let answer = start(&world, "DPoP", &token, &[("dpop", &proof())]).await;
+    assert_undecided(&answer);
+    redis.remember_for_long().await;
+    proxy.refuse();
+    let unused = proof();
+    let answer = start(&world, "DPoP", &token, &[("dpop", &unused)]).await;
+    assert_undecided(&answer);
+    let unbound = mandate("app-a").sign(&world.keys);
+    let answer = start(&world, "Bearer", &unbound, &[]).await;
+    assert_eq!(
+        answer.status, 201,
+        "who needs no proof is not concerned: {answer:?}"
+    );
+    proxy.resume();
+    wait_until(Duration::from_secs(20), async || world.bus.ping().await.is_ok()).await;
+    let answer = start(&world, "DPoP", &token, &[("dpop", &unused)]).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(sessions(&world).await, 2);
+}
+
+#[tokio::test]
+async fn a_proof_is_not_used_up_by_a_caller_who_is_refused() {
+    let world = World::start().await;
+    let key = ProofKey::new();
+    let here = format!("{}{AGENTS}", world.base_url);
+    let token_with = |scope: &str| {
+        let bound = mandate("app-a").with(|claims| claims.cnf = Some(key.confirmation()));
+        bound.scope(scope).sign(&world.keys)
+    };
+    // The coordinator knows a used proof by its key and id: one id in proofs for two mandates is one proof.
+    let proof = |token: &str, id: &str| key.proof("POST", &here).token(token).claim("jti", id).sign();
+    let good = token_with("agent:lifecycle");
+    let other_scope = token_with("crm:read");
+    let answer = start(
+        &world,
+        "DPoP",
+        &other_scope,
+        &[("dpop", &proof(&other_scope, "a"))],
+    )
+    .await;
+    refused_with(&answer, 403, "missing_scope");
+    let answer = start(&world, "DPoP", &good, &[("dpop", &proof(&good, "a"))]).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+
+    let record = "UPDATE authority_records SET status = $1 WHERE id = 'record-app-a'";
+    world.run(record, "revoked").await;
+    let answer = start(&world, "DPoP", &good, &[("dpop", &proof(&good, "b"))]).await;
+    refused_with(&answer, 401, "identity_revoked");
+    world.run(record, "active").await;
+    let answer = start(&world, "DPoP", &good, &[("dpop", &proof(&good, "b"))]).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let answer = start(&world, "DPoP", &good, &[("dpop", &proof(&good, "b"))]).await;
+    assert_refused(&answer, "invalid_dpop_proof", "the proof was used before");
+}
+
+#[track_caller]
+fn refused_with(answer: &Response, status: u16, code: &str) {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((answer.status.as_u16(), &body["error"]), (status, &json!(code)));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub(crate) struct World {
     _database: TestDatabase,
     pub(crate) pool: PgPool,
     pub(crate) keys: TestKeys,
-    pub(crate) bus: Arc<MemoryBus>,
+    pub(crate) bus: Arc<dyn Bus>,
     pub(crate) sts: Upstream,
     pub(crate) base_url: String,
     client: Client,
@@ -41,6 +41,16 @@ impl World {
 
     /// `url` leads to `database`, perhaps through a proxy.
     pub(crate) async fn start_on(database: TestDatabase, url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_between(database, url, Arc::new(MemoryBus::new()), settings).await
+    }
+
+    /// The same on this bus.
+    pub(crate) async fn start_between(
+        database: TestDatabase,
+        url: &str,
+        bus: Arc<dyn Bus>,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let pool = database.pool().await;
         sqlx::raw_sql(SEED).execute(&pool).await.unwrap();
         let keys = TestKeys::new();
@@ -60,9 +70,8 @@ impl World {
         let mut reader = Reader::new(&source);
         let config = Config::read(&mut reader);
         reader.finish().unwrap();
-        let bus = Arc::new(MemoryBus::new());
         let deps = Deps {
-            bus: Arc::clone(&bus) as Arc<dyn Bus>,
+            bus: Arc::clone(&bus),
             clock: Clock::system(),
         };
         let shutdown = Shutdown::new();

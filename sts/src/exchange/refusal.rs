@@ -468,7 +468,8 @@ impl Refusal {
         matches!(
             self,
             Self::Client
-                | Self::Certificate(CertificateFault::Missing)
+                | Self::Certificate(CertificateFault::Missing | CertificateFault::Unreadable)
+                | Self::ControlKeyBound
                 | Self::Proof(ProofFault::Missing)
                 | Self::SubjectToken
                 | Self::OperationNotPermitted

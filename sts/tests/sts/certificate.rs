@@ -36,6 +36,21 @@ async fn mint(stack: &Stack, fields: &[(&str, &str)], headers: &[(&str, &str)]) 
     stack.post_body(&body, headers).await
 }
 
+/// The same at the endpoint of the zone.
+async fn in_zone(stack: &Stack, header: Option<(&'static str, &str)>) -> Answer {
+    let fields = [
+        ("client_id", "app-1"),
+        ("client_secret", crate::seed::SECRET),
+        crate::stack::GRANT,
+    ];
+    let body = form::encode(&with(&fields, &WANTED));
+    let mut headers = header_map(&[("content-type", "application/x-www-form-urlencoded")]);
+    headers.extend(header_map(header.as_slice()));
+    stack
+        .send(Method::POST, "/zones/z1/oauth2/token", headers, &body)
+        .await
+}
+
 #[tokio::test]
 async fn a_mandate_is_bound_to_the_certificate_the_terminator_tells_of() {
     let stack = start(&[US], "certificate_bound = true").await;
@@ -102,7 +117,18 @@ async fn a_certificate_is_one_certificate() {
     let header = ClientCertificate::new().header();
     assert_eq!(mint(&stack, &[], &[]).await.refusal(), CERTIFICATE_REQUIRED);
     let unreadable = (400, "invalid_token", "the client certificate cannot be read");
-    for value in ["x", "::", ":AAAA:", &*header.replace(':', "")] {
+    for (certificate, description) in [(None, CERTIFICATE_REQUIRED.2), (Some("x"), unreadable.2)] {
+        let answer = in_zone(
+            &stack,
+            certificate.map(|certificate| ("client-cert", certificate)),
+        )
+        .await;
+        let refusal = (400, "invalid_request", description);
+        assert_eq!(answer.refusal(), refusal, "at the endpoint of the zone");
+    }
+    // The last is longer than a certificate may be, and not than a head may be.
+    let too_long = format!(":{}:", "A".repeat(20 << 10));
+    for value in ["x", "::", ":AAAA:", &*header.replace(':', ""), &*too_long] {
         let answer = mint(&stack, &[], &[("client-cert", value)]).await;
         assert_eq!(answer.refusal(), unreadable, "{value}");
     }
@@ -178,18 +204,8 @@ async fn an_application_that_is_to_send_proofs_gets_nothing_without_one() {
     assert_eq!(answer.refusal(), PROOF_REQUIRED);
     let refused = stack.events_of(&answer).await;
     assert_eq!(refused[0]["evaluation_status"], "exchange_denied");
-    let fields = [
-        ("client_id", "app-1"),
-        ("client_secret", crate::seed::SECRET),
-        crate::stack::GRANT,
-    ];
-    let body = form::encode(&with(&fields, &WANTED));
-    let headers = header_map(&[("content-type", "application/x-www-form-urlencoded")]);
-    let standard = stack
-        .send(Method::POST, "/zones/z1/oauth2/token", headers, &body)
-        .await;
     assert_eq!(
-        standard.refusal(),
+        in_zone(&stack, None).await.refusal(),
         PROOF_REQUIRED,
         "nor at the endpoint of the zone"
     );

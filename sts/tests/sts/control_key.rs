@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
+use caracal_testing::{ClientCertificate, ProofKey, wait_until};
 use caracal_token::Use;
+use caracal_wire::form;
 use serde_json::json;
 
 use crate::seed::{SECRET, STORED_SECRET};
-use crate::stack::{Answer, GRANT, Stack, with};
+use crate::stack::{Answer, GRANT, ISSUER, SOON, Stack, with};
 
 const TRAITS: &str = "control:invoke,control:scope:control:app:read,control:scope:control:app:write";
 
@@ -20,7 +22,11 @@ const ASKED: [(&str, &str); 5] = [
 
 /// A service with the control resource, one control key `key` and variants of it.
 async fn start() -> Stack {
-    let stack = Stack::start().await;
+    start_with(&[]).await
+}
+
+async fn start_with(settings: &[(&str, &str)]) -> Stack {
+    let stack = Stack::start_with(settings).await;
     let mut statements =
         "UPDATE resources SET scopes = '{control:app:read,control:app:write,control:app:delete}'
         WHERE identifier = 'caracal-control';"
@@ -121,6 +127,48 @@ async fn the_life_of_its_mandates_is_capped() {
 
 /// What is tried, with which fields, and the refusal.
 type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], (u16, &'a str, &'a str));
+
+#[tokio::test]
+async fn its_mandates_are_bound_to_nobody_whatever_the_application_is_set_to() {
+    let stack = start_with(&[("CLIENT_CERT_PROXIES", "127.0.0.1")]).await;
+    stack
+        .sql("UPDATE applications SET dpop_bound = true, certificate_bound = true WHERE id = 'key'")
+        .await;
+    let crm = [("resource", "resource://crm"), ("scope", "crm:read")];
+    wait_until(SOON, async || {
+        ask(&stack, &crm).await.refusal().2 == "a client certificate is required"
+    })
+    .await;
+    let certificate = ClientCertificate::new().header();
+    let body = form::encode(&ASKED);
+    for headers in [&[][..], &[("client-cert", &*certificate)]] {
+        let answer = stack.post_body(&body, headers).await;
+        assert_eq!(answer.body["token_type"], "Bearer", "{}", answer.body);
+        let claims = stack
+            .verify(&answer.token(), "caracal-control", Use::Resource)
+            .await;
+        assert_eq!(claims.cnf, None);
+    }
+    let proof = ProofKey::new()
+        .proof("POST", &format!("{ISSUER}/oauth/2/token"))
+        .sign();
+    let answer = stack.post_body(&body, &[("dpop", &proof)]).await;
+    assert_eq!(
+        answer.refusal(),
+        (
+            400,
+            "invalid_dpop_proof",
+            "a mandate for the control endpoint cannot be bound"
+        ),
+        "who sends a proof expects a bound one"
+    );
+    let beyond = ask(&stack, &[("scope", "control:app:delete")]).await;
+    assert_eq!(
+        beyond.refusal().2,
+        "a client certificate is required",
+        "what its traits do not grant is a request as any"
+    );
+}
 
 #[tokio::test]
 async fn every_condition_of_a_control_key_is_checked_in_its_order() {
