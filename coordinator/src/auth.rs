@@ -224,10 +224,10 @@ fn shown(
         client_certificate::presented(asked.values(CLIENT_CERT_HEADER))
     };
     sender::check(claims.cnf.as_ref(), scheme, proof, certificate)
-        .map_err(|fault| not_the_sender(claims, &fault))
+        .map_err(|fault| not_the_sender(claims, fault))
 }
 
-fn not_the_sender(claims: &Claims, fault: &SenderFault) -> Refusal {
+fn not_the_sender(claims: &Claims, fault: SenderFault) -> Refusal {
     tracing::info!(
         zone.id = %claims.zone_id,
         application.id = %claims.client_id,
@@ -246,7 +246,7 @@ async fn use_up(coordinator: &Coordinator, claims: &Claims, proof: &Proof) -> Re
         .await
     {
         Ok(true) => Ok(()),
-        Ok(false) => Err(not_the_sender(claims, &ProofFault::Used.into())),
+        Ok(false) => Err(not_the_sender(claims, ProofFault::Used.into())),
         Err(error) => Err(Refusal::Unavailable(error.into())),
     }
 }

@@ -61,7 +61,7 @@ impl Refusal {
     }
 
     /// The mandate is not taken from who sent it.
-    pub(crate) fn not_the_sender(fault: &SenderFault) -> Self {
+    pub(crate) fn not_the_sender(fault: SenderFault) -> Self {
         let code = match fault {
             SenderFault::Proof(_) => "invalid_dpop_proof",
             SenderFault::BoundAsBearer | SenderFault::NotBound | SenderFault::Certificate(_) => {

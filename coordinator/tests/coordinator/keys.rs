@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use caracal_bus::Bus;
 use caracal_testing::{Behaviour, TestKeys, wait_until};
 use caracal_wire::event::KeysInvalidate;
 use caracal_wire::stream::KEYS_INVALIDATE;

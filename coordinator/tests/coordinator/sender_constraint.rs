@@ -61,11 +61,8 @@ fn assert_refused(answer: &Response, code: &str, description: &str) {
         "{body}"
     );
     assert_eq!(body["error_description"], description);
-    let scheme = match description {
-        "token is bound to a key" => "DPoP",
-        _ if code == "invalid_dpop_proof" => "DPoP",
-        _ => "Bearer",
-    };
+    let needs_a_proof = code == "invalid_dpop_proof" || description == "token is bound to a key";
+    let scheme = if needs_a_proof { "DPoP" } else { "Bearer" };
     let challenge = answer.headers["www-authenticate"].to_str().unwrap();
     assert!(
         challenge.starts_with(&format!("{scheme} error=\"{code}\"")),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use caracal_bus::{Bus, EntryId};
+use caracal_bus::EntryId;
 use caracal_testing::wait_until;
 use caracal_wire::event::SessionsRevoke;
 use caracal_wire::stream::SESSIONS_REVOKE;

@@ -17,7 +17,6 @@ use crate::exchange::possession::{LEEWAY_SECONDS, is_first_use};
 use crate::state::Sts;
 
 /// A request with a mandate, nothing of which is proven.
-#[derive(Debug)]
 pub(super) struct Presented<'r> {
     parts: &'r Parts,
     peer: Option<IpAddr>,
@@ -58,9 +57,10 @@ impl<'r> Presented<'r> {
     pub(super) async fn check(&self, sts: &Sts, claims: &Claims, now: UnixSeconds) -> Result<(), NotCounted> {
         let proof = || {
             let address = format!("{}{}", sts.issuer.trim_end_matches('/'), self.parts.uri.path());
+            let target = Target::parse(&address);
             let rules = ProofRules {
                 method: self.parts.method.as_str(),
-                targets: Target::parse(&address).as_slice(),
+                targets: target.as_slice(),
                 access_token: Some(self.mandate),
                 age_max_seconds: PROOF_AGE_MAX_SECONDS,
                 leeway_seconds: LEEWAY_SECONDS,

@@ -92,7 +92,7 @@ async fn as_much_of_the_user_is_kept_as_the_approval_allows() {
     let (stack, idp) = asking(r#"[{"tier": "sensitive", "approver": "subject"}]"#).await;
     let user = sign_in(&stack, &idp.token("user-1"), &[]).await;
     let sid = stack
-        .verify(&user.token(), crate::stack::ISSUER, caracal_token::Use::Session)
+        .verify(&user.token(), ISSUER, caracal_token::Use::Session)
         .await
         .sid;
     let pseudonym = caracal_wire::approval::pseudonym("z1", "user-1");
@@ -177,10 +177,7 @@ async fn of_racing_decisions_over_two_replicas_one_stands() {
 async fn the_user_behind_a_session_is_who_decides() {
     let (stack, idp) = asking(r#"[{"tier": "sensitive", "approver": "any"}]"#).await;
     let ann = sign_in(&stack, &idp.token("ann"), &[]).await.token();
-    let sid = stack
-        .verify(&ann, crate::stack::ISSUER, caracal_token::Use::Session)
-        .await
-        .sid;
+    let sid = stack.verify(&ann, ISSUER, caracal_token::Use::Session).await.sid;
     stack
         .sql(format!(
             "INSERT INTO sessions (id, zone_id, application_id, subject_authority_record_id, labels, ttl_seconds, depth)

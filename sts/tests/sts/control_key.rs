@@ -134,7 +134,8 @@ async fn its_mandates_are_bound_to_nobody_whatever_the_application_is_set_to() {
     stack
         .sql("UPDATE applications SET dpop_bound = true, certificate_bound = true WHERE id = 'key'")
         .await;
-    let crm = [("resource", "resource://crm"), ("scope", "crm:read")];
+    let zone = ("zone_id", "z1");
+    let crm = [zone, ("resource", "resource://crm"), ("scope", "crm:read")];
     wait_until(SOON, async || {
         ask(&stack, &crm).await.refusal().2 == "a client certificate is required"
     })
@@ -162,7 +163,7 @@ async fn its_mandates_are_bound_to_nobody_whatever_the_application_is_set_to() {
         ),
         "who sends a proof expects a bound one"
     );
-    let beyond = ask(&stack, &[("scope", "control:app:delete")]).await;
+    let beyond = ask(&stack, &[zone, ("scope", "control:app:delete")]).await;
     assert_eq!(
         beyond.refusal().2,
         "a client certificate is required",
