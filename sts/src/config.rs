@@ -141,12 +141,7 @@ impl Config {
                     6_000,
                     1..=10_000_000,
                 ),
-                policy_questions_per_minute: count(
-                    reader,
-                    "STS_POLICY_QUESTIONS_PER_MIN",
-                    6_000,
-                    1..=10_000_000,
-                ),
+                policy_questions_per_minute: count(reader, "STS_POLICY_QUESTIONS_PER_MIN", 0, 0..=10_000_000),
                 control_audience: reader.text("CONTROL_AUDIENCE", Some("caracal-control")),
             },
             metrics: MetricsAccess::read(reader),

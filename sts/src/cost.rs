@@ -47,6 +47,41 @@ async fn a_question_of_a_known_application_costs_one_append() {
 }
 
 #[tokio::test]
+async fn a_stranger_who_is_locked_out_costs_no_statement() {
+    let rig = Rig::new().await;
+    let path = "/v1/data/shop/allow";
+    let mut refused = Vec::new();
+    while refused.last() != Some(&StatusCode::TOO_MANY_REQUESTS) && refused.len() < 100 {
+        refused.push(rig.question_as("app-1", "wrong", path).await);
+    }
+    assert_eq!(refused.len(), 61, "{refused:?}");
+    let before = rig.counts();
+    let again = rig.question_as("app-1", "wrong", path).await;
+    assert_eq!(again, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(rig.counts(), before);
+}
+
+#[tokio::test]
+async fn decisions_go_on_while_every_place_for_questions_is_held() {
+    let rig = Rig::new().await;
+    let reads_input = "# caracal:decision-policy
+package caracal.authz
+result := {\"decision\": \"allow\", \"evaluation_status\": \"complete\"} if input.principal.id == \"app-1\"
+";
+    let pool = rig.database().pool().await;
+    seed::policies(&pool, "psv-2", &[seed::POLICY, reads_input]).await;
+    let zone = caracal_model::ZoneId::try_from("z1").unwrap();
+    rig.sts.zones.reload(&zone).await.unwrap();
+    let path = "/v1/data/caracal/authz/owners";
+    assert_eq!(rig.question(path).await, StatusCode::OK);
+    let held = rig.sts.questions.hold_all().await;
+    assert_eq!(rig.question(path).await, StatusCode::SERVICE_UNAVAILABLE);
+    rig.one_shot().await;
+    drop(held);
+    assert_eq!(rig.question(path).await, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_mandate_of_another_replica_costs_one_signature_check() {
     let rig = Rig::new().await;
     let one_shot = rig.one_shot().await;

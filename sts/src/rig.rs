@@ -120,7 +120,12 @@ impl Rig {
 
     /// Asks what the policy says, as `app-1`.
     pub(crate) async fn question(&self, path: &str) -> StatusCode {
-        let pair = base64::engine::general_purpose::STANDARD.encode(format!("app-1:{}", seed::SECRET));
+        self.question_as("app-1", seed::SECRET, path).await
+    }
+
+    /// The same, with a secret that may be wrong.
+    pub(crate) async fn question_as(&self, application: &str, secret: &str, path: &str) -> StatusCode {
+        let pair = base64::engine::general_purpose::STANDARD.encode(format!("{application}:{secret}"));
         let request = Request::post(path)
             .header("authorization", format!("Basic {pair}"))
             .body(Body::from("{}"))
@@ -231,6 +236,7 @@ fn config(spool: &Path) -> Config {
         ("AUDIT_HMAC_KEY", KEY),
         ("GATEWAY_STS_HMAC_KEY", KEY),
         ("AUDIT_REPLAY_DIR", spool.to_str().unwrap()),
+        ("STS_POLICY_QUESTIONS_PER_MIN", "6000"),
     ];
     let source = Source::from_pairs(settings.map(|(key, value)| (key.to_owned(), value.to_owned())));
     let mut reader = Reader::new(&source);

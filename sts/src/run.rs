@@ -226,7 +226,8 @@ pub(crate) fn build(
             clock.clone(),
         ),
         questions: EvaluationPool::new(
-            (config.policy_evaluations / 2).max(1),
+            // One zone never has all: with two there is one for the others.
+            (config.policy_evaluations / 2).max(2),
             config.policy_evaluations_waiting_max,
             clock.clone(),
         ),

@@ -89,7 +89,7 @@ pub(crate) struct Settings {
     pub(crate) mints_per_minute: u32,
     /// Introspections and revocations per minute for one application.
     pub(crate) token_management_per_minute: u32,
-    /// Questions about policies per minute for one application.
+    /// Questions about policies per minute for one application; 0 when none are answered.
     pub(crate) policy_questions_per_minute: u32,
     /// How long an exchange may wait for a provider.
     pub(crate) upstream_credential_wait: Duration,

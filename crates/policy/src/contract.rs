@@ -9,11 +9,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use caracal_model::ScopeSet;
+use regorus::rvm::vm::VmError;
 
 use crate::bundle::{Bundle, State};
 use crate::decision::{ApprovalTier, Decision, Diagnostic, Reason, RiskHit, StepUp};
 use crate::facts::{ClaimFacts, Facts};
 use crate::input::Input;
+use crate::measure::TooLarge;
 use crate::regime::{Regime, conclude};
 use crate::tables::{Approvals, Grant, Risk, ShapeError, Tables};
 
@@ -55,6 +57,25 @@ pub enum PolicyError {
     /// The decision policy gave a result of another shape than the contract's.
     #[error("the decision policy gave no result document")]
     Result(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl PolicyError {
+    /// Whether a decision policy, or a rule of it, spent a budget or answered with too much: it cost as much as it may.
+    pub fn is_budget_spent(&self) -> bool {
+        let Self::Evaluation(source) = self else {
+            return false;
+        };
+        source.is::<TooLarge>()
+            || matches!(
+                source.downcast_ref(),
+                Some(
+                    VmError::InstructionLimitExceeded { .. }
+                        | VmError::TimeLimitExceeded { .. }
+                        | VmError::MemoryLimitExceeded { .. }
+                        | VmError::MemoryBudgetExceeded { .. }
+                )
+            )
+    }
 }
 
 /// Decides one request.

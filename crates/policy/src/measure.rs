@@ -27,6 +27,13 @@ pub(crate) const ANSWER: Bounds = Bounds {
     text_bytes: 64 * 1024,
 };
 
+/// The literals of instructions that are kept between questions.
+pub(crate) const KEPT: Bounds = Bounds {
+    parts: 16_384,
+    depth: 128,
+    text_bytes: 256 * 1024,
+};
+
 /// A value is beyond its bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TooLarge {

@@ -4,6 +4,8 @@
 //! at the time, and keeps its frames on the heap, so that a policy which never ends, recurses or allocates without end is
 //! stopped (`docs/decisions/0037`). The data documents of the set are values to them, under `data.caracal.authz`.
 
+mod compiled;
+mod names;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,6 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
-use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::program::Program as Instructions;
 use regorus::rvm::vm::{ExecutionMode, RegoVM};
 use regorus::unstable::Module;
@@ -25,6 +26,7 @@ use crate::documents::{check_calls, head_name, head_of, parse};
 use crate::interpreter::{Failure, STEPS_PER_CHECK};
 use crate::tables::Root;
 
+use self::compiled::compile;
 use self::rules::Rules;
 pub(crate) use self::rules::within;
 
@@ -87,8 +89,7 @@ impl Program {
         let compiled = engine
             .compile_with_entrypoint(&RESULT.into())
             .map_err(|source| CompileError::Program(source.into()))?;
-        let instructions = Compiler::compile_from_policy(&compiled, &[RESULT])
-            .map_err(|source| CompileError::Program(source.to_string().into()))?;
+        let instructions = compile(&compiled, &[RESULT]).map_err(CompileError::Program)?;
         let program = Self {
             instructions,
             rules: Rules::of(compiled),

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use self::problem::Problem;
 use self::question::Asked;
 use super::answer::NO_STORE;
-use super::standard::{Attempt, authenticate, basic, record_failure};
+use super::standard::{Attempt, authenticate, basic, record_failure, unlocked};
 use crate::exchange::client::{Caller, home};
 use crate::exchange::refusal::Refusal;
 use crate::limit::mint_rate::Rate;
@@ -63,6 +63,9 @@ async fn answered(
     request_id: &RequestId,
     request: Request,
 ) -> Result<Response, Problem> {
+    if sts.settings.policy_questions_per_minute == 0 {
+        return Err(Problem::off());
+    }
     let (parts, body) = request.into_parts();
     let source = peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let caller = caller(sts, &parts.headers, source, request_id.as_str()).await?;
@@ -90,7 +93,11 @@ async fn answered(
 /// Who asks: an application of some zone, by HTTP Basic.
 async fn caller(sts: &Sts, headers: &HeaderMap, source: IpAddr, request_id: &str) -> Result<Caller, Problem> {
     let name = basic(headers).ok().flatten().ok_or_else(Problem::unauthorized)?;
-    let zone = home::zone_of(sts, &name.application_id, source).await;
+    let zone = match unlocked(sts, &name, source) {
+        Ok(_) => home::zone_of(sts, &name.application_id, source).await,
+        // Not looked for: who is locked out costs no statement.
+        Err(_) => Ok(home::known(sts, &name.application_id)),
+    };
     let zone = zone.map_err(|refusal| Problem::from(&refusal))?;
     // A zone that no id can name costs as much as a wrong secret.
     let zone = zone.as_ref().map(AsRef::as_ref).unwrap_or_default();
@@ -133,7 +140,12 @@ async fn evaluate(sts: &Sts, caller: &Caller, asked: &Asked) -> Result<DataAnswe
         path: asked.path.clone(),
         input: asked.input.clone(),
     };
-    match sts.questions.run(&zone.id, move || question.answer()).await? {
+    let asked = move || question.answer();
+    match sts
+        .questions
+        .run_judging(&zone.id, asked, is_budget_spent)
+        .await?
+    {
         Ok(answer) => Ok(answer),
         Err(PolicyError::Input(error)) => {
             tracing::debug!(%error, "a question is about no input document");
@@ -148,6 +160,11 @@ async fn evaluate(sts: &Sts, caller: &Caller, asked: &Asked) -> Result<DataAnswe
             Err(Problem::not_evaluated())
         }
     }
+}
+
+/// What spends a budget counts as running out of time, however fast the machine is: who asks chooses the input.
+fn is_budget_spent(outcome: &Result<DataAnswer, PolicyError>) -> bool {
+    outcome.as_ref().is_err_and(PolicyError::is_budget_spent)
 }
 
 /// `{"result": ...}`, and nothing where nothing is defined.

@@ -57,6 +57,10 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
             post(policy_data::ask).fallback(policy_data::wrong_method),
         )
         .route(
+            "/v1/data/",
+            post(policy_data::ask).fallback(policy_data::wrong_method),
+        )
+        .route(
             "/v1/data/{*path}",
             post(policy_data::ask).fallback(policy_data::wrong_method),
         )

@@ -202,10 +202,7 @@ pub(super) async fn authenticate(
     name: &ClientName,
     source: IpAddr,
 ) -> Result<Caller, Refusal> {
-    let suspect = Suspect::new(&name.application_id, source);
-    if sts.lockout.is_blocked(suspect, sts.clock.unix_micros()) {
-        return Err(Refusal::LockedOut);
-    }
+    let suspect = unlocked(sts, name, source)?;
     let credentials = Credentials {
         zone_id: zone,
         application_id: &name.application_id,
@@ -231,6 +228,18 @@ pub(super) async fn authenticate(
         }
         refusal
     })
+}
+
+/// The suspect a client is, for whoever has to pay before it can be authenticated.
+///
+/// # Errors
+/// [`Refusal::LockedOut`].
+pub(super) fn unlocked(sts: &Sts, name: &ClientName, source: IpAddr) -> Result<Suspect, Refusal> {
+    let suspect = Suspect::new(&name.application_id, source);
+    if sts.lockout.is_blocked(suspect, sts.clock.unix_micros()) {
+        return Err(Refusal::LockedOut);
+    }
+    Ok(suspect)
 }
 
 fn zone_id_of(text: &str) -> Option<ZoneId> {

@@ -96,6 +96,19 @@ impl EvaluationPool {
         zone: &ZoneId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotEvaluated> {
+        self.run_judging(zone, work, |_| false).await
+    }
+
+    /// As [`Self::run`]; what `is_overrun` says of the outcome counts as running out of time, however little it took.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) async fn run_judging<T: Send + 'static>(
+        &self,
+        zone: &ZoneId,
+        work: impl FnOnce() -> T + Send + 'static,
+        is_overrun: impl FnOnce(&T) -> bool + Send + 'static,
+    ) -> Result<T, NotEvaluated> {
         let conduct = self.zones.get_with_by_ref(zone, || self.unblemished());
         conduct.check(&self.clock)?;
         let deadline = Instant::now() + DEADLINE;
@@ -103,7 +116,7 @@ impl EvaluationPool {
         let run = Arc::new(Run::new(conduct, self.clock.clone()));
         let running = Arc::clone(&run);
         let working = tokio::task::spawn_blocking(move || {
-            let outcome = running.work(work);
+            let outcome = running.work(work, is_overrun);
             drop(permits);
             outcome
         });
@@ -132,6 +145,13 @@ impl EvaluationPool {
         let _place = Place::take(&self.waiting, self.waiting_max).ok_or(NotEvaluated::Busy)?;
         let slot = permit(&self.slots, deadline).await?;
         Ok((turn, slot))
+    }
+
+    /// Every slot, until it is given back.
+    #[cfg(test)]
+    pub(crate) async fn hold_all(&self) -> OwnedSemaphorePermit {
+        let all = u32::try_from(self.slots.available_permits()).unwrap();
+        Arc::clone(&self.slots).acquire_many_owned(all).await.unwrap()
     }
 
     fn unblemished(&self) -> Arc<Conduct> {
@@ -189,10 +209,16 @@ impl Run {
     }
 
     /// Does the work, on the thread for it: the time it took to get there is not the zone's.
-    fn work<T>(&self, work: impl FnOnce() -> T) -> T {
+    fn work<T>(&self, work: impl FnOnce() -> T, is_overrun: impl FnOnce(&T) -> bool) -> T {
         let started = *self.started.get_or_init(Instant::now);
         let outcome = work();
-        self.judge(started.elapsed());
+        let took = started.elapsed();
+        let least = if is_overrun(&outcome) {
+            OVERRUN
+        } else {
+            Duration::ZERO
+        };
+        self.judge(took.max(least));
         outcome
     }
 
@@ -340,6 +366,21 @@ mod tests {
             pool.run(&id, || ()).await == Ok(())
         })
         .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_spends_its_budget_is_suspended_however_fast_it_does() {
+        let (pool, _) = pool(2, 8);
+        let id = zone("z");
+        let evaluated = Arc::new(AtomicU32::new(0));
+        wait_until(SOON, async || {
+            let evaluated = Arc::clone(&evaluated);
+            let fast = move || evaluated.fetch_add(1, Ordering::Relaxed);
+            pool.run_judging(&id, fast, |_| true).await == Err(NotEvaluated::Suspended)
+        })
+        .await;
+        assert_eq!(evaluated.load(Ordering::Relaxed), OVERRUNS_MAX);
+        until_evaluated(&pool, &zone("other")).await;
     }
 
     #[test]

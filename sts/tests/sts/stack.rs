@@ -505,6 +505,7 @@ fn config(database: &str, redis: &str, spool: &TempDir, settings: &[(&str, &str)
         ("AUDIT_REPLAY_DIR", spool),
         ("METRICS_BEARER", "metrics"),
         ("PORT", "0"),
+        ("STS_POLICY_QUESTIONS_PER_MIN", "6000"),
     ];
     let all = with(&usual, settings);
     let source = Source::from_pairs(

@@ -30,6 +30,11 @@ impl Homes {
     }
 }
 
+/// The zone of an application that has proved itself here. One map read.
+pub(crate) fn known(sts: &Sts, application_id: &str) -> Option<ZoneId> {
+    sts.homes.0.get(&ApplicationId::try_from(application_id).ok()?)
+}
+
 /// The zone of an application, `None` for one that does not exist. Cost: one map read, or one statement for an application
 /// that has not proved itself here yet; that takes a place in the queue of derivations, so strangers cause few.
 ///

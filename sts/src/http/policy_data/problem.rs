@@ -47,6 +47,12 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
     }
 
+    /// Questions are not answered here.
+    pub(super) fn off() -> Self {
+        let message = "questions about policies are not answered here";
+        Self::new(StatusCode::NOT_FOUND, "resource_not_found", message)
+    }
+
     /// Nobody says who asks, or not in a way that can be read.
     pub(super) fn unauthorized() -> Self {
         let message = "client credentials by HTTP Basic are required";
