@@ -128,7 +128,10 @@ fn about(decided: &Approval) -> Map<String, Value> {
         ),
         (
             "subject_anchor",
-            decided.subject_anchor.as_ref().map(|subject| json!(subject)),
+            // Elsewhere the user is who decides: his name would say who did.
+            (decided.privacy_mode == "identified")
+                .then(|| decided.subject_anchor.as_ref().map(|subject| json!(subject)))
+                .flatten(),
         ),
         (
             "reason",

@@ -92,7 +92,7 @@ pub(crate) fn about(approval: &Approval) -> Map<String, Value> {
         ("privacy_mode", Some(approval.privacy_mode.as_str())),
         ("session_id", approval.session_id.as_deref()),
         ("application_id", approval.application_id.as_deref()),
-        ("subject_anchor", approval.subject_anchor.as_deref()),
+        ("subject_anchor", named(approval)),
     ];
     for (name, text) in texts {
         if let Some(text) = text {
@@ -102,6 +102,12 @@ pub(crate) fn about(approval: &Approval) -> Map<String, Value> {
     let binding = approval.resource_set_hash.as_deref().map(hex::encode);
     metadata.insert("binding".to_owned(), json!(binding));
     metadata
+}
+
+/// The user a request is made for, where the approval lets him be named: he is who decides, so his name says who decided.
+fn named(approval: &Approval) -> Option<&str> {
+    let is_identified = approval.privacy_mode == "identified";
+    approval.subject_anchor.as_deref().filter(|_anchor| is_identified)
 }
 
 /// Where a request came from.

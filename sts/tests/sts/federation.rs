@@ -1,16 +1,18 @@
 //! A user of another issuer signs in with an ID token, once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use caracal_chassis::Clock;
 use caracal_model::SubjectId;
 use caracal_storage::ZoneScope;
 use caracal_storage::outbox::Producer;
 use caracal_storage::revocation_cascade::{self, Root};
-use caracal_testing::{Behaviour, FaultProxy, Role, TestDatabase, TestRedis, wait_until};
+use caracal_testing::{Behaviour, FaultProxy, Role, TestDatabase, TestRedis, Upstream, wait_for, wait_until};
 use caracal_token::Use;
 use caracal_wire::form;
 use futures_util::future::join_all;
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::idp::{ID_TOKEN, Idp, believe, claims, federated, settings, sign_in, until_refused};
@@ -307,47 +309,129 @@ async fn without_the_memory_of_uses_nobody_signs_in() {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_once_and_never_from_where_they_may_not_be() {
+async fn keys_are_fetched_once_for_all_who_wait() {
     let (stack, idp) = federated().await;
     let tokens: Vec<String> = (0..20).map(|_| idp.token("u")).collect();
     let answers = join_all(tokens.iter().map(|token| sign_in(&stack, token, &[]))).await;
     assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
     assert_eq!(idp.server.requests().len(), 1, "one fetch for all");
-    let unavailable = "issuer keys unavailable";
-    let move_to = async |url: &str| {
-        stack
-            .sql(format!("UPDATE subject_issuers SET jwks_url = '{url}'"))
-            .await;
-    };
-    for url in [
-        idp.url("/jwks").replace("https:", "http:").as_str(),
-        "https://169.254.169.254/jwks",
-        "https://10.0.0.1/jwks",
-        "https://[fd00::1]/jwks",
-        "not a url",
-    ] {
-        move_to(url).await;
-        until_refused(&stack, &idp, unavailable).await;
-    }
-    let documents = [
-        ("/a", json!([])),
-        ("/b", json!({"keys": []})),
-        ("/c", json!({"keys": ["x".repeat(300 << 10)]})),
-    ];
-    for (path, document) in documents {
-        idp.publish(document);
-        move_to(&idp.url(path)).await;
-        until_refused(&stack, &idp, unavailable).await;
-    }
-    idp.server.set(Behaviour::Status(StatusCode::FOUND, Bytes::new()));
-    move_to(&idp.url("/d")).await;
-    until_refused(&stack, &idp, unavailable).await;
-    idp.publish(idp.jwks("k1"));
-    // A failure is not remembered.
-    wait_until(SOON, async || {
-        sign_in(&stack, &idp.token("u"), &[]).await.status == StatusCode::OK
+}
+
+/// What a user of a new issuer is answered, whose keys are said to be at `url`. Of an issuer nobody asked about before, nothing is
+/// remembered.
+async fn with_keys_at(stack: &Stack, idp: &Idp, url: &str) -> Answer {
+    let name = crate::stack::nonce();
+    let issuer = format!("https://{}.example", &name[..12]);
+    stack
+        .sql(format!(
+            "INSERT INTO subject_issuers (id, zone_id, issuer, jwks_url, audience)
+             VALUES ('si-{name}', 'z1', '{issuer}', '{url}', 'caracal')"
+        ))
+        .await;
+    let unknown = "invalid subject_token: issuer is not configured";
+    wait_for(SOON, async || {
+        let mut claims = claims("u");
+        claims["iss"] = json!(issuer);
+        let answer = sign_in(stack, &idp.sign("k1", &claims), &[]).await;
+        (answer.refusal().2 != unknown).then_some(answer)
     })
-    .await;
+    .await
+}
+
+const NO_KEYS: (u16, &str, &str) = (
+    401,
+    "invalid_token",
+    "invalid subject_token: issuer keys unavailable",
+);
+
+#[tokio::test]
+async fn keys_are_never_fetched_from_where_they_may_not_be() {
+    let idp = Idp::start().await;
+    let settings = settings();
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(key, value)| (*key, value.as_str()))
+        .filter(|(key, _)| *key != "INSECURE_LOOPBACK_EGRESS")
+        .collect();
+    let guarded = Stack::start_with(&settings).await;
+    let here = idp.url("/jwks");
+    for host in ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1"] {
+        let url = here.replace("localhost", host);
+        assert_eq!(
+            with_keys_at(&guarded, &idp, &url).await.refusal(),
+            NO_KEYS,
+            "{url}"
+        );
+    }
+    assert!(
+        idp.server.requests().is_empty(),
+        "nobody knocked: {:?}",
+        idp.server.requests()
+    );
+
+    let (stack, idp) = federated().await;
+    let keys = idp.jwks("k1");
+    let plain = Upstream::start(Behaviour::Status(StatusCode::OK, Bytes::from(keys.to_string()))).await;
+    let url = format!("http://localhost:{}/jwks", plain.address().port());
+    assert_eq!(
+        with_keys_at(&stack, &idp, &url).await.refusal(),
+        NO_KEYS,
+        "without TLS"
+    );
+    assert!(plain.requests().is_empty(), "nobody asked in clear");
+    assert_eq!(
+        with_keys_at(&stack, &idp, &idp.url("/other")).await.status,
+        StatusCode::OK,
+        "the same keys where they may be"
+    );
+}
+
+#[tokio::test]
+async fn no_redirect_is_followed_and_no_document_without_limit_is_read() {
+    let (stack, idp) = federated().await;
+    let keys = idp.jwks("k1");
+    let mut large = keys.clone();
+    large["pad"] = json!("x".repeat(300 << 10));
+    let (target, documents) = (idp.url("/jwks"), [keys, large, json!([]), json!({"keys": []})]);
+    idp.server.set(Behaviour::Custom(Arc::new(move |request| {
+        let path = request.target.clone();
+        let [keys, large, list, none] = documents
+            .each_ref()
+            .map(|document| Bytes::from(document.to_string()));
+        match path.as_str() {
+            "/moved" => Response::builder()
+                .status(StatusCode::FOUND)
+                .header("location", &target)
+                .body(Bytes::new())
+                .unwrap(),
+            "/large" => Response::new(large),
+            "/list" => Response::new(list),
+            "/none" => Response::new(none),
+            _ => Response::new(keys),
+        }
+    })));
+    for path in ["/moved", "/large", "/list", "/none"] {
+        idp.server.take_requests();
+        assert_eq!(
+            with_keys_at(&stack, &idp, &idp.url(path)).await.refusal(),
+            NO_KEYS,
+            "{path}"
+        );
+        let asked: Vec<String> = idp
+            .server
+            .requests()
+            .iter()
+            .map(|request| request.target.clone())
+            .collect();
+        assert!(
+            !asked.is_empty() && asked.iter().all(|asked| asked == path),
+            "{asked:?}"
+        );
+    }
+    assert_eq!(
+        with_keys_at(&stack, &idp, &idp.url("/jwks")).await.status,
+        StatusCode::OK
+    );
 }
 
 #[tokio::test]
