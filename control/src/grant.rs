@@ -90,7 +90,7 @@ pub(crate) async fn create(
     Ok(made)
 }
 
-/// Revokes a grant and ends everything its user has under way in the zone. Again is no error.
+/// Revokes a grant and ends everything its user has under way in the zone. Again is no error, and ends nothing more.
 pub(crate) async fn revoke(
     control: &Control,
     caller: &Caller,
@@ -98,14 +98,21 @@ pub(crate) async fn revoke(
     id: &GrantId,
 ) -> Result<(), Refusal> {
     let mut change = Change::in_zone(control, caller, zone).await?;
-    let revoked = delegated_grant::revoke(change.tx(), zone, id, caller.by())
-        .await?
-        .ok_or(Code::GrantNotFound)?;
-    let root = Root::Grant {
-        id,
-        user: &revoked.user_id,
-    };
-    revocation_cascade::revoke(change.tx(), Producer::Api, zone, root, REASON).await?;
+    match delegated_grant::revoke(change.tx(), zone, id, caller.by()).await? {
+        Some(revoked) => {
+            let root = Root::Grant {
+                id,
+                user: &revoked.user_id,
+            };
+            revocation_cascade::revoke(change.tx(), Producer::Api, zone, root, REASON).await?;
+        }
+        // What its user has begun since has nothing to do with it.
+        None => {
+            delegated_grant::find(&mut *change.tx(), zone, id)
+                .await?
+                .ok_or(Code::GrantNotFound)?;
+        }
+    }
     change.commit(done(zone, id, 204, Kind::Delete, None)).await
 }
 

@@ -197,8 +197,10 @@ async fn a_revoked_grant_ends_what_its_user_has_under_way_and_nobody_elses() {
         "zone_id": zone.id, "session_id": "ar-1", "reason": "grant_revoked", "grant_id": made["id"],
     });
     assert_eq!(announced, [expected]);
+    zone.record("ar-4", "user-1", "user").await;
     zone.api.delete(&one).await.expect(204);
     assert_eq!(zone.api.get(&one).await.expect(200), revoked, "once is enough");
+    assert!(zone.is_active("ar-4").await, "begun since");
     let recorded = "SELECT count(*) FROM admin_audit_events WHERE zone_id = $1 AND entity_type = 'grants'";
     assert_eq!(zone.api.count(recorded, &zone.id).await, 3);
     zone.api

@@ -173,8 +173,7 @@ pub async fn insert(
     .await?)
 }
 
-/// Revokes a grant and answers whose it was, also when it was revoked before (then the row stays as it is); `None` when
-/// there is none.
+/// Revokes a grant and answers whose it was; `None` when there is none, or it was revoked before.
 ///
 /// # Errors
 /// [`StorageError::Contention`] when a lock is not free in time.
@@ -186,11 +185,8 @@ pub async fn revoke(
 ) -> Result<Option<Grant>, StorageError> {
     Ok(sqlx::query_as(
         "UPDATE delegated_grants
-         SET status = 'revoked',
-             updated_by = CASE status WHEN 'revoked' THEN updated_by ELSE $3 END,
-             updated_via_operator = CASE status WHEN 'revoked' THEN updated_via_operator ELSE $4 END,
-             updated_at = CASE status WHEN 'revoked' THEN updated_at ELSE now() END
-         WHERE zone_id = $1 AND id = $2
+         SET status = 'revoked', updated_by = $3, updated_via_operator = $4, updated_at = now()
+         WHERE zone_id = $1 AND id = $2 AND status <> 'revoked'
          RETURNING id, zone_id, application_id, user_id, resource_id, scopes, status, created_by,
              created_via_operator, updated_by, updated_via_operator, created_at",
     )
