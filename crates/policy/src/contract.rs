@@ -15,7 +15,6 @@ use crate::bundle::{Bundle, State};
 use crate::decision::{ApprovalTier, Decision, Diagnostic, Reason, RiskHit, StepUp};
 use crate::facts::{ClaimFacts, Facts};
 use crate::input::Input;
-use crate::measure::TooLarge;
 use crate::regime::{Regime, conclude};
 use crate::tables::{Approvals, Grant, Risk, ShapeError, Tables};
 
@@ -60,21 +59,20 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
-    /// Whether a decision policy, or a rule of it, spent a budget or answered with too much: it cost as much as it may.
+    /// Whether a decision policy, or a rule of it, spent a budget: it cost as much as it may.
     pub fn is_budget_spent(&self) -> bool {
         let Self::Evaluation(source) = self else {
             return false;
         };
-        source.is::<TooLarge>()
-            || matches!(
-                source.downcast_ref(),
-                Some(
-                    VmError::InstructionLimitExceeded { .. }
-                        | VmError::TimeLimitExceeded { .. }
-                        | VmError::MemoryLimitExceeded { .. }
-                        | VmError::MemoryBudgetExceeded { .. }
-                )
+        matches!(
+            source.downcast_ref(),
+            Some(
+                VmError::InstructionLimitExceeded { .. }
+                    | VmError::TimeLimitExceeded { .. }
+                    | VmError::MemoryLimitExceeded { .. }
+                    | VmError::MemoryBudgetExceeded { .. }
             )
+        )
     }
 }
 

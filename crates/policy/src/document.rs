@@ -48,6 +48,9 @@ pub(crate) const MARKER: &str = "caracal:data-document";
 /// The comment every module of a decision policy carries.
 pub(crate) const DECISION_MARKER: &str = "caracal:decision-policy";
 
+/// The comment of a module that a bundle's data became: its rules are not shown to who asks about the policy.
+pub(crate) const BUNDLE_DATA_MARKER: &str = "caracal:bundle-data";
+
 /// The package whose `result` decides, and in which data documents are.
 pub(crate) const PACKAGE: &str = "caracal.authz";
 

@@ -114,7 +114,7 @@ fn a_bundle_of_modules_and_data_becomes_documents_that_can_be_put_in_force() {
     );
     assert_eq!(
         of("data:users"),
-        "# caracal:decision-policy\npackage users\n\nadmins := [\"ada\"]\n\nlimits := {\"a/b\": 1.50}\n"
+        "# caracal:decision-policy\n# caracal:bundle-data\npackage users\n\nadmins := [\"ada\"]\n\nlimits := {\"a/b\": 1.50}\n"
     );
     for document in &read.documents {
         document::validate(&document.content).unwrap();

@@ -80,7 +80,7 @@ pub(super) fn id_token(request: &ExchangeRequest) -> Option<&SubjectToken> {
 /// # Errors
 /// The first in this order: [`Refusal::SubjectToken`] to a gateway, which speaks for holders of mandates only;
 /// [`Refusal::FederationFields`]; those of a proof of possession; [`Refusal::Federation`] for what is wrong with the token; the lifetime's refusals;
-/// [`Refusal::Federation`] when it was used before and [`Refusal::SignInStoreUnavailable`] when nobody can tell;
+/// [`Refusal::EvidenceUnavailable`] while there is no room for evidence; [`Refusal::Federation`] when it was used before and [`Refusal::SignInStoreUnavailable`] when nobody can tell;
 /// [`Refusal::RecordStoreUnavailable`].
 pub(super) async fn sign_in(
     sts: &Sts,
@@ -108,6 +108,10 @@ pub(super) async fn sign_in(
     claims.cnf = shown.confirmation();
     let keys = mint::zone_with_keys(sts, zone).await?;
     let key = keys.keys.signing(now).ok_or(Refusal::Issuance)?;
+    if !sts.spool.stats().has_room() {
+        // Else each try would leave a record of a user who got nothing.
+        return Err(Refusal::EvidenceUnavailable);
+    }
     take(sts, zone, &identity, token).await?;
     let issued = async {
         record(sts, &claims, issuer).await?;

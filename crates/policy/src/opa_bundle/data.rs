@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     MEMBERS_MAX, OpaBundleError, OpaDocument, Roots, UNPACKED_BYTES_MAX, check_depth, is_within, shown,
 };
-use crate::document::{DECISION_MARKER, MARKER, PACKAGE, is_dotted_name};
+use crate::document::{BUNDLE_DATA_MARKER, DECISION_MARKER, MARKER, PACKAGE, is_dotted_name};
 
 /// Bytes that are read again when objects are taken apart, all together: eight levels of the largest bundle.
 const READ_AGAIN_BYTES_MAX: usize = 8 * UNPACKED_BYTES_MAX;
@@ -128,12 +128,11 @@ fn is_name(name: &str) -> bool {
 
 fn document(folder: &str, rules: &Rules) -> OpaDocument {
     let package = folder.replace('/', ".");
-    let marker = if package == PACKAGE {
-        MARKER
+    let mut content = if package == PACKAGE {
+        format!("# {MARKER}\npackage {package}\n")
     } else {
-        DECISION_MARKER
+        format!("# {DECISION_MARKER}\n# {BUNDLE_DATA_MARKER}\npackage {package}\n")
     };
-    let mut content = format!("# {marker}\npackage {package}\n");
     for (name, value) in rules {
         // Writing to a text does not fail.
         let _written = write!(content, "\n{name} := {}\n", value.get());

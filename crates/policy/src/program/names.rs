@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 
 use crate::data::DECISION_PATH;
+use crate::document::{BUNDLE_DATA_MARKER, is_marked};
 use crate::documents::head_of;
 
 /// The segments below `data`.
@@ -44,13 +45,14 @@ pub(super) enum Named {
 }
 
 impl Names {
-    /// All that is defined but the decision, which is not the policy's alone. What a module says that has nothing but data is
-    /// hidden, as data documents are: so come the data of bundles.
+    /// All that is defined but the decision, which is not the policy's alone. What a module says that came from the data of a
+    /// bundle is hidden, as data documents are.
     pub(super) fn of(modules: &[Ref<Module>]) -> Self {
         let mut kinds: BTreeMap<Place, Kind> = BTreeMap::new();
         for module in modules {
             let package = segments(&module.package.refr).0;
-            let is_data = module.policy.iter().all(is_data);
+            let text = module.package.span.source.contents();
+            let is_data = is_marked(text, BUNDLE_DATA_MARKER);
             for rule in &module.policy {
                 let (below, kind) = definition(rule);
                 let kind = if is_data { Kind::Hidden } else { kind };
@@ -147,37 +149,6 @@ fn segments(reference: &Ref<Expr>) -> (Place, bool) {
     }
 }
 
-/// Whether a rule gives a name to a value that is written as JSON is, and does nothing else.
-fn is_data(rule: &Ref<Rule>) -> bool {
-    let Rule::Spec { head, bodies, .. } = rule.as_ref() else {
-        return false;
-    };
-    let RuleHead::Compr {
-        refr,
-        assign: Some(assign),
-        ..
-    } = head
-    else {
-        return false;
-    };
-    if !bodies.is_empty() || matches!(refr.as_ref(), Expr::RefBrack { .. }) {
-        return false;
-    }
-    let mut next = vec![&assign.value];
-    while let Some(part) = next.pop() {
-        match part.as_ref() {
-            Expr::Array { items, .. } => next.extend(items),
-            Expr::Object { fields, .. } => {
-                next.extend(fields.iter().flat_map(|(_, key, value)| [key, value]));
-            }
-            Expr::UnaryExpr { expr, .. } => next.push(expr),
-            Expr::String { .. } | Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. } => {}
-            _ => return false,
-        }
-    }
-    true
-}
-
 fn key(index: &Ref<Expr>) -> Option<String> {
     match index.as_ref() {
         Expr::String { value, .. } => Some(value.as_string().ok()?.as_ref().to_owned()),
@@ -251,32 +222,23 @@ k[x] contains 1 if some x in [1]
     }
 
     #[test]
-    fn a_module_of_nothing_but_data_is_hidden_and_one_with_a_rule_is_not() {
-        let data =
-            "package p.data\nusers := {\"ada\": {\"roles\": [\"x\", -1, 1.5e3, true, null]}}\nlimits := []\n";
-        let names = names(&[data, "package p.rules\nlimits := [1]\nallow if input.x\n"]);
+    fn a_module_marked_as_data_of_a_bundle_is_hidden_and_no_other() {
+        let data = "package p.data\nusers := {\"ada\": [1]}\nlimits := []\n";
+        let marked = format!("# caracal:bundle-data\n{data}");
+        let rules = "package p.rules\nallow if input.x\n";
+        let hidden = names(&[&marked, rules]);
         for path in ["p/data", "p/data/users", "p/data/users/ada"] {
-            assert_eq!(find(&names, path), None, "{path}");
+            assert_eq!(find(&hidden, path), None, "{path}");
         }
         assert_eq!(
-            find(&names, "p"),
-            Some(Named::Package(vec![
-                place("p/rules/allow"),
-                place("p/rules/limits")
-            ]))
+            find(&hidden, "p"),
+            Some(Named::Package(vec![place("p/rules/allow")]))
         );
-        for rule in [
-            "default one := 1",
-            "one := 1 if input.x",
-            "one := {1}",
-            "one := input.x",
-            "one := [x | some x in [1]]",
-            "one contains 1",
-            "one if true",
-        ] {
-            let names = self::names(&[&format!("{data}{rule}\n")]);
-            assert!(find(&names, "p/data/users").is_some(), "{rule}");
-        }
+        // A rule that always holds is a rule: who asks for all of `shop` must not miss what denies.
+        let shown = names(&["package shop\nallow if input.x\n", "package shop\ndeny := true\n"]);
+        let both = vec![place("shop/allow"), place("shop/deny")];
+        assert_eq!(find(&shown, "shop"), Some(Named::Package(both)));
+        assert_eq!(find(&shown, "shop/deny"), Some(Named::Rule(place("shop/deny"))));
     }
 
     #[test]
