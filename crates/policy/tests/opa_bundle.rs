@@ -301,7 +301,11 @@ fn an_archive_is_read_within_its_limits_and_no_entry_leads_out_of_it() {
     use OpaBundleError as E;
     let zeros = vec![0_u8; UNPACKED_BYTES_MAX + 1];
     let bomb = gzip(&zeros);
-    assert!(bomb.len() < 64 * 1024);
+    assert!(
+        bomb.len() < 1 << 20,
+        "it comes through the limit of the body: {}",
+        bomb.len()
+    );
     assert!(matches!(read(&bomb), Err(E::TooLarge)));
     let mut many = Builder::new(Vec::new());
     for number in 0..=ENTRIES_MAX {
