@@ -1,6 +1,7 @@
 //! What did the operator ask of the gateway? Names, defaults and ranges are in `docs/contract/gateway.md`, "Settings".
 
 mod routes;
+mod tls;
 mod trust;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use url::{Host, Url};
 
 use crate::snapshot::routes::Routes;
 use routes::read_routes;
+pub(crate) use tls::{ClientCertificates, PairFiles, TlsSettings};
 pub(crate) use trust::ProxyTrust;
 
 /// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
@@ -36,7 +38,7 @@ pub struct Config {
     pub(crate) address: SocketAddr,
     pub(crate) admin_address: SocketAddr,
     pub(crate) health_on_main: bool,
-    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) tls: Option<TlsSettings>,
     pub(crate) sts_urls: Vec<String>,
     pub(crate) sts_timeout: Duration,
     pub(crate) sts_key: Option<HmacKey>,
@@ -90,13 +92,6 @@ pub(crate) struct Timeouts {
     pub(crate) drain: Duration,
 }
 
-/// Certificate chain and key of the listener, PEM.
-#[derive(Clone, Debug)]
-pub(crate) struct TlsFiles {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-}
-
 impl Config {
     /// Reads every setting; what is wrong is recorded in `reader`.
     pub fn read(reader: &mut Reader<'_>) -> Self {
@@ -120,7 +115,7 @@ impl Config {
             address: reader.listen_address("PORT", 8081),
             admin_address: reader.listen_address("ADMIN_PORT", 8082),
             health_on_main: reader.boolean("ADMIN_ON_MAIN_LISTENER", true),
-            tls: read_tls(reader),
+            tls: TlsSettings::read(reader),
             sts_urls,
             sts_timeout,
             sts_key: sts_key.or_else(|| audit_key.as_ref().map(derived)),
@@ -237,20 +232,6 @@ fn read_public_urls(reader: &mut Reader<'_>) -> Vec<String> {
         "write it plainly, e.g. https://gateway.example.com",
     );
     urls
-}
-
-fn read_tls(reader: &mut Reader<'_>) -> Option<TlsFiles> {
-    let certificate = reader.optional_path("TLS_CERT_FILE");
-    let key = reader.optional_path("TLS_KEY_FILE");
-    reader.check(
-        certificate.is_some() == key.is_some(),
-        "TLS_CERT_FILE",
-        "and TLS_KEY_FILE belong together, and one is missing",
-        "set both, or none",
-    );
-    certificate
-        .zip(key)
-        .map(|(certificate, key)| TlsFiles { certificate, key })
 }
 
 fn read_dns_server(reader: &mut Reader<'_>) -> Option<SocketAddr> {

@@ -63,6 +63,11 @@ impl ClientConnection {
         matches!(self.io.get_ref(), Socket::Tls(_))
     }
 
+    /// The certificate the client has shown to this gateway (DER).
+    pub(crate) fn client_certificate(&self) -> Option<&[u8]> {
+        self.io.get_ref().client_certificate()
+    }
+
     /// What the request being served may restrict.
     pub(crate) fn leash(&self) -> &Leash {
         &self.leash

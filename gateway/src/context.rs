@@ -127,12 +127,26 @@ pub(crate) struct Inbound<'a> {
     head: &'a RequestHeader,
     peer: SocketAddr,
     is_tls: bool,
+    client_certificate: Option<&'a [u8]>,
 }
 
 impl<'a> Inbound<'a> {
     /// The request with this head, from this peer.
     pub(crate) fn new(head: &'a RequestHeader, peer: SocketAddr, is_tls: bool) -> Self {
-        Self { head, peer, is_tls }
+        Self {
+            head,
+            peer,
+            is_tls,
+            client_certificate: None,
+        }
+    }
+
+    /// The same on a connection whose client has shown this certificate (DER).
+    pub(crate) fn with_client_certificate(self, client_certificate: Option<&'a [u8]>) -> Self {
+        Self {
+            client_certificate,
+            ..self
+        }
     }
 
     /// Its head.
@@ -153,6 +167,11 @@ impl<'a> Inbound<'a> {
     /// Whether it came through TLS terminated here.
     pub(crate) fn is_tls(&self) -> bool {
         self.is_tls
+    }
+
+    /// The certificate shown in the handshake that this gateway made (DER): the client holds its key.
+    pub(crate) fn client_certificate(&self) -> Option<&'a [u8]> {
+        self.client_certificate
     }
 
     /// The path as sent, percent-encoding and all; `None` for a target that is not a path, or not text.

@@ -31,6 +31,7 @@ mod snapshot;
 #[doc(hidden)]
 pub mod stage;
 mod sts_client;
+mod tls;
 mod trust;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use snapshot::skew::ClockSkew;
 use stage::audit::Evidence;
 use stage::replay::BurnedTable;
 use sts_client::StsClient;
+use tls::Tls;
 
 /// Everything a request needs, made once by [`run()`].
 #[derive(Debug)]
@@ -64,6 +66,8 @@ struct Gateway {
     /// Set for a gateway that keeps the only replay table: one-shot mandates issued in this second (Unix) or before
     /// may have been used before the table began.
     remembers_since_unix_s: Option<i64>,
+    /// `None` when the listener speaks in clear.
+    tls: Option<Arc<Tls>>,
     egress: Guard,
     evidence: Evidence,
     skew: ClockSkew,

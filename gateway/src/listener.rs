@@ -5,33 +5,33 @@
 //! response when its authority ends. `HttpProxy` is made to be driven by such a loop.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use caracal_chassis::shutdown::Shutdown;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::tls::{ServerConfig, TlsAcceptor, load_certs_and_key_files, version};
 use pingora_proxy::HttpProxy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::RunError;
-use crate::config::{Config, TlsFiles};
+use crate::config::Config;
 use crate::connection::{ClientConnection, Patience, Socket};
 use crate::proxy::Proxy;
+use crate::tls::Tls;
 
 /// How long to leave the operating system alone after it refused a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pingora's own wait between requests is a backstop behind the leash's.
 const KEEPALIVE_SLACK_S: u64 = 5;
+/// Application protocols, the preferred one first (RFC 7301).
+pub(crate) const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
 /// What one listener needs.
 pub(crate) struct Server {
     app: Arc<HttpProxy<Proxy>>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     patience: Patience,
     connections_max: usize,
     drain: Duration,
@@ -40,14 +40,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server of `app` with the limits and certificates of `config`.
-    ///
-    /// # Errors
-    /// [`RunError::Tls`].
-    pub(crate) fn new(app: HttpProxy<Proxy>, config: &Config) -> Result<Self, RunError> {
-        Ok(Self {
+    /// A server of `app` with the limits of `config`, and TLS where there is some.
+    pub(crate) fn new(app: HttpProxy<Proxy>, config: &Config, tls: Option<Arc<Tls>>) -> Self {
+        Self {
             app: Arc::new(app),
-            tls: config.tls.as_ref().map(acceptor).transpose()?,
+            tls,
             patience: Patience {
                 idle: config.timeouts.idle,
                 head: config.timeouts.read_header,
@@ -55,7 +52,7 @@ impl Server {
             connections_max: config.connections_max,
             drain: config.timeouts.drain,
             stopping: watch::Sender::new(false),
-        })
+        }
     }
 
     /// Serves until the shutdown is requested, then lets requests in progress end, at most for the drain time.
@@ -106,7 +103,8 @@ impl Server {
         let socket = match &self.tls {
             None => Socket::Plain(stream),
             Some(tls) => match tokio::time::timeout(self.patience.head, tls.accept(stream)).await {
-                Ok(Ok(stream)) => Socket::Tls(Box::new(stream)),
+                Ok(Ok(Some(stream))) => Socket::Tls(Box::new(stream)),
+                Ok(Ok(None)) => return,
                 Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
                 Err(_elapsed) => return tracing::debug!("a TLS handshake took too long"),
             },
@@ -142,24 +140,4 @@ async fn accept(
     // Answers are written in whole pieces; waiting for more would only delay them.
     stream.set_nodelay(true)?;
     Ok((stream, peer, slot))
-}
-
-/// TLS 1.2 and 1.3 with HTTP/1.1.
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, RunError> {
-    let wrong = |source: Box<dyn std::error::Error + Send + Sync>| RunError::Tls { source };
-    let text = |path: &Path| {
-        path.to_str()
-            .map(str::to_owned)
-            .ok_or_else(|| wrong("a path is not text".into()))
-    };
-    let (certificate, key) = (text(&files.certificate)?, text(&files.key)?);
-    let loaded = load_certs_and_key_files(&certificate, &key).map_err(|error| wrong(error.into()))?;
-    let (chain, key) =
-        loaded.ok_or_else(|| wrong("no certificate, or no private key, in the files".into()))?;
-    let mut config = ServerConfig::builder_with_protocol_versions(&[&version::TLS12, &version::TLS13])
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| wrong(error.into()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use caracal_chassis::metrics::Registry;
-use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -105,6 +105,8 @@ struct State {
     audit_bytes: IntGauge,
     audit_files: IntGauge,
     audit_oldest_age: Gauge,
+    tls_reload_errors: IntGauge,
+    tls_certificate_expires: IntGaugeVec,
 }
 
 impl Metrics {
@@ -185,6 +187,15 @@ impl Metrics {
                     &name("audit_replay_oldest_age_seconds"),
                     "Age of the oldest pending event.",
                 ),
+                tls_reload_errors: gauge(
+                    "tls_reload_errors_total",
+                    "New certificate files that could not be used.",
+                ),
+                tls_certificate_expires: registry.gauge_vec(
+                    &name("tls_certificate_expires_seconds"),
+                    "Time until a certificate of the listener expires; negative afterwards.",
+                    &["name"],
+                ),
             },
             registry,
         }
@@ -255,6 +266,20 @@ impl Metrics {
         state
             .audit_oldest_age
             .set(spool.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+        if let Some(tls) = &gateway.tls {
+            set(&state.tls_reload_errors, tls.reload_errors());
+            state.tls_certificate_expires.reset();
+            // Of several for one name the one that ends first.
+            let mut expiries = tls.expiries();
+            expiries.sort_by_key(|(_name, expires_unix_s)| std::cmp::Reverse(*expires_unix_s));
+            for (name, expires_unix_s) in expiries {
+                let left = expires_unix_s.saturating_sub(gateway.clock.unix_seconds());
+                state
+                    .tls_certificate_expires
+                    .with_label_values(&[&name])
+                    .set(left);
+            }
+        }
     }
 }
 

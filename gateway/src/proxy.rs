@@ -423,11 +423,8 @@ fn leash(session: &Session) -> Result<Leash> {
 
 fn inbound(session: &Session) -> Result<Inbound<'_>> {
     let connection = connection(session)?;
-    Ok(Inbound::new(
-        session.req_header(),
-        connection.peer(),
-        connection.is_tls(),
-    ))
+    let request = Inbound::new(session.req_header(), connection.peer(), connection.is_tls());
+    Ok(request.with_client_certificate(connection.client_certificate()))
 }
 
 fn head_bytes(session: &Session) -> usize {

@@ -15,7 +15,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 
 use crate::config::Config;
-use crate::listener::Server;
+use crate::listener::{PROTOCOLS, Server};
 use crate::metrics::Metrics;
 use crate::proxy::{ATTEMPTS_MAX, Proxy};
 use crate::snapshot::keys::ZoneKeys;
@@ -24,6 +24,7 @@ use crate::snapshot::skew::ClockSkew;
 use crate::stage::audit::{Evidence, SUMMARY_EVERY};
 use crate::stage::replay::BurnedTable;
 use crate::sts_client::StsClient;
+use crate::tls::Tls;
 use crate::trust::{TrustError, TrustFile};
 use crate::{Gateway, admin};
 
@@ -64,8 +65,8 @@ pub enum RunError {
     /// `STS_URL` cannot be used.
     #[error("the STS cannot be addressed")]
     Sts(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The certificate or key of the listener cannot be used.
-    #[error("TLS_CERT_FILE and TLS_KEY_FILE cannot be used")]
+    /// A certificate or key of the listener, or the authorities of its clients, cannot be used.
+    #[error("the certificates of the listener cannot be used")]
     Tls {
         /// What is wrong with them.
         #[source]
@@ -115,7 +116,8 @@ pub async fn run(
     let front = Server::new(
         http_proxy(&pingora_settings(&gateway.config, ca_file), proxy),
         &gateway.config,
-    )?;
+        gateway.tls.clone(),
+    );
     drop(trust_file);
 
     gateway.sts.locate().await;
@@ -165,6 +167,10 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
         Some(server) => Arc::new(DnsServer(server)),
         None => Arc::new(SystemResolver),
     };
+    let tls = config.tls.as_ref().map(|settings| Tls::new(settings, PROTOCOLS));
+    let tls = tls.transpose().map_err(|error| RunError::Tls {
+        source: Box::new(error),
+    })?;
     let egress = Guard::of_upstreams(resolver, &config.upstream_hosts, config.dns_cache_for);
     let limits = SpoolLimits {
         total_bytes: config.audit_bytes_max,
@@ -194,6 +200,7 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
         bus,
         sts,
         keys,
+        tls: tls.map(Arc::new),
         egress,
     })
 }
@@ -241,6 +248,9 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
     tasks.spawn("evidence", async move {
         run_publisher(spool, bus, audit_key, stream_keys, stop.requested()).await;
     });
+    if let Some(tls) = &gateway.tls {
+        tasks.spawn("certificates", Arc::clone(tls).follow(background.clone()));
+    }
     let (this, stop) = (Arc::clone(gateway), background.clone());
     tasks.spawn("locate-sts", async move {
         while pause(LOCATE_EVERY, &stop).await {

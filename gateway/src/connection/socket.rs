@@ -16,6 +16,19 @@ pub(crate) enum Socket {
     Tls(Box<ServerTlsStream<TcpStream>>),
 }
 
+impl Socket {
+    /// The certificate the client has shown in the handshake (DER), whose key it holds.
+    pub(super) fn client_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => {
+                let (_stream, session) = stream.get_ref();
+                session.peer_certificates()?.first().map(AsRef::as_ref)
+            }
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,

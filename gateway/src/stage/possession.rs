@@ -38,12 +38,14 @@ pub(super) fn check(
     Ok(shown.map_err(Denial::Sender)?.map(Box::new))
 }
 
-/// The certificate the client has shown to the terminator it came through; nobody else is asked.
+/// The certificate the client has shown: to the terminator it came through, if that is one we believe, else to this gateway. What
+/// a terminator shows for itself says nothing about its clients.
 fn certificate(gateway: &Gateway, request: &Inbound<'_>) -> Result<Thumbprint, CertificateFault> {
-    if !gateway.config.certificate_proxies.contain(request.peer().ip()) {
-        return Err(CertificateFault::Missing);
+    if gateway.config.certificate_proxies.contain(request.peer().ip()) {
+        return client_certificate::presented(values(request, CLIENT_CERT_HEADER));
     }
-    client_certificate::presented(values(request, CLIENT_CERT_HEADER))
+    let shown = request.client_certificate().ok_or(CertificateFault::Missing)?;
+    Ok(Thumbprint::of_certificate(shown))
 }
 
 fn prove(gateway: &Gateway, request: &Inbound<'_>, mandate: &str) -> Result<Proof, ProofFault> {

@@ -13,6 +13,7 @@ mod credentials;
 mod egress;
 mod forwarding;
 mod late_revocation;
+mod listener_tls;
 mod outages;
 mod refusals;
 mod replay;
