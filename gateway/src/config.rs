@@ -1,5 +1,6 @@
 //! What did the operator ask of the gateway? Names, defaults and ranges are in `docs/contract/gateway.md`, "Settings".
 
+mod doors;
 mod routes;
 mod tls;
 mod trust;
@@ -18,6 +19,7 @@ use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
 use crate::snapshot::routes::Routes;
+pub(crate) use doors::Doors;
 use routes::read_routes;
 pub(crate) use tls::{ClientCertificates, PairFiles, TlsSettings};
 pub(crate) use trust::ProxyTrust;
@@ -38,6 +40,7 @@ pub struct Config {
     pub(crate) address: SocketAddr,
     pub(crate) admin_address: SocketAddr,
     pub(crate) health_on_main: bool,
+    pub(crate) doors: Doors,
     pub(crate) tls: Option<TlsSettings>,
     pub(crate) sts_urls: Vec<String>,
     pub(crate) sts_timeout: Duration,
@@ -115,6 +118,7 @@ impl Config {
             address: reader.listen_address("PORT", 8081),
             admin_address: reader.listen_address("ADMIN_PORT", 8082),
             health_on_main: reader.boolean("ADMIN_ON_MAIN_LISTENER", true),
+            doors: Doors::read(reader),
             tls: TlsSettings::read(reader),
             sts_urls,
             sts_timeout,

@@ -1,4 +1,5 @@
-//! May this client connection stay open? Times out idle clients, and ends a response whose authority ended.
+//! May this client connection stay open? Times out idle clients, and ends a response whose authority ended. An HTTP/2
+//! connection carries many responses: there the connection only carries bytes, and [`ClientStream`] does this for each stream.
 //!
 //! Pingora reads from the client while it waits for the upstream, and writes to the client while the upstream sends.
 //! So one of the two is always polled while a response is open, and whatever must end that response is polled along
@@ -7,11 +8,12 @@
 //! connection can still be written to, so the refusal or the last chunk goes out.
 
 mod leash;
+mod origin;
 mod socket;
+mod stream;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,7 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::time::Sleep;
 
 pub(crate) use leash::{Authority, Leash, Patience, Trip};
+pub(crate) use origin::{Downstream, Origin};
 pub(crate) use socket::Socket;
+pub(crate) use stream::ClientStream;
 
 /// Writes smaller than this are joined, so that a response head and a short body leave in one packet.
 const WRITE_BUFFER_BYTES: usize = 8 * 1024;
@@ -37,45 +41,29 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// One client connection as Pingora sees it.
 pub(crate) struct ClientConnection {
     io: BufWriter<Socket>,
-    peer: SocketAddr,
-    leash: Leash,
+    downstream: Downstream,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl ClientConnection {
-    /// Takes over an accepted connection from `peer`.
-    pub(crate) fn new(socket: Socket, peer: SocketAddr, patience: Patience) -> Self {
+    /// Takes over an accepted connection.
+    pub(crate) fn new(socket: Socket, origin: Origin, patience: Patience) -> Self {
+        let leash = Leash::new(patience);
         Self {
             io: BufWriter::with_capacity(WRITE_BUFFER_BYTES, socket),
-            peer,
-            leash: Leash::new(patience),
+            downstream: Downstream { origin, leash },
             sleep: Box::pin(tokio::time::sleep(patience.idle)),
         }
     }
 
-    /// Who is at the other end of the TCP connection.
-    pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// Whether the connection came in through TLS that this gateway terminated.
-    pub(crate) fn is_tls(&self) -> bool {
-        matches!(self.io.get_ref(), Socket::Tls(_))
-    }
-
-    /// The certificate the client has shown to this gateway (DER).
-    pub(crate) fn client_certificate(&self) -> Option<&[u8]> {
-        self.io.get_ref().client_certificate()
-    }
-
-    /// What the request being served may restrict.
-    pub(crate) fn leash(&self) -> &Leash {
-        &self.leash
+    /// Where it comes from, and what the request being served may restrict.
+    pub(crate) fn downstream(&self) -> &Downstream {
+        &self.downstream
     }
 
     /// An operation would wait: may it?
     fn poll_leash<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let leash = self.leash.clone();
+        let leash = self.downstream.leash.clone();
         let mut state = leash.lock();
         state
             .poll_trip(&mut self.sleep, context)
@@ -93,7 +81,7 @@ impl AsyncRead for ClientConnection {
         let before = buffer.filled().len();
         if let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(context, buffer) {
             if buffer.filled().len() > before {
-                this.leash.heard_client();
+                this.downstream.leash.heard_client();
             }
             return Poll::Ready(result);
         }
@@ -115,14 +103,14 @@ impl AsyncWrite for ClientConnection {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let farewell = if bytes == LAST_CHUNK {
-            this.leash.lock().farewell
+            this.downstream.leash.lock().farewell
         } else {
             None
         };
         // A farewell is far shorter than the buffer, so it is taken whole or not at all.
         match Pin::new(&mut this.io).poll_write(context, farewell.unwrap_or(bytes)) {
             Poll::Ready(Ok(_)) if farewell.is_some() => {
-                this.leash.lock().farewell = None;
+                this.downstream.leash.lock().farewell = None;
                 Poll::Ready(Ok(bytes.len()))
             }
             Poll::Ready(result) => Poll::Ready(result),
@@ -167,7 +155,7 @@ impl fmt::Debug for ClientConnection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("ClientConnection")
-            .field("peer", &self.peer)
+            .field("origin", &self.downstream.origin)
             .finish_non_exhaustive()
     }
 }
@@ -183,7 +171,7 @@ impl Shutdown for ClientConnection {
 
 impl UniqueID for ClientConnection {
     fn id(&self) -> UniqueIDType {
-        UniqueIDType::from(self.peer.port())
+        UniqueIDType::from(self.downstream.origin.peer.port())
     }
 }
 

@@ -8,9 +8,12 @@ use http::{HeaderMap, HeaderValue};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use tokio::time::Instant;
+use url::Url;
 
 use crate::admit::{Admission, Passage};
+use crate::connection::Origin;
 use crate::denial::Denial;
+use crate::source::Place;
 
 /// The per-request state of the proxy.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) stopped: Option<Denial>,
     /// What was seen. Only told to logs, metrics and the ledger.
     pub(crate) seen: Observation,
+    /// Its place among the requests of its source, until it has ended.
+    pub(crate) place: Option<Place>,
 }
 
 /// What became of the request.
@@ -92,6 +97,7 @@ impl Context {
         Self {
             verdict: Verdict::Pending,
             stopped: None,
+            place: None,
             seen: Observation {
                 request_id: RequestId::generate(),
                 started: Instant::now(),
@@ -125,28 +131,13 @@ impl Context {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inbound<'a> {
     head: &'a RequestHeader,
-    peer: SocketAddr,
-    is_tls: bool,
-    client_certificate: Option<&'a [u8]>,
+    origin: &'a Origin,
 }
 
 impl<'a> Inbound<'a> {
-    /// The request with this head, from this peer.
-    pub(crate) fn new(head: &'a RequestHeader, peer: SocketAddr, is_tls: bool) -> Self {
-        Self {
-            head,
-            peer,
-            is_tls,
-            client_certificate: None,
-        }
-    }
-
-    /// The same on a connection whose client has shown this certificate (DER).
-    pub(crate) fn with_client_certificate(self, client_certificate: Option<&'a [u8]>) -> Self {
-        Self {
-            client_certificate,
-            ..self
-        }
+    /// The request with this head, from there.
+    pub(crate) fn new(head: &'a RequestHeader, origin: &'a Origin) -> Self {
+        Self { head, origin }
     }
 
     /// Its head.
@@ -159,19 +150,24 @@ impl<'a> Inbound<'a> {
         &self.head.headers
     }
 
-    /// The other end of the TCP connection.
+    /// The other end of the connection.
     pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
+        self.origin.peer
+    }
+
+    /// Whether it came in clear where it is to be sent to TLS.
+    pub(crate) fn belongs_to_tls(&self) -> bool {
+        self.origin.belongs_to_tls
     }
 
     /// Whether it came through TLS terminated here.
     pub(crate) fn is_tls(&self) -> bool {
-        self.is_tls
+        self.origin.is_tls
     }
 
     /// The certificate shown in the handshake that this gateway made (DER): the client holds its key.
     pub(crate) fn client_certificate(&self) -> Option<&'a [u8]> {
-        self.client_certificate
+        self.origin.certificate.as_deref()
     }
 
     /// The path as sent, percent-encoding and all; `None` for a target that is not a path, or not text.
@@ -194,6 +190,22 @@ impl<'a> Inbound<'a> {
             _ => host,
         };
         Some(name.trim_end_matches('.').to_ascii_lowercase())
+    }
+
+    /// Its address in TLS: at the public URL of its host when there is one, else at the usual port. `None` when it does not
+    /// name a host, or names a target that is no path.
+    pub(crate) fn in_tls(&self, public_urls: &[String]) -> Option<String> {
+        let host = self.host().filter(|host| !host.is_empty())?;
+        let is_here = |url: &Url| url.scheme() == "https" && url.host_str() == Some(host.as_str());
+        let public = public_urls
+            .iter()
+            .filter_map(|url| Url::parse(url).ok())
+            .find(is_here);
+        let port = public.and_then(|url| url.port()).map(|port| format!(":{port}"));
+        let query = self.raw_query().map(|query| format!("?{query}"));
+        let path = self.raw_path()?;
+        let (port, query) = (port.unwrap_or_default(), query.unwrap_or_default());
+        Some(format!("https://{host}{port}{path}{query}"))
     }
 
     /// The declared length of the body, when there is one.

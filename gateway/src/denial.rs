@@ -13,6 +13,8 @@ use caracal_wire::error::ErrorCode;
 pub(crate) enum Denial {
     /// The request head is longer than `MAX_HEADER_BYTES`.
     HeadTooLarge,
+    /// The source has as many requests in progress as it may.
+    TooManyRequests,
     /// Nobody can say which mandates are revoked at this moment.
     RevocationStale,
     /// No bearer.
@@ -119,6 +121,12 @@ impl Denial {
                 Code::PayloadTooLarge,
                 "request header fields too large",
                 "head_too_large",
+            ),
+            Self::TooManyRequests => (
+                429,
+                Code::ProviderRateLimited,
+                "too many requests in progress",
+                "too_many_requests",
             ),
             Self::RevocationStale => (
                 503,
@@ -276,7 +284,8 @@ impl Denial {
     /// `Retry-After` in seconds, where the same request may succeed shortly.
     pub(crate) fn retry_after_s(&self) -> Option<u32> {
         match self {
-            Self::RevocationStale
+            Self::TooManyRequests
+            | Self::RevocationStale
             | Self::KeysUnavailable
             | Self::ReplayUndecided
             | Self::StsUnreachable

@@ -87,7 +87,7 @@ pub(crate) fn clean_response(response: &mut ResponseHeader) {
         let is_handshake = switches && (*name == CONNECTION || *name == UPGRADE);
         (is_hop_by_hop(name.as_str()) && !is_handshake)
             || is_removed_from_response(name.as_str())
-            || name.as_str().starts_with("x-caracal-")
+            || is_ours(name.as_str())
             || ((*name == LOCATION || *name == CONTENT_LOCATION) && !is_relative(value))
     };
     let unwanted: Vec<HeaderName> = response
@@ -99,6 +99,26 @@ pub(crate) fn clean_response(response: &mut ResponseHeader) {
     for name in unwanted.iter().chain(&named) {
         response.remove_header(name);
     }
+}
+
+/// Takes from trailers of an answer what would not pass as a header either.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let unwanted: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            is_hop_by_hop(name) || is_removed_from_response(name) || is_ours(name)
+        })
+        .cloned()
+        .collect();
+    for name in unwanted {
+        trailers.remove(name);
+    }
+}
+
+/// Whether only this gateway says it.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("x-caracal-")
 }
 
 /// Whether a reference stays at the gateway: a path, a query or a fragment. A backslash is a slash to browsers.
@@ -165,6 +185,7 @@ pub(crate) fn contains(bytes: &[u8], mandate: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Origin;
 
     const MANDATE: &str = "eyJhbGciOiJFUzI1NiJ9.payload.signature";
 
@@ -332,7 +353,8 @@ mod tests {
             ("x-forwarded-for", "203.0.113.7, 10.0.0.1"),
             ("x-forwarded-proto", "https"),
         ]);
-        let inbound = Inbound::new(&head, "10.0.0.9:1".parse().unwrap(), false);
+        let origin = from("10.0.0.9:1");
+        let inbound = Inbound::new(&head, &origin);
         assert_eq!(client_address(&inbound, true), IpAddr::from([203, 0, 113, 7]));
         assert_eq!(client_address(&inbound, false), IpAddr::from([10, 0, 0, 9]));
         assert_eq!(
@@ -340,9 +362,20 @@ mod tests {
             ("https", "http")
         );
         let head = request(&[("x-forwarded-for", "unknown"), ("x-forwarded-proto", "gopher")]);
-        let inbound = Inbound::new(&head, "[::ffff:10.0.0.9]:1".parse().unwrap(), false);
+        let origin = from("[::ffff:10.0.0.9]:1");
+        let inbound = Inbound::new(&head, &origin);
         assert_eq!(client_address(&inbound, true), IpAddr::from([10, 0, 0, 9]));
         assert_eq!(client_scheme(&inbound, true), "http");
+    }
+
+    fn from(peer: &str) -> Origin {
+        let peer = peer.parse().unwrap();
+        Origin {
+            peer,
+            is_tls: false,
+            belongs_to_tls: false,
+            certificate: None,
+        }
     }
 
     /// `append_header` keeps the case of a static name.

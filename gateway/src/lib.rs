@@ -28,6 +28,7 @@ mod metrics;
 mod proxy;
 mod run;
 mod snapshot;
+mod source;
 #[doc(hidden)]
 pub mod stage;
 mod sts_client;
@@ -48,6 +49,7 @@ use metrics::Metrics;
 use snapshot::keys::ZoneKeys;
 use snapshot::revocations::RevocationState;
 use snapshot::skew::ClockSkew;
+use source::Places;
 use stage::audit::Evidence;
 use stage::replay::BurnedTable;
 use sts_client::StsClient;
@@ -63,6 +65,8 @@ struct Gateway {
     keys: Arc<ZoneKeys>,
     revocations: Arc<RevocationState>,
     burned: BurnedTable,
+    /// Requests that each source has in progress.
+    in_progress: Arc<Places>,
     /// Set for a gateway that keeps the only replay table: one-shot mandates issued in this second (Unix) or before
     /// may have been used before the table began.
     remembers_since_unix_s: Option<i64>,

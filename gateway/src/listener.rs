@@ -4,36 +4,81 @@
 //! Pingora's own listeners are not used, because the connection must be ours: it carries the leash that ends a
 //! response when its authority ends. `HttpProxy` is made to be driven by such a loop.
 
-use std::net::SocketAddr;
+mod http2;
+mod peek;
+mod proxy_header;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::shutdown::Shutdown;
+use futures_util::future::join_all;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_proxy::HttpProxy;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::config::Config;
-use crate::connection::{ClientConnection, Patience, Socket};
+use crate::config::{Config, Doors, ProxyTrust};
+use crate::connection::{ClientConnection, Origin, Patience, Socket};
 use crate::proxy::Proxy;
+use crate::source::{Place, Places};
 use crate::tls::Tls;
 
 /// How long to leave the operating system alone after it refused a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pingora's own wait between requests is a backstop behind the leash's.
 const KEEPALIVE_SLACK_S: u64 = 5;
-/// Application protocols, the preferred one first (RFC 7301).
-pub(crate) const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+/// Whom a process of this machine counts as.
+const THIS_MACHINE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// The name of HTTP/2 in a TLS handshake (RFC 9113 section 3.2).
+const HTTP2: &[u8] = b"h2";
+/// The name of HTTP/1.1 (RFC 7301 section 6).
+const HTTP1: &[u8] = b"http/1.1";
 
-/// What one listener needs.
+/// The application protocols offered in a TLS handshake, the preferred one first (RFC 7301).
+pub(crate) fn protocols(doors: &Doors) -> &'static [&'static [u8]] {
+    if doors.http2 { &[HTTP2, HTTP1] } else { &[HTTP1] }
+}
+
+/// Where clients come in.
+#[derive(Debug)]
+pub(crate) enum Door {
+    /// A port, in TLS when the gateway has certificates.
+    Main(TcpListener),
+    /// A port in clear in any case.
+    Plain(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+/// A connection that was accepted, and nothing read from it.
+enum Accepted {
+    Main(TcpStream, SocketAddr),
+    Plain(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+/// What the listeners need.
 pub(crate) struct Server {
     app: Arc<HttpProxy<Proxy>>,
     tls: Option<Arc<Tls>>,
     patience: Patience,
-    connections_max: usize,
+    slots: Arc<Semaphore>,
+    places: Arc<Places>,
+    trust: ProxyTrust,
+    proxy_protocol_from: AddressRanges,
+    /// Whether requests of [`Door::Plain`] are sent to the port that speaks TLS.
+    plain_redirects: bool,
+    speaks_http2: bool,
+    http2: H2Options,
+    /// Requests of one HTTP/2 connection at a time, given up ones included.
+    http2_tasks_max: usize,
     drain: Duration,
     /// Tells Pingora that no further request is taken on a connection.
     stopping: watch::Sender<bool>,
@@ -42,23 +87,39 @@ pub(crate) struct Server {
 impl Server {
     /// A server of `app` with the limits of `config`, and TLS where there is some.
     pub(crate) fn new(app: HttpProxy<Proxy>, config: &Config, tls: Option<Arc<Tls>>) -> Self {
+        let doors = &config.doors;
         Self {
             app: Arc::new(app),
+            plain_redirects: doors.plain_redirects && tls.is_some(),
             tls,
             patience: Patience {
                 idle: config.timeouts.idle,
                 head: config.timeouts.read_header,
             },
-            connections_max: config.connections_max,
+            slots: Arc::new(Semaphore::new(config.connections_max)),
+            places: Places::new(doors.connections_of_source_max),
+            trust: config.trust.clone(),
+            proxy_protocol_from: doors.proxy_protocol_from.clone(),
+            speaks_http2: doors.http2,
+            http2: http2::options(config),
+            http2_tasks_max: usize::try_from(doors.http2_streams_max)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(2),
             drain: config.timeouts.drain,
             stopping: watch::Sender::new(false),
         }
     }
 
     /// Serves until the shutdown is requested, then lets requests in progress end, at most for the drain time.
-    pub(crate) async fn serve(self, listener: TcpListener, shutdown: Shutdown) {
+    pub(crate) async fn serve(self, doors: Vec<Door>, shutdown: Shutdown) {
         let server = Arc::new(self);
-        let slots = Arc::new(Semaphore::new(server.connections_max));
+        let serving = doors
+            .into_iter()
+            .map(|door| Arc::clone(&server).attend(door, shutdown.clone()));
+        join_all(serving).await;
+    }
+
+    async fn attend(self: Arc<Self>, door: Door, shutdown: Shutdown) {
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -70,13 +131,13 @@ impl Server {
                     }
                     continue;
                 }
-                accepted = accept(&listener, &slots) => accepted,
+                accepted = door.accept(&self.slots) => accepted,
             };
             match accepted {
-                Ok((stream, peer, slot)) => {
-                    let server = Arc::clone(&server);
+                Ok((accepted, slot)) => {
+                    let server = Arc::clone(&self);
                     connections.spawn(async move {
-                        server.connection(stream, peer).await;
+                        server.connection(accepted).await;
                         drop(slot);
                     });
                 }
@@ -86,11 +147,11 @@ impl Server {
                 }
             }
         }
-        drop(listener);
-        server.stopping.send_replace(true);
-        server.app.http_cleanup().await;
+        drop(door);
+        self.stopping.send_replace(true);
+        self.app.http_cleanup().await;
         let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(server.drain, drained).await.is_err() {
+        if tokio::time::timeout(self.drain, drained).await.is_err() {
             tracing::warn!(
                 connections = connections.len(),
                 "requests did not end in time and are cut off"
@@ -99,24 +160,107 @@ impl Server {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        let socket = match &self.tls {
-            None => Socket::Plain(stream),
-            Some(tls) => match tokio::time::timeout(self.patience.head, tls.accept(stream)).await {
-                Ok(Ok(Some(stream))) => Socket::Tls(Box::new(stream)),
-                Ok(Ok(None)) => return,
-                Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
-                Err(_elapsed) => return tracing::debug!("a TLS handshake took too long"),
-            },
+    async fn connection(&self, accepted: Accepted) {
+        let opened = match tokio::time::timeout(self.patience.head, self.open(accepted)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return tracing::debug!(%error, "a connection did not begin as it should"),
+            Err(_elapsed) => return tracing::debug!("a connection took too long to begin"),
         };
+        let connection = ClientConnection::new(opened.socket, opened.origin, self.patience);
+        if opened.is_http2 {
+            http2::serve(self, connection).await;
+        } else {
+            self.http1(connection).await;
+        }
+        drop(opened.place);
+    }
+
+    /// Learns who connects and what is spoken. The caller bounds the time.
+    async fn open(&self, accepted: Accepted) -> io::Result<Opened> {
+        match accepted {
+            Accepted::Unix(stream) => Ok(Opened {
+                is_http2: self.speaks_http2 && peek::speaks_http2(&stream).await?,
+                socket: Socket::Unix(stream),
+                origin: Origin {
+                    peer: THIS_MACHINE,
+                    is_tls: false,
+                    belongs_to_tls: false,
+                    certificate: None,
+                },
+                place: None,
+            }),
+            Accepted::Plain(stream, peer) => {
+                let mut opened = self.open_tcp(stream, peer, None).await?;
+                opened.origin.belongs_to_tls = self.plain_redirects;
+                Ok(opened)
+            }
+            Accepted::Main(stream, peer) => self.open_tcp(stream, peer, self.tls.as_deref()).await,
+        }
+    }
+
+    async fn open_tcp(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        tls: Option<&Tls>,
+    ) -> io::Result<Opened> {
+        // Answers are written in whole pieces; waiting for more would only delay them.
+        stream.set_nodelay(true)?;
+        let peer = if self.proxy_protocol_from.contain(peer.ip()) {
+            proxy_header::read(&mut stream, peer).await?
+        } else {
+            peer
+        };
+        let place = self.place(peer)?;
+        let mut origin = Origin {
+            peer,
+            is_tls: tls.is_some(),
+            belongs_to_tls: false,
+            certificate: None,
+        };
+        let (socket, is_http2) = match tls {
+            None => {
+                let is_http2 = self.speaks_http2 && peek::speaks_http2(&stream).await?;
+                (Socket::Tcp(stream), is_http2)
+            }
+            Some(tls) => {
+                let stream = tls.accept(stream).await?;
+                let stream =
+                    stream.ok_or_else(|| io::Error::other("the handshake was all there was to do"))?;
+                let shown = stream.get_ref().1.peer_certificates();
+                origin.certificate = shown
+                    .and_then(|chain| chain.first())
+                    .map(|shown| Arc::from(shown.as_ref()));
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+                (Socket::Tls(Box::new(stream)), is_http2)
+            }
+        };
+        Ok(Opened {
+            socket,
+            origin,
+            is_http2,
+            place,
+        })
+    }
+
+    /// A place among the connections of the source. Proxies that the operator listed carry those of many.
+    fn place(&self, peer: SocketAddr) -> io::Result<Option<Place>> {
+        if self.trust.lists(peer.ip()) {
+            return Ok(None);
+        }
+        let place = self.places.take(peer.ip());
+        let place = place.ok_or_else(|| io::Error::other("the source has too many connections"))?;
+        Ok(Some(place))
+    }
+
+    async fn http1(&self, connection: ClientConnection) {
         let stopping = self.stopping.subscribe();
-        let mut session =
-            ServerSession::new_http1(Box::new(ClientConnection::new(socket, peer, self.patience)));
+        let mut session = ServerSession::new_http1(Box::new(connection));
         session.set_keepalive(Some(self.patience.idle.as_secs() + KEEPALIVE_SLACK_S));
         let mut reusable = self.app.process_new_http(session, &stopping).await;
         while let Some((stream, settings)) = reusable.map(pingora_core::apps::ReusedHttpStream::consume) {
             if let Some(connection) = stream.as_ref().as_any().downcast_ref::<ClientConnection>() {
-                connection.leash().idle();
+                connection.downstream().leash.idle();
             }
             let mut session = ServerSession::new_http1(stream);
             if let Some(settings) = settings {
@@ -127,17 +271,32 @@ impl Server {
     }
 }
 
-/// Takes the next connection once there is a slot for it; until then it waits in the operating system's queue.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .map_err(std::io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    // Answers are written in whole pieces; waiting for more would only delay them.
-    stream.set_nodelay(true)?;
-    Ok((stream, peer, slot))
+/// A connection whose first words are known.
+struct Opened {
+    socket: Socket,
+    origin: Origin,
+    is_http2: bool,
+    place: Option<Place>,
+}
+
+impl Door {
+    /// Takes the next connection once there is a slot for it; until then it waits in the operating system's queue.
+    async fn accept(&self, slots: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
+        let slot = Arc::clone(slots)
+            .acquire_owned()
+            .await
+            .map_err(io::Error::other)?;
+        let accepted = match self {
+            Self::Main(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Accepted::Main(stream, peer)
+            }
+            Self::Plain(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Accepted::Plain(stream, peer)
+            }
+            Self::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
+        };
+        Ok((accepted, slot))
+    }
 }

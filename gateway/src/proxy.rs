@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use caracal_chassis::health::Readiness;
 use caracal_chassis::server::RequestId;
+use http::Version;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
@@ -21,10 +22,11 @@ use tracing::Instrument;
 
 use crate::Gateway;
 use crate::admit;
-use crate::connection::{ClientConnection, Leash};
+use crate::connection::{ClientConnection, Downstream, Leash, Trip};
 use crate::context::{Context, Inbound, Verdict};
 use crate::denial::Denial;
 use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
+use crate::stage::stream::Farewell;
 use crate::stage::{forward, revocation, route, stream};
 
 /// How long a request body that is not wanted any more is read, so that the client gets the refusal instead of a
@@ -69,7 +71,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        if self.serve_health(session, context).await? {
+        if self.serve_health(session, context).await? || send_to_tls(&self.gateway, session, context).await? {
             return Ok(true);
         }
         context.verdict = self.decide(session, context).await?;
@@ -267,17 +269,7 @@ impl ProxyHttp for Proxy {
                     let _drained = session.drain_request_body().await;
                 }
             }
-            Some(head) => {
-                let farewell = trip
-                    .as_ref()
-                    .and_then(|trip| stream::farewell(trip, &head, error.etype()));
-                if let (Some(farewell), Some(leash)) = (farewell, &leash) {
-                    leash.say_farewell(farewell);
-                    // The client may be gone; then there is nobody to tell.
-                    let _told = session.as_mut().finish_body().await;
-                    session.as_mut().shutdown().await;
-                }
-            }
+            Some(head) => end_early(session, leash.as_ref(), &head, trip.as_ref(), error).await,
         }
         let error_code = denial.face().status;
         context.stopped = Some(denial);
@@ -349,6 +341,13 @@ impl Proxy {
             return Ok(Verdict::Denied(Denial::HeadTooLarge));
         }
         let request = inbound(session)?;
+        let source = context.seen.source;
+        if !gateway.config.trust.lists(source) {
+            context.place = gateway.in_progress.take(source);
+            if context.place.is_none() {
+                return Ok(Verdict::Denied(Denial::TooManyRequests));
+            }
+        }
         let verdict = if let Some(route) = route::public(&gateway.config.routes, &request) {
             let passage = admit::pass(gateway, &request, &route, &context.seen).await;
             passage.map(|passage| Verdict::Public(Box::new(passage)))
@@ -388,6 +387,22 @@ impl Proxy {
     }
 }
 
+/// Sends a request that came in clear to the same address in TLS, when that is how the gateway is to be used.
+async fn send_to_tls(gateway: &Gateway, session: &mut Session, context: &mut Context) -> Result<bool> {
+    let request = inbound(session)?;
+    if !request.belongs_to_tls() {
+        return Ok(false);
+    }
+    let Some(location) = request.in_tls(&gateway.config.public_urls) else {
+        context.verdict = Verdict::Denied(Denial::BadRequest);
+        answer::refuse(session, &Denial::BadRequest, &context.seen.request_id).await?;
+        return Ok(true);
+    };
+    context.verdict = Verdict::Served;
+    answer::redirect(session, 308, &location, &context.seen.request_id).await?;
+    Ok(true)
+}
+
 /// Notes what is seen of a request before anything is decided.
 fn observe(gateway: &Gateway, session: &Session, context: &mut Context) -> Result<()> {
     let request = inbound(session)?;
@@ -408,29 +423,66 @@ fn observe(gateway: &Gateway, session: &Session, context: &mut Context) -> Resul
     Ok(())
 }
 
-/// The connection under a session. Always ours: the listener puts nothing else under it.
-fn connection(session: &Session) -> Result<&ClientConnection> {
-    let stream = session
-        .as_http1()
-        .map(pingora_core::protocols::http::v1::server::HttpSession::stream);
-    let connection = stream.and_then(|stream| stream.as_ref().as_any().downcast_ref::<ClientConnection>());
-    connection.ok_or_else(|| Error::explain(ErrorType::InternalError, "a foreign connection"))
+/// Ends a response that had begun: with a reason where there is one and its framing has room for it.
+async fn end_early(
+    session: &mut Session,
+    leash: Option<&Leash>,
+    head: &ResponseHeader,
+    trip: Option<&Trip>,
+    error: &Error,
+) {
+    let version = session.req_header().version;
+    let farewell = trip.and_then(|trip| stream::farewell(trip, head, version, error.etype()));
+    // The client may be gone; then there is nobody to tell.
+    match farewell {
+        Some(Farewell::Chunk(chunk)) => {
+            if let Some(leash) = leash {
+                leash.say_farewell(chunk);
+            }
+            let _told = session.as_mut().finish_body().await;
+            session.as_mut().shutdown().await;
+        }
+        Some(Farewell::Trailers(trailers)) => {
+            let _told = session.as_mut().write_response_trailers(trailers).await;
+        }
+        None if version == Version::HTTP_2 => session.as_mut().shutdown().await,
+        None => {}
+    }
+}
+
+/// What carries the exchange. Always ours: the listener puts nothing else under a session.
+fn downstream(session: &Session) -> Result<&Downstream> {
+    let downstream = if let Some(session) = session.as_http1() {
+        let connection = session
+            .stream()
+            .as_ref()
+            .as_any()
+            .downcast_ref::<ClientConnection>();
+        connection.map(ClientConnection::downstream)
+    } else {
+        session.req_header().extensions.get::<Downstream>()
+    };
+    downstream.ok_or_else(|| Error::explain(ErrorType::InternalError, "a foreign connection"))
 }
 
 fn leash(session: &Session) -> Result<Leash> {
-    connection(session).map(|connection| connection.leash().clone())
+    downstream(session).map(|downstream| downstream.leash.clone())
 }
 
 fn inbound(session: &Session) -> Result<Inbound<'_>> {
-    let connection = connection(session)?;
-    let request = Inbound::new(session.req_header(), connection.peer(), connection.is_tls());
-    Ok(request.with_client_certificate(connection.client_certificate()))
+    Ok(Inbound::new(session.req_header(), &downstream(session)?.origin))
 }
 
+/// Length of the head: as received, or, where it was compressed (HTTP/2), as its fields are counted (RFC 9113 section 6.5.2).
 fn head_bytes(session: &Session) -> usize {
-    session
-        .as_http1()
-        .map_or(0, |session| session.get_headers_raw_bytes().len())
+    const OVERHEAD: usize = 32;
+    if let Some(session) = session.as_http1() {
+        return session.get_headers_raw_bytes().len();
+    }
+    let head = session.req_header();
+    let fields = head.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
+    fields.sum::<usize>() + head.raw_path().len()
 }
 
 fn undecided<T>() -> Result<T> {

@@ -15,12 +15,13 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 
 use crate::config::Config;
-use crate::listener::{PROTOCOLS, Server};
+use crate::listener::{Door, Server, protocols};
 use crate::metrics::Metrics;
 use crate::proxy::{ATTEMPTS_MAX, Proxy};
 use crate::snapshot::keys::ZoneKeys;
 use crate::snapshot::revocations::RevocationState;
 use crate::snapshot::skew::ClockSkew;
+use crate::source::Places;
 use crate::stage::audit::{Evidence, SUMMARY_EVERY};
 use crate::stage::replay::BurnedTable;
 use crate::sts_client::StsClient;
@@ -49,6 +50,8 @@ pub struct Deps {
 pub struct Addresses {
     /// Requests of agents.
     pub main: SocketAddr,
+    /// The same in clear, beside a port that speaks TLS (`HTTP_PORT`).
+    pub plain: Option<SocketAddr>,
     /// Health, metrics and reload.
     pub admin: SocketAddr,
 }
@@ -106,9 +109,14 @@ pub async fn run(
     }
     let gateway = Arc::new(build(config, deps, ca_file.clone())?);
     let main = server::bind(gateway.config.address).await?;
+    let plain = match gateway.config.doors.plain {
+        Some(address) => Some(server::bind(address).await?),
+        None => None,
+    };
     let admin = server::bind(gateway.config.admin_address).await?;
     let addresses = Addresses {
         main: local(&main)?,
+        plain: plain.as_ref().map(local).transpose()?,
         admin: local(&admin)?,
     };
     let readiness = admin::readiness(&gateway, shutdown.clone());
@@ -130,9 +138,14 @@ pub async fn run(
         "admin",
         server::serve(admin, routes, Limits::default(), background.clone()),
     );
+    let unix = gateway.config.doors.unix.as_deref();
+    let unix = unix.map(server::bind_unix).transpose()?;
+    let doors = std::iter::once(Door::Main(main))
+        .chain(plain.map(Door::Plain))
+        .chain(unix.map(Door::Unix));
     listening(addresses);
     tokio::select! {
-        () = front.serve(main, shutdown) => {}
+        () = front.serve(doors.collect(), shutdown) => {}
         () = background.requested() => {}
     }
     background.trigger();
@@ -167,7 +180,10 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
         Some(server) => Arc::new(DnsServer(server)),
         None => Arc::new(SystemResolver),
     };
-    let tls = config.tls.as_ref().map(|settings| Tls::new(settings, PROTOCOLS));
+    let tls = config
+        .tls
+        .as_ref()
+        .map(|settings| Tls::new(settings, protocols(&config.doors)));
     let tls = tls.transpose().map_err(|error| RunError::Tls {
         source: Box::new(error),
     })?;
@@ -193,6 +209,7 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
         evidence: Evidence::new(spool, clock.clone()),
         revocations: Arc::new(revocations),
         burned: BurnedTable::default(),
+        in_progress: Places::new(config.doors.requests_of_source_max),
         skew: ClockSkew::default(),
         metrics: Metrics::new(),
         config,

@@ -25,6 +25,11 @@ impl ProxyTrust {
         Self { trusts, listed }
     }
 
+    /// Whether `peer` is a proxy that was listed by address.
+    pub(crate) fn lists(&self, peer: IpAddr) -> bool {
+        self.trusts && self.listed.contain(peer)
+    }
+
     /// Whether `peer` may say on whose behalf it calls: any peer when there is no list.
     pub(crate) fn covers(&self, peer: IpAddr) -> bool {
         self.trusts && (self.listed.is_empty() || self.listed.contain(peer))

@@ -113,6 +113,13 @@ impl Leash {
         })))
     }
 
+    /// A leash of an HTTP/2 stream, whose request head is complete.
+    pub(crate) fn of_stream(patience: Patience) -> Self {
+        let leash = Self::new(patience);
+        leash.deciding();
+        leash
+    }
+
     /// The request head is complete: from here on the stages watch the time.
     pub(crate) fn deciding(&self) {
         self.lock().phase = Phase::Deciding;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use caracal_chassis::server::RequestId;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -19,6 +19,19 @@ pub(super) async fn document(
     request_id: &RequestId,
 ) -> Result<()> {
     write(session, own_head(status, request_id)?, body.to_string()).await
+}
+
+/// Sends the client to another address.
+pub(super) async fn redirect(
+    session: &mut Session,
+    status: u16,
+    location: &str,
+    request_id: &RequestId,
+) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(4))?;
+    head.insert_header(LOCATION, location)?;
+    head.insert_header(REQUEST_ID, request_id.as_str())?;
+    write(session, head, String::new()).await
 }
 
 /// Writes a refusal (docs/contract/gateway.md, "Refusals").

@@ -3,8 +3,8 @@
 //! The signal is watched by the client connection itself (`crate::connection`); here is what arms it, what looks between
 //! chunks when there is no time to wait for a signal, and how a cut response ends.
 
-use http::Version;
-use http::header::{TRAILER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::{HeaderMap, Version};
 use pingora_error::{ErrorType, Result};
 use pingora_http::ResponseHeader;
 use tokio::time::{Duration, Instant};
@@ -15,6 +15,12 @@ use crate::connection::{Authority, Leash, Trip};
 
 /// Name of the trailer that tells a client why a chunked response ended early.
 const TRAILER_NAME: &str = "X-Caracal-Revoked";
+/// The same name as a field.
+const TRAILER_FIELD: HeaderName = HeaderName::from_static("x-caracal-revoked");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The gRPC status of a call whose caller is not (any more) authorised.
+const UNAUTHENTICATED: &str = "16";
 /// The end of a chunked response whose authority was revoked (RFC 9112 section 7.1.2).
 const REVOKED: &[u8] = b"0\r\nX-Caracal-Revoked: true\r\n\r\n";
 /// The end of a chunked response whose mandate expired.
@@ -55,7 +61,7 @@ pub(crate) fn between_chunks(gateway: &Gateway, leash: &Leash) -> Option<Trip> {
 /// # Errors
 /// None: both header values are constant.
 pub(crate) fn frame(response: &mut ResponseHeader, client: Version) -> Result<()> {
-    if response.status.is_informational() || !response.headers.contains_key(TRANSFER_ENCODING) {
+    if response.status.is_informational() || !is_open_ended(response, client) {
         return Ok(());
     }
     if client == Version::HTTP_10 {
@@ -65,16 +71,60 @@ pub(crate) fn frame(response: &mut ResponseHeader, client: Version) -> Result<()
     response.insert_header(TRAILER, TRAILER_NAME)
 }
 
-/// How a response that was cut for `trip` ends: with a last chunk that says so, if it is chunked and stands at the end
-/// of a chunk; else it is left incomplete, which an HTTP client notices (RFC 9112 section 8).
-pub(crate) fn farewell(trip: &Trip, written: &ResponseHeader, error: &ErrorType) -> Option<&'static [u8]> {
-    let is_mid_chunk = matches!(error, ErrorType::WriteError | ErrorType::WriteTimedout);
-    if is_mid_chunk || !written.headers.contains_key(TRANSFER_ENCODING) {
+/// Whether the answer ends where its framing says so, rather than after a length: then trailers may follow.
+fn is_open_ended(response: &ResponseHeader, client: Version) -> bool {
+    if client == Version::HTTP_2 {
+        let has_no_body = matches!(response.status.as_u16(), 204 | 205 | 304);
+        !has_no_body && !response.headers.contains_key(CONTENT_LENGTH)
+    } else {
+        response.headers.contains_key(TRANSFER_ENCODING)
+    }
+}
+
+/// How a response that was cut for `trip` ends, if it can end with a reason: nothing was left half written, and its
+/// end is not told by a length. Else it is left incomplete, which an HTTP client notices (RFC 9112 section 8, RFC 9113
+/// section 8.1).
+pub(crate) fn farewell(
+    trip: &Trip,
+    written: &ResponseHeader,
+    client: Version,
+    error: &ErrorType,
+) -> Option<Farewell> {
+    let is_mid_piece = matches!(error, ErrorType::WriteError | ErrorType::WriteTimedout);
+    if is_mid_piece || !is_open_ended(written, client) {
         return None;
     }
-    match trip {
-        Trip::Revoked(_) => Some(REVOKED),
-        Trip::Expired => Some(EXPIRED),
-        Trip::Idle | Trip::SlowHead | Trip::UpstreamSilent => None,
+    let (chunk, value) = match trip {
+        Trip::Revoked(_) => (REVOKED, "true"),
+        Trip::Expired => (EXPIRED, "expired"),
+        Trip::Idle | Trip::SlowHead | Trip::UpstreamSilent => return None,
+    };
+    if client != Version::HTTP_2 {
+        return Some(Farewell::Chunk(chunk));
     }
+    let mut trailers = HeaderMap::with_capacity(3);
+    trailers.insert(TRAILER_FIELD, HeaderValue::from_static(value));
+    if is_grpc(written) {
+        trailers.insert(GRPC_STATUS, HeaderValue::from_static(UNAUTHENTICATED));
+        trailers.insert(
+            GRPC_MESSAGE,
+            HeaderValue::from_static("the authority of the call ended"),
+        );
+    }
+    Some(Farewell::Trailers(trailers))
+}
+
+/// The last words of a response.
+#[derive(Debug)]
+pub(crate) enum Farewell {
+    /// In place of the terminating chunk (HTTP/1.1).
+    Chunk(&'static [u8]),
+    /// A trailer section (HTTP/2).
+    Trailers(HeaderMap),
+}
+
+/// Whether a gRPC client reads it, which learns from trailers how its call ended (gRPC over HTTP/2, "Responses").
+fn is_grpc(response: &ResponseHeader) -> bool {
+    let kind = response.headers.get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }

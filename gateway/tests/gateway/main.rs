@@ -10,8 +10,10 @@
 mod admin;
 mod client;
 mod credentials;
+mod doors;
 mod egress;
 mod forwarding;
+mod http2;
 mod late_revocation;
 mod listener_tls;
 mod outages;

@@ -1,10 +1,12 @@
 //! How many refusals are recorded? A share for each source, and one for all of them; the rest is counted.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
+
+use crate::source::network;
 
 /// What one source may have recorded.
 const OF_SOURCE: Rate = Rate {
@@ -18,8 +20,6 @@ const OF_ALL: Rate = Rate {
 };
 /// Sources told apart. Further ones share one budget.
 const SOURCES_MAX: usize = 8_192;
-/// The part of an IPv6 address that names a network: who has one address of it has all (RFC 4291 section 2.5.1).
-const NETWORK: u128 = !(u64::MAX as u128);
 
 /// How many refusals are still recorded.
 #[derive(Debug, Default)]
@@ -102,14 +102,6 @@ impl DenialBudget {
             .collect();
         sources.retain(|_source, share| share.at.elapsed().as_secs_f64() * OF_SOURCE.per_s < OF_SOURCE.burst);
         suppressed
-    }
-}
-
-/// The address itself, or the /64 of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

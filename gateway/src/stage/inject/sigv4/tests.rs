@@ -1,4 +1,5 @@
 use super::*;
+use crate::connection::Origin;
 
 fn aws(region: &str, service: &str, secret: &str) -> AwsSigning {
     AwsSigning {
@@ -172,7 +173,8 @@ fn inbound(headers: &[(&'static str, &str)]) -> RequestHeader {
 
 fn planned(service: &str, is_tls: bool, headers: &[(&'static str, &str)]) -> Option<String> {
     let head = inbound(headers);
-    let request = Inbound::new(&head, "127.0.0.1:1".parse().unwrap(), true);
+    let origin = origin();
+    let request = Inbound::new(&head, &origin);
     let signing = Signing::plan(&aws("eu-west-1", service, SECRET), &request, is_tls, AT).ok()?;
     Some(signing.payload.to_str().unwrap().to_owned())
 }
@@ -223,7 +225,8 @@ fn a_body_is_signed_by_the_hash_the_client_gives_or_not_at_all() {
 #[test]
 fn what_the_client_signed_is_replaced_and_all_of_amazons_headers_are_signed() {
     let head = inbound(&[("host", "q.example")]);
-    let request = Inbound::new(&head, "127.0.0.1:1".parse().unwrap(), true);
+    let origin = origin();
+    let request = Inbound::new(&head, &origin);
     let mut keys = aws("eu-west-1", "sqs", SECRET);
     keys.session_token = Some("session-1".to_owned());
     let signing = Signing::plan(&keys, &request, true, AT).unwrap();
@@ -247,4 +250,14 @@ fn what_the_client_signed_is_replaced_and_all_of_amazons_headers_are_signed() {
     assert_eq!(head.headers["x-amz-date"], "20150830T123600Z");
     assert!(!format!("{signing:?} {head:?}").contains(SECRET));
     assert!(!format!("{signing:?}").contains("session-1"));
+}
+
+fn origin() -> Origin {
+    let peer = "127.0.0.1:1".parse().unwrap();
+    Origin {
+        peer,
+        is_tls: true,
+        belongs_to_tls: false,
+        certificate: None,
+    }
 }
