@@ -19,6 +19,9 @@ use crate::args::{Arguments, AuditCommand, Command, KeysCommand, TokenCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(error) = caracal_chassis::open_files::raise_limit() {
+        return fail(&anyhow::Error::new(error).context("cannot raise the limit of open files"));
+    }
     // Every TLS stack in this process uses the one provider; a second installation would be a programming error.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

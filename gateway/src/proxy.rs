@@ -89,7 +89,7 @@ impl ProxyHttp for Proxy {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let (reachable, zone) = match &context.verdict {
             Verdict::Admitted(admission) => (
                 admission.reachable(),
@@ -105,7 +105,8 @@ impl ProxyHttp for Proxy {
             context.seen.attempts,
         );
         context.seen.attempts += 1;
-        peer.map_or_else(undecided, |peer| Ok(Box::new(peer)))
+        let adapted = peer.map(|peer| forward::handshake::adapt(peer, session.req_header()));
+        adapted.map_or_else(undecided, |peer| Ok(Box::new(peer)))
     }
 
     fn fail_to_connect(

@@ -11,6 +11,7 @@ pub mod config;
 pub mod health;
 pub mod http_client;
 pub mod metrics;
+pub mod open_files;
 mod secret;
 pub mod server;
 pub mod shutdown;

@@ -3,17 +3,15 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -22,10 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Interval;
 use tokio_rustls::TlsAcceptor;
 
 use crate::tls;
+
+mod bodies;
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -41,12 +40,23 @@ pub enum Behaviour {
     Status(StatusCode, Bytes),
     /// 200 `text/event-stream` with one event per interval, until the client goes away.
     Sse(Duration),
+    /// 200 `text/event-stream` with one event at once and one for each [`Upstream::release`], until the client goes away.
+    SseOnRelease,
     /// Like [`Behaviour::Echo`], but only after [`Upstream::release`].
     Held,
     /// Like [`Behaviour::Echo`], but only after this time.
     Slow(Duration),
     /// 101, then every byte is sent back until the client goes away.
     Upgrade,
+    /// 200 with the number of bytes of the request's body, of which nothing is kept.
+    Count,
+    /// 200 with a body of so many bytes, made piece by piece; with its length, or chunked.
+    Flood {
+        /// How many.
+        bytes: u64,
+        /// Whether the client is told.
+        is_length_told: bool,
+    },
     /// Whatever the test wants.
     Custom(Arc<Custom>),
 }
@@ -57,6 +67,9 @@ impl fmt::Debug for Behaviour {
             Self::Echo => "Echo",
             Self::Status(..) => "Status",
             Self::Sse(_) => "Sse",
+            Self::SseOnRelease => "SseOnRelease",
+            Self::Count => "Count",
+            Self::Flood { .. } => "Flood",
             Self::Held => "Held",
             Self::Slow(_) => "Slow",
             Self::Upgrade => "Upgrade",
@@ -237,12 +250,23 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
     let upgrade = hyper::upgrade::on(&mut request);
     let mut releases = state.releases.subscribe();
     let releases_before = *releases.borrow_and_update();
+    if matches!(*lock(&state.behaviour), Behaviour::Count) {
+        return bodies::count(request.into_body()).await;
+    }
     let recorded = record(&state, request).await?;
     let behaviour = lock(&state.behaviour).clone();
     Ok(match behaviour {
-        Behaviour::Echo => echo(&recorded),
+        // A request to count was answered above, unless the test has just changed its mind.
+        Behaviour::Echo | Behaviour::Count => echo(&recorded),
         Behaviour::Status(status, body) => whole(status, "text/plain", body),
-        Behaviour::Sse(interval) => event_stream(state, interval),
+        Behaviour::Sse(interval) => event_stream(bodies::Events::each(interval, OpenStream::begin(state))),
+        Behaviour::SseOnRelease => {
+            event_stream(bodies::Events::on_release(releases, OpenStream::begin(state)))
+        }
+        Behaviour::Flood {
+            bytes,
+            is_length_told,
+        } => bodies::flood(bytes, is_length_told),
         Behaviour::Held => {
             let _dropped_with_the_upstream = releases.wait_for(|count| *count > releases_before).await;
             echo(&recorded)
@@ -282,12 +306,7 @@ fn whole(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer 
     answer
 }
 
-fn event_stream(state: Arc<State>, interval: Duration) -> Answer {
-    let events = Events {
-        open: OpenStream::begin(state),
-        ticks: tokio::time::interval(interval),
-        sent: 0,
-    };
+fn event_stream(events: bodies::Events) -> Answer {
     let mut answer = Response::new(events.boxed());
     let content_type = header::HeaderValue::from_static("text/event-stream");
     answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
@@ -325,34 +344,16 @@ impl OpenStream {
         state.streams.fetch_add(1, Ordering::SeqCst);
         Self(state)
     }
+
+    /// How many are open.
+    fn count(&self) -> usize {
+        self.0.streams.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A body of events: `id` counts from 1, `data` is a tick.
-struct Events {
-    open: OpenStream,
-    ticks: Interval,
-    sent: u64,
-}
-
-impl Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        ready!(self.ticks.poll_tick(context));
-        self.sent += 1;
-        let open = self.open.0.streams.load(Ordering::Relaxed);
-        let event = format!("id: {}\ndata: {{\"open\":{open}}}\n\n", self.sent);
-        Poll::Ready(Some(Ok(Frame::data(event.into()))))
     }
 }
 

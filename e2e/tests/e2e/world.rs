@@ -7,6 +7,8 @@ use caracal_testing::{
     Answer, Api, Behaviour, Stack, StackOptions, TokenClient, Upstream, wait_for, wait_until,
 };
 use caracal_wire::stream::{AUDIT_EVENTS, GROUP_AUDIT_INGESTOR};
+use futures_util::StreamExt as _;
+use futures_util::stream::iter;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use redis::AsyncCommands as _;
 use redis::streams::{StreamInfoGroupsReply, StreamInfoStreamReply};
@@ -37,6 +39,7 @@ pub(crate) struct World {
 }
 
 /// An agent that may call: two sessions and the delegation between them.
+#[derive(Clone)]
 pub(crate) struct Agent {
     /// The application's lifecycle mandate.
     pub(crate) lifecycle: String,
@@ -142,6 +145,25 @@ impl World {
             session,
             delegation,
         }
+    }
+
+    /// Many agents that all hold a delegation of one and the same session.
+    pub(crate) async fn agents(&self, count: usize) -> Vec<Agent> {
+        let first = self.agent().await;
+        let (lifecycle, source) = (&first.lifecycle, &first.source);
+        let coordinator = &self.stack.coordinator_as(lifecycle);
+        let others = (1..count).map(async |_agent| {
+            let session = self.session(coordinator).await;
+            let delegation = self.delegation(coordinator, source, &session, READ).await;
+            Agent {
+                lifecycle: lifecycle.clone(),
+                source: source.clone(),
+                session,
+                delegation,
+            }
+        });
+        let others: Vec<Agent> = iter(others).buffered(8).collect().await;
+        [vec![first], others].concat()
     }
 
     async fn session(&self, coordinator: &Api) -> String {

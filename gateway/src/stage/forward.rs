@@ -1,6 +1,8 @@
 //! Stage 7: to which address does the request go, and what does it mean when it does not arrive? One DNS lookup at
 //! most; the address dialled is one that was checked.
 
+pub(crate) mod handshake;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use caracal_egress::Target;

@@ -266,6 +266,39 @@ async fn a_websocket_passes_and_is_cut_as_well() {
     wait_until(SOON, async || rig.upstream.open_streams() == 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_websocket_stays_open_however_fast_the_upstream_consents() {
+    let rig = Rig::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    rig.sts.grant(Grant::Upstream(mandate_upstream(format!(
+        "http://{}",
+        listener.local_addr().unwrap()
+    ))));
+    let handshake =
+        "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\nsec-websocket-version: 13\r\n";
+    for _handshake in 0..200 {
+        let mut raw = Raw::connect(rig.gateway.addresses.main).await;
+        raw.write(get(&rig, bound(), handshake)).await;
+        let (mut upstream, _peer) = listener.accept().await.unwrap();
+        // Consent is there before the request is.
+        let consent = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+        upstream.write_all(consent.as_bytes()).await.unwrap();
+        raw.until("\r\n\r\n").await;
+        upstream.write_all(b"from the upstream").await.unwrap();
+        raw.until("from the upstream").await;
+        raw.write("from the client").await;
+        let mut received = Vec::new();
+        while !received.ends_with(b"from the client") {
+            let read = upstream.read_buf(&mut received).await.unwrap();
+            assert!(
+                read > 0,
+                "the gateway closed: {}",
+                String::from_utf8_lossy(&received)
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_session_revoked_while_the_upstream_thinks_gets_no_answer() {
     let rig = Rig::start().await;
