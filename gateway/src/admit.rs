@@ -4,7 +4,7 @@
 use caracal_token::fingerprint;
 
 use crate::Gateway;
-use crate::context::{Inbound, Observation, SeenCaller};
+use crate::context::{Inbound, Observation, SeenCaller, Way};
 use crate::denial::Denial;
 use crate::metrics::Stage;
 use crate::stage::audit::Recorded;
@@ -13,7 +13,7 @@ use crate::stage::forward::Reachable;
 use crate::stage::inject::Injection;
 use crate::stage::replay::FirstUse;
 use crate::stage::revocation::Standing;
-use crate::stage::route::{PublicRoute, Straight};
+use crate::stage::route::{Chosen, PublicRoute, Straight};
 use crate::stage::{authenticate, exchange, forward, inject, replay, revocation, route};
 
 /// Leave to forward one request, with everything that proves it.
@@ -58,13 +58,15 @@ impl Admission {
 pub(crate) async fn admit(
     gateway: &Gateway,
     request: &Inbound<'_>,
+    chosen: &Chosen,
+    way: &Way,
     seen: &mut Observation,
 ) -> Result<Admission, Denial> {
     let times = &gateway.metrics.stages;
     let fresh = revocation::fresh(gateway)?;
     let presented = authenticate::present(gateway, fresh, request)?;
     seen.subject_fingerprint = Some(fingerprint(presented.bearer()).into());
-    let route = route::resolve(&gateway.config.routes, request)?;
+    let route = route::resolve(chosen, request)?;
     seen.resource = Some(route.resource().into());
     let claimed = presented.identified()?;
     let route = route::without_traversal(route)?;
@@ -77,7 +79,7 @@ pub(crate) async fn admit(
     seen.caller = Some(SeenCaller::of(&caller));
     let unseen = replay::look(gateway, caller)?;
     let standing = revocation::check(gateway, unseen)?;
-    forward::within_limits(gateway, request)?;
+    forward::within_limits(way.request_bytes_max(&gateway.config), request)?;
     let redeem = times.time(
         Stage::Exchange,
         exchange::redeem(gateway, &route, &standing, seen),
@@ -135,9 +137,10 @@ pub(crate) async fn pass(
     gateway: &Gateway,
     request: &Inbound<'_>,
     route: &PublicRoute,
+    way: &Way,
     seen: &Observation,
 ) -> Result<Passage, Denial> {
-    forward::within_limits(gateway, request)?;
+    forward::within_limits(way.request_bytes_max(&gateway.config), request)?;
     let reachable = forward::reach_url(gateway, route.upstream()).await?;
     let injection = inject::plan_public(gateway, request, route, &reachable, seen)?;
     Ok(Passage { reachable, injection })

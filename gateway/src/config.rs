@@ -18,7 +18,7 @@ use caracal_token::dpop::Target;
 use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
-use crate::snapshot::routes::Routes;
+use crate::snapshot::routes::RouteRule;
 pub(crate) use doors::Doors;
 use routes::read_routes;
 pub(crate) use tls::{ClientCertificates, PairFiles, TlsSettings};
@@ -54,7 +54,8 @@ pub struct Config {
     pub(crate) audit_fsync: bool,
     pub(crate) admin_token: Option<Secret>,
     pub(crate) metrics_access: MetricsAccess,
-    pub(crate) routes: Routes,
+    /// Taken out by the gateway, which may get others while it runs.
+    pub(crate) routes: Vec<RouteRule>,
     pub(crate) trust: ProxyTrust,
     /// TLS terminators that say which certificate a client has shown.
     pub(crate) certificate_proxies: AddressRanges,
@@ -396,7 +397,7 @@ pub(super) mod tests {
                 default.audit_bytes_max
             )
         );
-        assert!(shown.routes.find(Some("files.example.com"), "/x").is_some());
+        assert!(shown.routes.len() > 2, "the sample shows routes");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What does one request carry from hook to hook? A verdict that decides, and observations that only tell.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use caracal_chassis::server::RequestId;
 use caracal_model::{Anchors, ApplicationId, ZoneId};
@@ -11,8 +13,10 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::admit::{Admission, Passage};
+use crate::config::{Config, Timeouts};
 use crate::connection::Origin;
 use crate::denial::Denial;
+use crate::snapshot::routes::{self, Limits, Line};
 use crate::source::Place;
 
 /// The per-request state of the proxy.
@@ -20,6 +24,8 @@ use crate::source::Place;
 pub(crate) struct Context {
     /// What was decided. The only part later hooks act on.
     pub(crate) verdict: Verdict,
+    /// Which route it takes.
+    pub(crate) way: Way,
     /// Why a request that was let through was stopped on its way, if so.
     pub(crate) stopped: Option<Denial>,
     /// What was seen. Only told to logs, metrics and the ledger.
@@ -27,6 +33,62 @@ pub(crate) struct Context {
     /// Its place among the requests of its source, until it has ended.
     pub(crate) place: Option<Place>,
 }
+
+/// The route of the request, and its place on it until it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Way {
+    line: Option<Arc<Line>>,
+    _place: Option<routes::Place>,
+}
+
+impl Way {
+    /// Takes `line`, with a place on it for as long as the request lasts.
+    ///
+    /// # Errors
+    /// Those of [`crate::snapshot::routes::Gate::enter`].
+    pub(crate) fn enter(line: &Arc<Line>, source: IpAddr) -> Result<Self, Denial> {
+        let place = line.gate().enter(source)?;
+        Ok(Self {
+            line: Some(Arc::clone(line)),
+            _place: Some(place),
+        })
+    }
+
+    /// The route, unless the request takes none.
+    pub(crate) fn line(&self) -> Option<&Line> {
+        self.line.as_deref()
+    }
+
+    fn limits(&self) -> Option<&Limits> {
+        self.line().map(|line| &line.rule().limits)
+    }
+
+    /// How long a body may be.
+    pub(crate) fn request_bytes_max(&self, config: &Config) -> u64 {
+        let own = self.limits().and_then(|limits| limits.body_bytes_max);
+        own.unwrap_or(config.request_bytes_max)
+    }
+
+    /// How long the gateway waits on this route.
+    pub(crate) fn timeouts(&self, config: &Config) -> Timeouts {
+        let mut timeouts = config.timeouts;
+        let Some(limits) = self.limits() else {
+            return timeouts;
+        };
+        if let Some(timeout) = limits.timeout {
+            timeouts.upstream = timeout;
+            // The client is listened to while its upstream thinks, and may be silent as long.
+            timeouts.read = timeouts.read.max(timeout + READ_SLACK);
+        }
+        if let Some(idle) = limits.idle_timeout {
+            timeouts.stream_idle = idle;
+        }
+        timeouts
+    }
+}
+
+/// How much longer than the upstream's answer a client may be silent.
+const READ_SLACK: Duration = Duration::from_secs(5);
 
 /// What became of the request.
 #[derive(Debug)]
@@ -96,6 +158,7 @@ impl Context {
     pub(crate) fn new() -> Self {
         Self {
             verdict: Verdict::Pending,
+            way: Way::default(),
             stopped: None,
             place: None,
             seen: Observation {
@@ -195,7 +258,12 @@ impl<'a> Inbound<'a> {
     /// Its address in TLS: at the public URL of its host when there is one, else at the usual port. `None` when it does not
     /// name a host, or names a target that is no path.
     pub(crate) fn in_tls(&self, public_urls: &[String]) -> Option<String> {
-        let host = self.host().filter(|host| !host.is_empty())?;
+        let host = self.host()?;
+        // What is no host must not send anybody anywhere else.
+        let parsed = Url::parse(&format!("https://{host}/")).ok()?;
+        if parsed.host_str() != Some(host.as_str()) || parsed.path() != "/" || parsed.port().is_some() {
+            return None;
+        }
         let is_here = |url: &Url| url.scheme() == "https" && url.host_str() == Some(host.as_str());
         let public = public_urls
             .iter()

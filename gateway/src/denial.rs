@@ -25,6 +25,15 @@ pub(crate) enum Denial {
     MalformedBearer,
     /// A mandate that expires within 35 seconds, or has expired.
     Expiring,
+    /// The path has routes, but none for this method; those for which there are.
+    MethodNotAllowed(Box<str>),
+    /// The route has been taken too often lately.
+    RouteRate {
+        /// When it may be taken again.
+        retry_after_s: u32,
+    },
+    /// As many requests as the route allows are under way.
+    RouteBusy,
     /// The client named itself in `X-Caracal-Client-ID`.
     ClientHeader,
     /// Neither the header nor a route says which resource is meant.
@@ -142,6 +151,19 @@ impl Denial {
                 Code::CredentialExpiredNotRenewable,
                 "credential expiring within pre-flight window",
                 "expiring",
+            ),
+            Self::MethodNotAllowed(_) => (
+                405,
+                Code::OperationNotPermitted,
+                "method not allowed",
+                "method_not_allowed",
+            ),
+            Self::RouteRate { .. } => (429, Code::ProviderRateLimited, "too many requests", "route_rate"),
+            Self::RouteBusy => (
+                503,
+                Code::ProviderRateLimited,
+                "too many requests under way",
+                "route_busy",
             ),
             Self::ClientHeader => (
                 400,
@@ -290,9 +312,19 @@ impl Denial {
             | Self::ReplayUndecided
             | Self::StsUnreachable
             | Self::StsTimeout
+            | Self::RouteBusy
             | Self::Unrecorded => Some(1),
+            Self::RouteRate { retry_after_s } => Some(*retry_after_s),
             Self::StsCircuitOpen => Some(10),
             Self::StsRefused(relayed) => relayed.retry_after_s,
+            _ => None,
+        }
+    }
+
+    /// `Allow` of a 405 (RFC 9110 section 15.5.6).
+    pub(crate) fn allow(&self) -> Option<&str> {
+        match self {
+            Self::MethodNotAllowed(methods) => Some(methods),
             _ => None,
         }
     }
@@ -388,6 +420,24 @@ mod tests {
                 400,
                 "invalid_token",
                 "missing routing headers",
+            ),
+            (
+                Denial::MethodNotAllowed("GET".into()),
+                405,
+                "operation_not_permitted",
+                "method not allowed",
+            ),
+            (
+                Denial::RouteRate { retry_after_s: 1 },
+                429,
+                "provider_rate_limited",
+                "too many requests",
+            ),
+            (
+                Denial::RouteBusy,
+                503,
+                "provider_rate_limited",
+                "too many requests under way",
             ),
             (Denial::MissingZone, 401, "invalid_token", "missing token zone"),
             (

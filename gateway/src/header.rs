@@ -31,6 +31,11 @@ pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static(caracal_wir
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static(caracal_wire::header::FORWARDED_PROTO);
 /// Host the client asked for.
 pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static(caracal_wire::header::FORWARDED_HOST);
+/// What was taken off the path.
+pub(crate) const FORWARDED_PREFIX: HeaderName =
+    HeaderName::from_static(caracal_wire::header::FORWARDED_PREFIX);
+/// Address of the client, for servers that read this one.
+pub(crate) const REAL_IP: HeaderName = HeaderName::from_static(caracal_wire::header::REAL_IP);
 const BAGGAGE: HeaderName = HeaderName::from_static(caracal_wire::header::BAGGAGE);
 
 /// Shortest text taken for a mandate when headers are searched for it; a real one has hundreds of bytes.
@@ -219,6 +224,7 @@ mod tests {
             ("Client-Cert", ":AAAA:"),
             ("Client_Cert_Chain", ":AAAA:"),
             ("X-Real-Ip", "1.2.3.4"),
+            ("Server", "of no meaning in a request"),
             ("X_Caracal_Identity", "forged"),
             ("X_Forwarded_For", "1.2.3.4"),
             ("X_Real_Ip", "1.2.3.4"),

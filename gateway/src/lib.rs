@@ -26,6 +26,7 @@ mod header;
 mod listener;
 mod metrics;
 mod proxy;
+mod rate;
 mod run;
 mod snapshot;
 mod source;
@@ -37,6 +38,7 @@ mod trust;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use caracal_bus::Bus;
 use caracal_chassis::Clock;
 use caracal_egress::Guard;
@@ -48,6 +50,7 @@ pub use trust::TrustError;
 use metrics::Metrics;
 use snapshot::keys::ZoneKeys;
 use snapshot::revocations::RevocationState;
+use snapshot::routes::Routes;
 use snapshot::skew::ClockSkew;
 use source::Places;
 use stage::audit::Evidence;
@@ -60,6 +63,7 @@ use tls::Tls;
 struct Gateway {
     config: Config,
     clock: Clock,
+    routes: ArcSwap<Routes>,
     bus: Arc<dyn Bus>,
     sts: Arc<StsClient>,
     keys: Arc<ZoneKeys>,

@@ -67,6 +67,7 @@ pub(crate) struct Metrics {
     pub(crate) requests: IntCounter,
     pub(crate) allowed: IntCounter,
     pub(crate) public: IntCounter,
+    pub(crate) redirected: IntCounter,
     /// Round trips to the bus on the path of a request: one for each one-shot mandate.
     pub(crate) replay_claims: IntCounter,
     pub(crate) streams_cut: IntCounterVec,
@@ -139,6 +140,7 @@ impl Metrics {
             requests: counter("requests_total", "Requests received."),
             allowed: counter("requests_allowed_total", "Requests forwarded."),
             public: counter("requests_public_total", "Requests forwarded on public routes."),
+            redirected: counter("requests_redirected_total", "Requests sent elsewhere by a route."),
             replay_claims: counter("replay_claims_total", "Mandates burned in the shared table."),
             streams_cut: registry.counter_vec(
                 &name("responses_cut_total"),

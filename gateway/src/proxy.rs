@@ -23,9 +23,10 @@ use tracing::Instrument;
 use crate::Gateway;
 use crate::admit;
 use crate::connection::{ClientConnection, Downstream, Leash, Trip};
-use crate::context::{Context, Inbound, Verdict};
+use crate::context::{Context, Inbound, Verdict, Way};
 use crate::denial::Denial;
 use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
+use crate::stage::route::Location;
 use crate::stage::stream::Farewell;
 use crate::stage::{forward, revocation, route, stream};
 
@@ -79,8 +80,13 @@ impl ProxyHttp for Proxy {
             .metrics
             .admission
             .observe(context.seen.started.elapsed().as_secs_f64());
+        if matches!(context.verdict, Verdict::Served) {
+            return Ok(true);
+        }
         let Verdict::Denied(denial) = &context.verdict else {
-            stream::await_head(&self.gateway, &leash(session)?);
+            let timeouts = context.way.timeouts(&self.gateway.config);
+            session.set_read_timeout(Some(timeouts.read));
+            stream::await_head(&timeouts, &leash(session)?);
             context.seen.forwarded = Some(Instant::now());
             return Ok(false);
         };
@@ -99,7 +105,7 @@ impl ProxyHttp for Proxy {
             Verdict::Pending | Verdict::Served | Verdict::Denied(_) => return undecided(),
         };
         let peer = forward::peer(
-            &self.gateway.config.timeouts,
+            &context.way.timeouts(&self.gateway.config),
             reachable.target(),
             zone,
             context.seen.attempts,
@@ -151,11 +157,13 @@ impl ProxyHttp for Proxy {
         _end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
-        stream::sent_piece(&self.gateway, &leash(session)?);
+        let timeouts = context.way.timeouts(&self.gateway.config);
+        stream::sent_piece(&timeouts, &leash(session)?);
         let length = body.as_ref().map_or(0, Bytes::len);
         context.seen.request_bytes = context.seen.request_bytes.saturating_add(length as u64);
         let is_request = !session.was_upgraded();
-        if is_request && context.seen.request_bytes > self.gateway.config.request_bytes_max {
+        let bytes_max = context.way.request_bytes_max(&self.gateway.config);
+        if is_request && context.seen.request_bytes > bytes_max {
             return context.stop(Denial::BodyTooLarge);
         }
         if let Verdict::Admitted(admission) = &context.verdict
@@ -199,6 +207,14 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         response.insert_header(REQUEST_ID, context.seen.request_id.as_str())?;
+        for (name, value) in context
+            .way
+            .line()
+            .into_iter()
+            .flat_map(|line| &line.rule().response_headers)
+        {
+            response.insert_header(name.clone(), value.clone())?;
+        }
         if let Verdict::Admitted(admission) = &context.verdict {
             let claims = admission.standing().caller().claims();
             let left = claims
@@ -207,7 +223,8 @@ impl ProxyHttp for Proxy {
                 .max(0);
             response.insert_header(TOKEN_EXPIRES_IN, left)?;
             let leash = leash(session)?;
-            if let Some(trip) = stream::begin(&self.gateway, &leash, admission.standing()) {
+            let timeouts = context.way.timeouts(&self.gateway.config);
+            if let Some(trip) = stream::begin(&self.gateway, &timeouts, &leash, admission.standing()) {
                 return Err(Error::because(
                     ErrorType::Custom("authority ended"),
                     "before the answer",
@@ -228,7 +245,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<Option<Duration>> {
         let length = body.as_ref().map_or(0, Bytes::len);
         context.seen.response_bytes = context.seen.response_bytes.saturating_add(length as u64);
-        match stream::between_chunks(&self.gateway, &leash(session)?) {
+        let timeouts = context.way.timeouts(&self.gateway.config);
+        match stream::between_chunks(&timeouts, &leash(session)?) {
             Some(trip) => Err(Error::because(
                 ErrorType::Custom("authority ended"),
                 "between chunks",
@@ -349,17 +367,49 @@ impl Proxy {
                 return Ok(Verdict::Denied(Denial::TooManyRequests));
             }
         }
-        let verdict = if let Some(route) = route::public(&gateway.config.routes, &request) {
-            let passage = admit::pass(gateway, &request, &route, &context.seen).await;
+        let chosen = match route::choose(&gateway.config, &gateway.routes.load(), &request) {
+            Ok(chosen) => chosen,
+            Err(denial) => return Ok(Verdict::Denied(denial)),
+        };
+        if let Some(line) = chosen.line() {
+            match Way::enter(line, context.seen.source) {
+                Ok(way) => context.way = way,
+                Err(denial) => return Ok(Verdict::Denied(denial)),
+            }
+        }
+        let (way, seen) = (&context.way, &mut context.seen);
+        let verdict = if let Some(location) = route::redirect(&gateway.config, &chosen, &request).transpose()
+        {
+            return self.redirect(session, location, context).await;
+        } else if let Some(route) = route::public(&chosen, &request) {
+            let passage = admit::pass(gateway, &request, &route, way, seen).await;
             passage.map(|passage| Verdict::Public(Box::new(passage)))
         } else {
-            let span = tracing::debug_span!("request", request.id = %context.seen.request_id);
-            let admission = admit::admit(gateway, &request, &mut context.seen)
+            let span = tracing::debug_span!("request", request.id = %seen.request_id);
+            let admission = admit::admit(gateway, &request, &chosen, way, seen)
                 .instrument(span)
                 .await;
             admission.map(|admission| Verdict::Admitted(Box::new(admission)))
         };
         Ok(verdict.unwrap_or_else(Verdict::Denied))
+    }
+
+    /// Answers a request that takes a redirect.
+    async fn redirect(
+        &self,
+        session: &mut Session,
+        location: Result<Location, Denial>,
+        context: &Context,
+    ) -> Result<Verdict> {
+        let location = match location {
+            Ok(location) => location,
+            Err(denial) => return Ok(Verdict::Denied(denial)),
+        };
+        session.set_close_on_response_before_downstream_finish(false);
+        let Location { status, address } = location;
+        answer::redirect(session, status, &address, &context.seen.request_id).await?;
+        self.gateway.metrics.redirected.inc();
+        Ok(Verdict::Served)
     }
 
     async fn note_denial(&self, denial: &Denial, context: &Context) {

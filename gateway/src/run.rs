@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use caracal_bus::spool::{Fsync, OpenError, Spool, SpoolLimits, run_publisher};
 use caracal_bus::{Bus, StreamKeys};
 use caracal_chassis::Clock;
@@ -20,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{ATTEMPTS_MAX, Proxy};
 use crate::snapshot::keys::ZoneKeys;
 use crate::snapshot::revocations::RevocationState;
+use crate::snapshot::routes::Routes;
 use crate::snapshot::skew::ClockSkew;
 use crate::source::Places;
 use crate::stage::audit::{Evidence, SUMMARY_EVERY};
@@ -159,7 +161,7 @@ fn install_crypto() {
     let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway, RunError> {
+fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway, RunError> {
     let Deps { bus, clock } = deps;
     let sts = StsClient::new(
         &config.sts_urls,
@@ -212,6 +214,7 @@ fn build(config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gateway,
         in_progress: Places::new(config.doors.requests_of_source_max),
         skew: ClockSkew::default(),
         metrics: Metrics::new(),
+        routes: ArcSwap::from_pointee(Routes::new(std::mem::take(&mut config.routes), None)),
         config,
         clock,
         bus,

@@ -34,6 +34,10 @@ pub const FORWARDED_FOR: &str = "x-forwarded-for";
 pub const FORWARDED_PROTO: &str = "x-forwarded-proto";
 /// Host the request was for.
 pub const FORWARDED_HOST: &str = "x-forwarded-host";
+/// What the gateway took off the path of the request.
+pub const FORWARDED_PREFIX: &str = "x-forwarded-prefix";
+/// Address of the client, as the gateway saw it; the older name.
+pub const REAL_IP: &str = "x-real-ip";
 /// Replay marker of an idempotent answer.
 pub const IDEMPOTENCY_REPLAYED: &str = "idempotency-replayed";
 
@@ -109,7 +113,8 @@ pub fn is_removed_from_request(name: &str) -> bool {
         || has_prefix(name, "x-forwarded-")
         || [
             "forwarded",
-            "x-real-ip",
+            REAL_IP,
+            "server",
             "authorization",
             PROOF,
             "client-cert",
@@ -229,6 +234,8 @@ mod tests {
             FORWARDED_FOR,
             FORWARDED_PROTO,
             FORWARDED_HOST,
+            FORWARDED_PREFIX,
+            REAL_IP,
             IDEMPOTENCY_REPLAYED,
         ] {
             assert_eq!(http::HeaderName::from_static(name).as_str(), name);

@@ -1,9 +1,13 @@
-//! Does this path climb out of where it should stay?
+//! Does this path climb out of where it should stay, and what else could it mean?
 //!
 //! A path is looked at as the most careless upstream might: decoded again and again until nothing changes
 //! (`docs/contract/wire-formats.md`, "Paths").
 
+mod table;
+
 use std::borrow::Cow;
+
+pub use table::{PathRule, PathTable};
 
 /// How many times over a path may be encoded. Nobody honest encodes more than twice; without a limit a path of nested percent
 /// signs would cost time that grows with the square of its length.
@@ -28,6 +32,37 @@ pub fn is_traversal(raw_path: &str) -> bool {
         }
     }
     true
+}
+
+/// The path as the most obliging server reads it: decoded until nothing changes, segments cut at a semicolon, slashes
+/// joined. Two servers that agree on this reading agree on what the path is for.
+///
+/// `raw_path` is no traversal ([`is_traversal`]). Cost: one pass without allocation for a path that reads as it is written.
+pub fn obliging(raw_path: &str) -> Cow<'_, str> {
+    let is_plain = !raw_path.contains(['%', ';']) && !raw_path.contains("//");
+    if is_plain {
+        return Cow::Borrowed(raw_path);
+    }
+    let mut path = Cow::Borrowed(raw_path.as_bytes());
+    for _level in 0..=MAX_ENCODINGS {
+        match decode_once(&path) {
+            Some(decoded) if *decoded != *path => path = Cow::Owned(decoded),
+            _ => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&path);
+    let mut read = String::with_capacity(text.len());
+    for segment in text.split('/') {
+        let segment = segment.split(';').next().unwrap_or_default();
+        if !segment.is_empty() {
+            read.push('/');
+            read.push_str(segment);
+        }
+    }
+    if text.ends_with('/') || read.is_empty() {
+        read.push('/');
+    }
+    Cow::Owned(read)
 }
 
 fn climbs(path: &[u8]) -> bool {
@@ -110,6 +145,23 @@ mod tests {
             "/%2e%2e;/x",
         ] {
             assert!(is_traversal(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_obliging_server_reads_different_spellings_as_one_path() {
+        for (path, read) in [
+            ("/api/x", "/api/x"),
+            ("/%61pi/x", "/api/x"),
+            ("/%2561pi", "/api"),
+            ("//api///x/", "/api/x/"),
+            ("/api;v=1/x;y", "/api/x"),
+            ("/api%2Fx", "/api/x"),
+            ("/;x", "/"),
+            ("//", "/"),
+            ("/%C3%A9", "/é"),
+        ] {
+            assert_eq!(obliging(path), read, "{path}");
         }
     }
 

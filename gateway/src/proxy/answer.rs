@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use caracal_chassis::server::RequestId;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -50,6 +52,9 @@ pub(super) async fn refuse(session: &mut Session, denial: &Denial, request_id: &
     }
     if let Some(seconds) = denial.retry_after_s() {
         head.insert_header(RETRY_AFTER, seconds)?;
+    }
+    if let Some(methods) = denial.allow() {
+        head.insert_header(ALLOW, methods)?;
     }
     write(session, head, body.to_string()).await
 }

@@ -1,149 +1,256 @@
-//! Which resource does a host and a path stand for?
+//! What does a host, a path and a method stand for?
 //!
-//! Read from the configuration once; immutable afterwards. A lookup walks the table in order of precedence:
-//! routes of a host before routes of any host, exact paths before prefixes, longer ones first.
+//! A table is immutable; a reload puts another in its place, and a request keeps the one it began with. A lookup costs one
+//! map read for the host and one for each segment of the path, however many routes there are.
 
-use caracal_model::ZoneId;
-use url::Url;
+mod gate;
+mod rule;
 
-/// One line of the route table, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RouteRule {
-    /// Lower-case host without port; any host when absent.
-    pub(crate) host: Option<String>,
-    /// What the path must be.
-    pub(crate) path: PathRule,
-    /// Whether the matched prefix is taken off before the request goes upstream.
-    pub(crate) strip_prefix: bool,
-    /// What the request is for.
-    pub(crate) destination: Destination,
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use caracal_wire::path::{PathTable, obliging};
+use http::Method;
+
+pub(crate) use gate::{Gate, Place};
+pub(crate) use rule::{Destination, HostRule, HostSent, Limits, Redirect, RedirectTo, RouteRule};
+
+/// A rule in force, with what it has let through lately.
+#[derive(Debug)]
+pub(crate) struct Line {
+    rule: RouteRule,
+    gate: Arc<Gate>,
 }
 
-/// How a path is compared: byte for byte, as it was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PathRule {
-    /// The whole path.
-    Exact(String),
-    /// The path up to the end of a segment.
-    Prefix(String),
-}
-
-/// Where a route leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// A protected resource; the mandate decides.
-    Resource {
-        /// Its identifier.
-        resource: String,
-        /// The only zone whose mandates it accepts, when it is bound to one.
-        zone: Option<ZoneId>,
-    },
-    /// A public upstream: no mandate is asked for.
-    Public {
-        /// Where it is.
-        upstream: Url,
-    },
-}
-
-impl PathRule {
-    fn text(&self) -> &str {
-        match self {
-            Self::Exact(path) | Self::Prefix(path) => path,
-        }
+impl Line {
+    /// What it says.
+    pub(crate) fn rule(&self) -> &RouteRule {
+        &self.rule
     }
 
-    fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Exact(exact) => path == exact,
-            Self::Prefix(prefix) => path
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/')),
-        }
+    /// Who may take it now.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 }
 
-impl RouteRule {
-    /// The path that goes upstream for the inbound `path`, which must match.
-    pub(crate) fn upstream_path<'p>(&self, path: &'p str) -> &'p str {
-        let PathRule::Prefix(prefix) = &self.path else {
-            return path;
-        };
-        if !self.strip_prefix {
-            return path;
-        }
-        let prefix = prefix.trim_end_matches('/');
-        match path.strip_prefix(prefix) {
-            Some(rest) if rest.starts_with('/') => rest,
-            _ => "/",
-        }
-    }
+/// A request, as far as routes look at it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// In lower case, without port.
+    pub(crate) host: Option<&'a str>,
+    /// As sent; it is no traversal.
+    pub(crate) path: &'a str,
+    /// Its method.
+    pub(crate) method: &'a Method,
+    /// Whether the client used https.
+    pub(crate) is_https: bool,
+}
+
+/// What the table says about a request.
+#[derive(Debug)]
+pub(crate) enum Found<'t> {
+    /// Nothing.
+    Nothing,
+    /// This line.
+    Line(&'t Arc<Line>),
+    /// The routes of its path are for these methods.
+    OtherMethods(Vec<&'t Method>),
+    /// A server that reads the path differently would take another route.
+    Ambiguous,
 }
 
 /// The route table.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Routes(Vec<RouteRule>);
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    lines: Vec<Arc<Line>>,
+    /// Redirects to https, which come before everything else.
+    to_https: Hosts,
+    others: Hosts,
+}
+
+/// Lines by host, then by path.
+#[derive(Debug, Default)]
+struct Hosts {
+    exact: HashMap<String, Paths>,
+    label_before: HashMap<String, Paths>,
+    any: Paths,
+}
+
+#[derive(Debug, Default)]
+struct Paths {
+    /// The paths as they are written.
+    as_sent: PathTable<Arc<Line>>,
+    /// The paths as an obliging server reads them.
+    as_read: PathTable<Arc<Line>>,
+}
 
 impl Routes {
-    /// A table of `rules`, in any order.
-    pub(crate) fn new(mut rules: Vec<RouteRule>) -> Self {
-        rules.sort_by_key(|rule| {
-            let exact = matches!(rule.path, PathRule::Exact(_));
-            std::cmp::Reverse((rule.host.is_some(), exact, rule.path.text().len()))
-        });
-        Self(rules)
+    /// A table of `rules`, in any order. Lines that `previous` has too go on counting where they are.
+    pub(crate) fn new(rules: Vec<RouteRule>, previous: Option<&Self>) -> Self {
+        let mut table = Self::default();
+        let mut known: HashMap<_, Vec<&Arc<Line>>> = HashMap::new();
+        for line in previous.into_iter().flat_map(|previous| &previous.lines) {
+            known.entry(line.rule.path.text()).or_default().push(line);
+        }
+        for rule in rules {
+            let kept = known
+                .get(rule.path.text())
+                .and_then(|lines| lines.iter().find(|line| rule.continues(&line.rule)));
+            let gate = kept.map_or_else(
+                || Arc::new(Gate::new(&rule.limits)),
+                |line| Arc::clone(&line.gate),
+            );
+            table.insert(&Arc::new(Line { rule, gate }));
+        }
+        table
     }
 
-    /// Whether there is no rule: every request names its resource by header.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    fn insert(&mut self, line: &Arc<Line>) {
+        let hosts = if line.rule.leads_to_https() {
+            &mut self.to_https
+        } else {
+            &mut self.others
+        };
+        let paths = match &line.rule.host {
+            Some(HostRule::Exact(host)) => hosts.exact.entry(host.clone()).or_default(),
+            Some(HostRule::LabelBefore(name)) => hosts.label_before.entry(name.clone()).or_default(),
+            None => &mut hosts.any,
+        };
+        paths.as_sent.insert(&line.rule.path, Arc::clone(line));
+        let read = line.rule.path.map(|path| obliging(path).into_owned());
+        paths.as_read.insert(&read, Arc::clone(line));
+        self.lines.push(Arc::clone(line));
     }
 
-    /// The rule for `path` (as sent) at `host` (lower case, without port). One comparison per rule.
-    pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Option<&RouteRule> {
-        let host_fits = |rule: &RouteRule| rule.host.is_none() || rule.host.as_deref() == host;
-        self.0
-            .iter()
-            .find(|rule| host_fits(rule) && rule.path.matches(path))
+    /// How many routes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// The line for a request. The order of precedence is the contract's (docs/contract/gateway-routes.md, "Which route").
+    pub(crate) fn find(&self, asked: Asked<'_>) -> Found<'_> {
+        if !asked.is_https {
+            match self.to_https.find(asked) {
+                Found::Nothing | Found::OtherMethods(_) => {}
+                found => return found,
+            }
+        }
+        self.others.find(asked)
+    }
+}
+
+impl Hosts {
+    fn find(&self, asked: Asked<'_>) -> Found<'_> {
+        let parent = asked
+            .host
+            .and_then(|host| host.split_once('.'))
+            .filter(|(label, _parent)| !label.is_empty());
+        let exact = asked.host.and_then(|host| self.exact.get(host));
+        let label_before = parent.and_then(|(_label, parent)| self.label_before.get(parent));
+        for paths in [exact, label_before, Some(&self.any)].into_iter().flatten() {
+            match paths.find(asked) {
+                Found::Nothing => {}
+                found => return found,
+            }
+        }
+        Found::Nothing
+    }
+}
+
+impl Paths {
+    fn find(&self, asked: Asked<'_>) -> Found<'_> {
+        let sent = one_of(self.as_sent.find(asked.path), asked.method);
+        let read = obliging(asked.path);
+        if *read == *asked.path {
+            return sent;
+        }
+        match (&sent, one_of(self.as_read.find(&read), asked.method)) {
+            (Found::Nothing, Found::Nothing) | (Found::OtherMethods(_), Found::OtherMethods(_)) => sent,
+            (Found::Line(sent_line), Found::Line(read_line)) if Arc::ptr_eq(sent_line, read_line) => sent,
+            _ => Found::Ambiguous,
+        }
+    }
+}
+
+/// The line among those of one path that is for `method`: one that names it, else one for all.
+fn one_of<'t>(lines: &'t [Arc<Line>], method: &Method) -> Found<'t> {
+    let names = |line: &&Arc<Line>| line.rule.methods.contains(method);
+    let for_all = |line: &&Arc<Line>| line.rule.methods.is_empty();
+    if let Some(line) = lines.iter().find(names).or_else(|| lines.iter().find(for_all)) {
+        return Found::Line(line);
+    }
+    match lines {
+        [] => Found::Nothing,
+        lines => Found::OtherMethods(lines.iter().flat_map(|line| &line.rule.methods).collect()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use caracal_wire::path::PathRule;
 
-    fn rule(host: Option<&str>, path: PathRule, resource: &str) -> RouteRule {
-        let destination = Destination::Resource {
-            resource: resource.to_owned(),
-            zone: None,
-        };
+    use super::*;
+    use crate::rate::Rate;
+
+    pub(super) fn rule(host: Option<&str>, path: PathRule, resource: &str) -> RouteRule {
+        let host = host.map(|host| match host.strip_prefix("*.") {
+            Some(name) => HostRule::LabelBefore(name.to_owned()),
+            None => HostRule::Exact(host.to_owned()),
+        });
         RouteRule {
-            host: host.map(str::to_owned),
+            host,
             path,
+            methods: Vec::new(),
             strip_prefix: false,
-            destination,
+            destination: Destination::Resource {
+                resource: resource.to_owned(),
+                zone: None,
+            },
+            host_sent: HostSent::Upstream,
+            limits: Limits::default(),
+            response_headers: Vec::new(),
         }
     }
 
-    fn table() -> Routes {
-        Routes::new(vec![
-            rule(None, PathRule::Prefix("/".into()), "any"),
-            rule(None, PathRule::Prefix("/crm".into()), "crm"),
-            rule(None, PathRule::Prefix("/crm/v2".into()), "crm-v2"),
-            rule(None, PathRule::Exact("/crm/v2/exact".into()), "exact"),
-            rule(Some("files.example"), PathRule::Prefix("/".into()), "files"),
-        ])
+    fn prefix(path: &str) -> PathRule {
+        PathRule::Prefix(path.to_owned())
     }
 
-    fn found<'t>(table: &'t Routes, host: &str, path: &str) -> &'t str {
-        match &table.find(Some(host), path).unwrap().destination {
-            Destination::Resource { resource, .. } => resource,
-            Destination::Public { .. } => "public",
+    /// What a request gets: the resource, `other methods`, `ambiguous`, or nothing.
+    fn found(table: &Routes, method: &str, host: &str, path: &str) -> String {
+        let asked = Asked {
+            host: Some(host),
+            path,
+            method: &method.parse().unwrap(),
+            is_https: true,
+        };
+        match table.find(asked) {
+            Found::Nothing => "nothing".to_owned(),
+            Found::Ambiguous => "ambiguous".to_owned(),
+            Found::OtherMethods(methods) => format!("only {methods:?}"),
+            Found::Line(line) => match &line.rule.destination {
+                Destination::Resource { resource, .. } => resource.clone(),
+                Destination::Public { .. } => "public".to_owned(),
+                Destination::Redirect(_) => "redirect".to_owned(),
+            },
         }
     }
 
     #[test]
     fn host_wins_over_path_exact_over_prefix_and_long_over_short() {
-        let table = table();
+        let table = Routes::new(
+            vec![
+                rule(None, prefix("/"), "any"),
+                rule(None, prefix("/crm"), "crm"),
+                rule(None, prefix("/crm/v2"), "crm-v2"),
+                rule(None, PathRule::Exact("/crm/v2/exact".into()), "exact"),
+                rule(Some("files.example"), prefix("/"), "files"),
+                rule(Some("*.tenants.example"), prefix("/crm"), "tenant"),
+                rule(Some("one.tenants.example"), prefix("/crm/v2"), "one"),
+            ],
+            None,
+        );
         for (host, path, resource) in [
             ("a.example", "/", "any"),
             ("a.example", "/crm", "crm"),
@@ -153,26 +260,119 @@ mod tests {
             ("a.example", "/crm/v2/exact", "exact"),
             ("a.example", "/crm/v2/exact/more", "crm-v2"),
             ("files.example", "/crm/v2/exact", "files"),
+            ("two.tenants.example", "/crm/v2", "tenant"),
+            ("two.tenants.example", "/else", "any"),
+            ("one.tenants.example", "/crm/v2", "one"),
+            ("one.tenants.example", "/crm", "tenant"),
+            ("a.two.tenants.example", "/crm", "crm"),
+            ("tenants.example", "/crm", "crm"),
+            (".tenants.example", "/crm", "crm"),
         ] {
-            assert_eq!(found(&table, host, path), resource, "{host}{path}");
+            assert_eq!(found(&table, "GET", host, path), resource, "{host}{path}");
         }
-        assert!(Routes::default().find(None, "/").is_none());
+        assert_eq!(found(&Routes::default(), "GET", "a", "/"), "nothing");
     }
 
     #[test]
-    fn a_stripped_prefix_leaves_an_absolute_path() {
-        for (prefix, path, upstream) in [
-            ("/crm", "/crm/contacts", "/contacts"),
-            ("/crm/", "/crm/contacts", "/contacts"),
-            ("/crm", "/crm", "/"),
-            ("/crm", "/crm/", "/"),
-            ("/", "/contacts", "/contacts"),
-            ("/crm", "/crm//a%2Fb", "//a%2Fb"),
+    fn the_longest_path_decides_even_about_methods() {
+        let mut read = rule(None, prefix("/crm"), "read");
+        read.methods = vec![Method::GET, Method::HEAD];
+        let mut write = rule(None, prefix("/crm"), "write");
+        write.methods = vec![Method::POST];
+        let mut inner = rule(None, prefix("/hr"), "post-hr");
+        inner.methods = vec![Method::POST];
+        let rules = vec![
+            read,
+            write,
+            inner,
+            rule(None, prefix("/hr"), "hr"),
+            rule(None, prefix("/"), "any"),
+        ];
+        let table = Routes::new(rules, None);
+        for (method, path, resource) in [
+            ("GET", "/crm/x", "read"),
+            ("POST", "/crm/x", "write"),
+            ("DELETE", "/crm/x", "only [GET, HEAD, POST]"),
+            ("POST", "/hr", "post-hr"),
+            ("GET", "/hr", "hr"),
+            ("DELETE", "/", "any"),
         ] {
-            let mut rule = rule(None, PathRule::Prefix(prefix.into()), "crm");
-            rule.strip_prefix = true;
-            assert!(rule.path.matches(path), "{prefix} {path}");
-            assert_eq!(rule.upstream_path(path), upstream, "{prefix} {path}");
+            assert_eq!(found(&table, method, "a", path), resource, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn a_path_that_another_reading_puts_on_another_route_is_on_none() {
+        let table = Routes::new(
+            vec![
+                rule(None, prefix("/"), "any"),
+                rule(None, prefix("/admin"), "admin"),
+                rule(None, prefix("/a%20b"), "escaped"),
+            ],
+            None,
+        );
+        for (path, resource) in [
+            ("/%61dmin/x", "ambiguous"),
+            ("//admin", "ambiguous"),
+            ("/x%2F..", "any"),
+            ("/%2Fadmin", "ambiguous"),
+            ("/admin;x=1/y", "ambiguous"),
+            ("/admin%2Fx", "ambiguous"),
+            ("/admin/a%2Fb//c;d", "admin"),
+            ("/other/a%2Fb//c", "any"),
+            ("/a%20b/c", "escaped"),
+        ] {
+            assert_eq!(found(&table, "GET", "a", path), resource, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_to_https_comes_before_everything_that_came_without_it() {
+        let mut redirect = rule(None, prefix("/"), "");
+        redirect.destination = Destination::Redirect(Redirect {
+            status: 308,
+            to: RedirectTo::Https,
+        });
+        let table = Routes::new(vec![redirect, rule(None, prefix("/crm"), "crm")], None);
+        let find = |is_https| {
+            let asked = Asked {
+                host: Some("a"),
+                path: "/crm/x",
+                method: &Method::GET,
+                is_https,
+            };
+            match table.find(asked) {
+                Found::Line(line) => line.rule.leads_to_https(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(find(false));
+        assert!(!find(true));
+    }
+
+    #[test]
+    fn a_reload_keeps_the_count_of_a_route_that_stays_as_it_is() {
+        let limited = |path: &str, burst: f64| {
+            let mut limited = rule(None, prefix(path), "crm");
+            limited.limits.rate = Some(Rate { burst, per_s: 0.001 });
+            limited
+        };
+        let enter = |table: &Routes, path: &str| {
+            let asked = Asked {
+                host: None,
+                path,
+                method: &Method::GET,
+                is_https: true,
+            };
+            match table.find(asked) {
+                Found::Line(line) => line.gate().enter([127, 0, 0, 1].into()).is_ok(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let before = Routes::new(vec![limited("/a", 1.0), limited("/b", 1.0)], None);
+        assert!(enter(&before, "/a") && enter(&before, "/b"));
+        let after = Routes::new(vec![limited("/a", 1.0), limited("/b", 2.0)], Some(&before));
+        assert!(!enter(&after, "/a"), "its budget is spent");
+        assert!(enter(&after, "/b"), "its limit is another one now");
     }
 }

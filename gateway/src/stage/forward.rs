@@ -35,9 +35,9 @@ impl Reachable {
 ///
 /// # Errors
 /// [`Denial::BodyTooLarge`].
-pub(crate) fn within_limits(gateway: &Gateway, request: &Inbound<'_>) -> Result<(), Denial> {
+pub(crate) fn within_limits(request_bytes_max: u64, request: &Inbound<'_>) -> Result<(), Denial> {
     match request.content_length() {
-        Some(length) if length > gateway.config.request_bytes_max => Err(Denial::BodyTooLarge),
+        Some(length) if length > request_bytes_max => Err(Denial::BodyTooLarge),
         _ => Ok(()),
     }
 }

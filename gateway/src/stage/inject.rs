@@ -17,14 +17,15 @@ use self::sigv4::Signing;
 use super::exchange::Credential;
 use super::forward::Reachable;
 use super::revocation::Standing;
-use super::route::{PublicRoute, Straight};
+use super::route::{PublicRoute, Straight, Trail};
 use crate::Gateway;
 use crate::context::{Inbound, Observation};
 use crate::denial::Denial;
 use crate::header::{
-    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, IDENTITY, REQUEST_ID, TRACEPARENT, clean_request,
-    client_address, client_scheme, contains,
+    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PREFIX, FORWARDED_PROTO, IDENTITY, REAL_IP, REQUEST_ID,
+    TRACEPARENT, clean_request, client_address, client_scheme, contains,
 };
+use crate::snapshot::routes::HostSent;
 
 /// The head of the upstream request, decided and complete but for the client's own headers.
 pub(crate) struct Injection {
@@ -78,7 +79,7 @@ pub(crate) fn plan(
         target: target(credential.url(), route.path(), route.query(), in_query),
         mandate: Some(mandate.into()),
         removed: None,
-        set: common_headers(gateway, request, reachable, seen)?,
+        set: common_headers(gateway, request, route.trail(), reachable, seen)?,
         signing: signing(gateway, request, credential, reachable)?,
     };
     if let Some(Place::Header(name, value)) = place {
@@ -113,7 +114,7 @@ pub(crate) fn plan_public(
         target: target(route.upstream(), route.path(), route.query(), None),
         mandate: None,
         removed: None,
-        set: common_headers(gateway, request, reachable, seen)?,
+        set: common_headers(gateway, request, route.trail(), reachable, seen)?,
         signing: None,
     })
 }
@@ -174,15 +175,17 @@ fn remove_all(head: &mut RequestHeader, name: &HeaderName) {
 fn common_headers(
     gateway: &Gateway,
     request: &Inbound<'_>,
+    trail: Trail<'_>,
     reachable: &Reachable,
     seen: &Observation,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
     let is_trusted = gateway.config.trust.covers(request.peer().ip());
     let client = client_address(request, is_trusted).to_string();
     let mut set = vec![
-        (HOST, text(reachable.target().authority())?),
+        (HOST, host(request, trail, reachable)?),
         (REQUEST_ID, text(seen.request_id.as_str())?),
         (FORWARDED_FOR, text(&client)?),
+        (REAL_IP, text(&client)?),
         (
             FORWARDED_PROTO,
             HeaderValue::from_static(client_scheme(request, is_trusted)),
@@ -195,7 +198,20 @@ fn common_headers(
             .get(HOST)
             .map(|host| (FORWARDED_HOST, host.clone())),
     );
+    if let Some(prefix) = trail.stripped() {
+        set.push((FORWARDED_PREFIX, text(prefix)?));
+    }
     Ok(set)
+}
+
+/// The `Host` of the upstream request. An HTTP/1.0 client may have none to preserve.
+fn host(request: &Inbound<'_>, trail: Trail<'_>, reachable: &Reachable) -> Result<HeaderValue, Denial> {
+    let given = match trail.host_sent() {
+        HostSent::Upstream => None,
+        HostSent::Preserved => request.headers().get(HOST),
+        HostSent::Rewritten(host) => Some(host),
+    };
+    given.map_or_else(|| text(reachable.target().authority()), |host| Ok(host.clone()))
 }
 
 /// Where and how the credential is put in, by mode.

@@ -1,14 +1,29 @@
 //! Stage 1: which resource and which upstream path does this request mean? Memory only.
 
+mod redirect;
+
+use std::sync::Arc;
+
 use caracal_model::ZoneId;
 use caracal_wire::path::is_traversal;
 use http::header::HeaderName;
 use url::Url;
 
+use crate::config::Config;
 use crate::context::Inbound;
 use crate::denial::Denial;
-use crate::header::{CLIENT_ID, RESOURCE};
-use crate::snapshot::routes::{Destination, Routes};
+use crate::header::{CLIENT_ID, RESOURCE, client_scheme};
+use crate::snapshot::routes::{Asked, Destination, Found, HostSent, Line, Routes};
+
+pub(crate) use redirect::{Location, redirect};
+
+/// What the route table says about a request. Asked once, so that a request sees one table from its beginning to its end.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    line: Option<Arc<Line>>,
+    /// Whether the path as the client sent it means one thing only.
+    is_straight: bool,
+}
 
 /// Proof that a request names one resource and a path with one meaning.
 #[derive(Debug)]
@@ -17,7 +32,7 @@ pub(crate) struct Route {
     zone: Option<ZoneId>,
     path: Box<str>,
     query: Option<Box<str>>,
-    /// Whether the path as the client sent it means one thing only.
+    line: Option<Arc<Line>>,
     is_straight: bool,
 }
 
@@ -27,6 +42,14 @@ pub(crate) struct PublicRoute {
     upstream: Url,
     path: Box<str>,
     query: Option<Box<str>>,
+    line: Arc<Line>,
+}
+
+impl Chosen {
+    /// The line of the table, unless the request is for none.
+    pub(crate) fn line(&self) -> Option<&Arc<Line>> {
+        self.line.as_ref()
+    }
 }
 
 impl Route {
@@ -49,6 +72,11 @@ impl Route {
     pub(crate) fn query(&self) -> Option<&str> {
         self.query.as_deref()
     }
+
+    /// What the request keeps of its way here.
+    pub(crate) fn trail(&self) -> Trail<'_> {
+        Trail(self.line.as_deref())
+    }
 }
 
 impl PublicRoute {
@@ -66,61 +94,111 @@ impl PublicRoute {
     pub(crate) fn query(&self) -> Option<&str> {
         self.query.as_deref()
     }
+
+    /// As [`Route::trail`].
+    pub(crate) fn trail(&self) -> Trail<'_> {
+        Trail(Some(&self.line))
+    }
 }
 
-/// Whether a public route serves the request. Asked before any mandate is looked for; a request that names a resource
-/// by header never is public.
-pub(crate) fn public(routes: &Routes, request: &Inbound<'_>) -> Option<PublicRoute> {
-    if routes.is_empty() || request.headers().contains_key(RESOURCE) {
-        return None;
+/// What the upstream is told about the way a request came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trail<'a>(Option<&'a Line>);
+
+impl<'a> Trail<'a> {
+    /// Which host the upstream is asked for.
+    pub(crate) fn host_sent(self) -> &'a HostSent {
+        self.0.map_or(&HostSent::Upstream, |line| &line.rule().host_sent)
     }
-    let path = request.raw_path().filter(|path| !is_traversal(path))?;
-    let rule = routes.find(request.host().as_deref(), path)?;
-    let Destination::Public { upstream } = &rule.destination else {
+
+    /// The prefix that was taken off the path.
+    pub(crate) fn stripped(self) -> Option<&'a str> {
+        self.0.and_then(|line| line.rule().stripped())
+    }
+}
+
+/// Looks the request up. One that names a resource by header takes no route. The cost is that of [`Routes::find`].
+///
+/// # Errors
+/// [`Denial::BadRequest`], [`Denial::MethodNotAllowed`].
+pub(crate) fn choose(config: &Config, routes: &Routes, request: &Inbound<'_>) -> Result<Chosen, Denial> {
+    let path = request.raw_path().ok_or(Denial::BadRequest)?;
+    let mut chosen = Chosen {
+        line: None,
+        is_straight: !is_traversal(path),
+    };
+    if !chosen.is_straight || routes.len() == 0 || request.headers().contains_key(RESOURCE) {
+        return Ok(chosen);
+    }
+    let host = request.host();
+    let is_trusted = config.trust.covers(request.peer().ip());
+    let found = routes.find(Asked {
+        host: host.as_deref(),
+        path,
+        method: &request.head().method,
+        is_https: client_scheme(request, is_trusted) == "https",
+    });
+    match found {
+        Found::Nothing => {}
+        Found::Line(line) => chosen.line = Some(Arc::clone(line)),
+        Found::Ambiguous => chosen.is_straight = false,
+        Found::OtherMethods(methods) => {
+            let methods: Vec<&str> = methods.into_iter().map(http::Method::as_str).collect();
+            return Err(Denial::MethodNotAllowed(methods.join(", ").into()));
+        }
+    }
+    Ok(chosen)
+}
+
+/// Whether a public route serves the request. Asked before any mandate is looked for.
+pub(crate) fn public(chosen: &Chosen, request: &Inbound<'_>) -> Option<PublicRoute> {
+    let line = chosen.line()?;
+    let Destination::Public { upstream } = &line.rule().destination else {
         return None;
     };
     Some(PublicRoute {
         upstream: upstream.clone(),
-        path: rule.upstream_path(path).into(),
+        path: line.rule().upstream_path(request.raw_path()?).into(),
         query: request.raw_query().map(Box::from),
+        line: Arc::clone(line),
     })
 }
 
-/// Finds the resource: the header when there is one, else the route table.
+/// Finds the resource: the header when there is one, else what the route table says.
 ///
 /// # Errors
-/// [`Denial::ClientHeader`], [`Denial::MissingRouting`].
-pub(crate) fn resolve(routes: &Routes, request: &Inbound<'_>) -> Result<Route, Denial> {
+/// [`Denial::ClientHeader`], [`Denial::MissingRouting`], [`Denial::PathTraversal`] for a path without one route.
+pub(crate) fn resolve(chosen: &Chosen, request: &Inbound<'_>) -> Result<Route, Denial> {
     if request.headers().contains_key(CLIENT_ID) {
         return Err(Denial::ClientHeader);
     }
     let path = request.raw_path().ok_or(Denial::BadRequest)?;
-    let query = request.raw_query().map(Box::from);
-    let is_straight = !is_traversal(path);
+    let mut route = Route {
+        resource: Box::default(),
+        zone: None,
+        path: path.into(),
+        query: request.raw_query().map(Box::from),
+        line: None,
+        is_straight: chosen.is_straight,
+    };
     if request.headers().contains_key(RESOURCE) {
-        let resource = only_value(request, &RESOURCE).ok_or(Denial::MissingRouting)?;
-        return Ok(Route {
-            resource: resource.into(),
-            zone: None,
-            path: path.into(),
-            query,
-            is_straight,
-        });
+        route.resource = only_value(request, &RESOURCE)
+            .ok_or(Denial::MissingRouting)?
+            .into();
+        return Ok(route);
     }
-    let rule = routes
-        .find(request.host().as_deref(), path)
-        .ok_or(Denial::MissingRouting)?;
-    let Destination::Resource { resource, zone } = &rule.destination else {
+    if !chosen.is_straight {
+        return Err(Denial::PathTraversal);
+    }
+    let line = chosen.line().ok_or(Denial::MissingRouting)?;
+    let Destination::Resource { resource, zone } = &line.rule().destination else {
         return Err(Denial::MissingRouting);
     };
-    let path = rule.upstream_path(path).into();
-    Ok(Route {
-        resource: resource.as_str().into(),
-        zone: zone.clone(),
-        path,
-        query,
-        is_straight,
-    })
+    route.resource = resource.as_str().into();
+    route.zone.clone_from(zone);
+    route.path = line.rule().upstream_path(path).into();
+    route.line = Some(Arc::clone(line));
+    Ok(route)
 }
 
 /// Refuses a path that some component between here and the upstream could read as another one.

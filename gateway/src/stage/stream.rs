@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant};
 
 use super::revocation::Standing;
 use crate::Gateway;
+use crate::config::Timeouts;
 use crate::connection::{Authority, Leash, Trip};
 
 /// Name of the trailer that tells a client why a chunked response ended early.
@@ -27,32 +28,37 @@ const REVOKED: &[u8] = b"0\r\nX-Caracal-Revoked: true\r\n\r\n";
 const EXPIRED: &[u8] = b"0\r\nX-Caracal-Revoked: expired\r\n\r\n";
 
 /// The request goes upstream; the client connection waits for the answer's head.
-pub(crate) fn await_head(gateway: &Gateway, leash: &Leash) {
-    leash.forwarding(None, gateway.config.timeouts.upstream);
+pub(crate) fn await_head(timeouts: &Timeouts, leash: &Leash) {
+    leash.forwarding(None, timeouts.upstream);
 }
 
 /// A piece of the request went upstream: the answer's head is due only after the last one.
-pub(crate) fn sent_piece(gateway: &Gateway, leash: &Leash) {
-    leash.progress(gateway.config.timeouts.upstream);
+pub(crate) fn sent_piece(timeouts: &Timeouts, leash: &Leash) {
+    leash.progress(timeouts.upstream);
 }
 
 /// The answer's head is here: from now on the response stays open only as long as its authority lasts. Returns why it
 /// must not even begin, if so.
-pub(crate) fn begin(gateway: &Gateway, leash: &Leash, standing: &Standing) -> Option<Trip> {
+pub(crate) fn begin(
+    gateway: &Gateway,
+    timeouts: &Timeouts,
+    leash: &Leash,
+    standing: &Standing,
+) -> Option<Trip> {
     let caller = standing.caller();
     let left = caller.claims().exp.saturating_sub(gateway.clock.unix_seconds());
     let expires_at = Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0));
     let set = gateway.revocations.set().clone();
     leash.forwarding(
         Some(Authority::new(caller.anchors().clone(), set, expires_at)),
-        gateway.config.timeouts.stream_idle,
+        timeouts.stream_idle,
     );
     leash.check()
 }
 
 /// Looks between two chunks: a busy response has no pause in which a signal could be heard. Memory only.
-pub(crate) fn between_chunks(gateway: &Gateway, leash: &Leash) -> Option<Trip> {
-    leash.progress(gateway.config.timeouts.stream_idle);
+pub(crate) fn between_chunks(timeouts: &Timeouts, leash: &Leash) -> Option<Trip> {
+    leash.progress(timeouts.stream_idle);
     leash.check()
 }
 

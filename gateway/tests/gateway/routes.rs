@@ -1,5 +1,9 @@
 //! A plain HTTP client needs no header of ours: host and path say which resource is meant.
 
+mod hosts;
+mod limits;
+mod redirects;
+
 use caracal_testing::{Behaviour, Upstream};
 
 use crate::rig::{RESOURCE, Rig};
@@ -63,6 +67,16 @@ async fn host_and_path_name_the_resource() {
         "the header wins, and strips nothing"
     );
 
+    for target in ["//crm/exact", "/crm/%65xact", "/crm;x/exact", "/%63rm/exact"] {
+        let answer = rig.send(plain(target, "a.test", Some(&rig.sts.mandate()))).await;
+        assert_eq!(
+            answer.refusal().2,
+            "path traversal not permitted",
+            "{target} is another route's to a server that reads it differently"
+        );
+    }
+    assert!(rig.upstream.take_requests().is_empty());
+
     let unknown = rig
         .send(plain("/unknown", "a.test", Some(&rig.sts.mandate())))
         .await;
@@ -112,10 +126,51 @@ async fn a_public_route_asks_for_no_mandate_and_gets_none() {
     let traversal = rig.send(plain("/public/%2e%2e/admin", "a.test", None)).await;
     assert_eq!(traversal.status, 401, "a path that climbs is not public");
     assert!(site.requests().is_empty());
+    let disguised = rig.send(plain("/public%2Fadmin", "a.test", None)).await;
+    assert_eq!(
+        disguised.status, 401,
+        "neither is one that is public by one reading only"
+    );
+    assert!(site.requests().is_empty());
     let governed = plain("/public/x", "a.test", None).header("x-caracal-resource", RESOURCE);
     assert_eq!(
         rig.send(governed).await.status,
         401,
         "naming a resource asks for a mandate"
     );
+}
+
+#[tokio::test]
+async fn the_routes_of_a_path_say_which_methods_it_has() {
+    let routes = r#"[
+        {"path_prefix":"/","resource":"resource://any"},
+        {"path_prefix":"/crm","methods":["GET","HEAD"],"resource":"resource://read"},
+        {"path_prefix":"/crm","methods":["POST"],"resource":"resource://write"},
+        {"host":"*.tenants.test","path_prefix":"/crm","resource":"resource://tenant"}
+    ]"#;
+    let rig = Rig::with(&[("ROUTE", routes)]).await;
+    let ask = async |method: &str, host: &str, target: &str| {
+        let request = plain(target, host, Some(&rig.sts.mandate())).method(method);
+        rig.send(request).await
+    };
+    for (method, host, target, resource) in [
+        ("GET", "a.test", "/crm/x", "resource://read"),
+        ("POST", "a.test", "/crm/x", "resource://write"),
+        ("DELETE", "a.test", "/other", "resource://any"),
+        ("DELETE", "one.tenants.test", "/crm/x", "resource://tenant"),
+        ("GET", "a.one.tenants.test", "/crm/x", "resource://read"),
+    ] {
+        let answer = ask(method, host, target).await;
+        assert_eq!(answer.status, 200, "{method} {host}{target}: {:?}", answer.body);
+        assert_eq!(rig.sts.exchanges().pop().unwrap().form["resource"], resource);
+    }
+    let refused = ask("DELETE", "a.test", "/crm/x").await;
+    assert_eq!(
+        refused.refusal(),
+        (405, "operation_not_permitted".into(), "method not allowed".into()),
+    );
+    assert_eq!(refused.header("allow"), Some("GET, HEAD, POST"));
+    let request_id = refused.header("x-request-id").unwrap();
+    rig.event(request_id, "gateway_request_denied", "method_not_allowed")
+        .await;
 }

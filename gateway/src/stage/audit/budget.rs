@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::rate::{Bucket, Rate};
 use crate::source::network;
 
 /// What one source may have recorded.
@@ -31,35 +32,18 @@ struct Shares {
     sources: HashMap<Option<IpAddr>, Share>,
 }
 
-/// So many at once, then so many a second.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: f64,
-    per_s: f64,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Share {
-    left: f64,
-    at: Instant,
+    bucket: Bucket,
     suppressed: u64,
 }
 
 impl Share {
     fn full(rate: Rate, now: Instant) -> Self {
         Self {
-            left: rate.burst,
-            at: now,
+            bucket: Bucket::full(rate, now),
             suppressed: 0,
         }
-    }
-
-    /// Adds what was earned since, and tells whether there is one to take.
-    fn earn(&mut self, rate: Rate, now: Instant) -> bool {
-        let earned = now.duration_since(self.at).as_secs_f64() * rate.per_s;
-        self.left = (self.left + earned).min(rate.burst);
-        self.at = now;
-        self.left >= 1.0
     }
 }
 
@@ -76,17 +60,17 @@ impl DenialBudget {
             .entry(is_known.then_some(source))
             .or_insert_with(|| Share::full(OF_SOURCE, now));
         let all = all.get_or_insert_with(|| Share::full(OF_ALL, now));
-        if !share.earn(OF_SOURCE, now) {
+        if !share.bucket.earn(OF_SOURCE, now) {
             share.suppressed += 1;
             return None;
         }
-        if !all.earn(OF_ALL, now) {
+        if !all.bucket.earn(OF_ALL, now) {
             // Not counted by source: a summary of each would fill the spool as well.
             all.suppressed += 1;
             return None;
         }
-        share.left -= 1.0;
-        all.left -= 1.0;
+        share.bucket.take();
+        all.bucket.take();
         Some(std::mem::take(&mut share.suppressed))
     }
 
@@ -100,7 +84,8 @@ impl DenialBudget {
             .filter(|(_source, share)| share.suppressed > 0)
             .map(|(source, share)| (source, std::mem::take(&mut share.suppressed)))
             .collect();
-        sources.retain(|_source, share| share.at.elapsed().as_secs_f64() * OF_SOURCE.per_s < OF_SOURCE.burst);
+        let now = Instant::now();
+        sources.retain(|_source, share| !share.bucket.is_full(OF_SOURCE, now));
         suppressed
     }
 }
