@@ -4,6 +4,7 @@ mod doors;
 mod routes;
 mod tls;
 mod trust;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub(crate) use doors::Doors;
 use routes::read_routes;
 pub(crate) use tls::{ClientCertificates, PairFiles, TlsSettings};
 pub(crate) use trust::ProxyTrust;
+pub(crate) use upstreams::UpstreamSettings;
 
 /// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
 const HMAC_KEY_BYTES_MIN: usize = 32;
@@ -72,6 +74,7 @@ pub struct Config {
     pub(crate) bearer_bytes_max: usize,
     pub(crate) connections_max: usize,
     pub(crate) upstream_connections_kept: usize,
+    pub(crate) upstreams: UpstreamSettings,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -150,6 +153,7 @@ impl Config {
             bearer_bytes_max: bytes(reader, "MAX_BEARER_BYTES", 16 << 10, 1_000_000),
             connections_max: read_count(reader, "MAX_CONNECTIONS", 10_000),
             upstream_connections_kept: read_count(reader, "UPSTREAM_CONNECTIONS_KEPT", 200),
+            upstreams: UpstreamSettings::read(reader),
             timeouts,
         }
     }

@@ -18,6 +18,7 @@ use crate::connection::Origin;
 use crate::denial::Denial;
 use crate::snapshot::routes::{self, Limits, Line};
 use crate::source::Place;
+use crate::stage::forward::Reachable;
 
 /// The per-request state of the proxy.
 #[derive(Debug)]
@@ -103,6 +104,17 @@ pub(crate) enum Verdict {
     Public(Box<Passage>),
     /// It was refused.
     Denied(Denial),
+}
+
+impl Verdict {
+    /// Where the request goes, if it goes anywhere.
+    pub(crate) fn reachable(&self) -> Option<&Reachable> {
+        match self {
+            Self::Admitted(admission) => Some(admission.reachable()),
+            Self::Public(passage) => Some(passage.reachable()),
+            Self::Pending | Self::Served | Self::Denied(_) => None,
+        }
+    }
 }
 
 /// Facts about the request, for telling only.

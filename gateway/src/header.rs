@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use caracal_wire::header::{is_hop_by_hop, is_removed_from_request, is_removed_from_response};
+use caracal_wire::header::{
+    is_hop_by_hop, is_removed_from_request, is_removed_from_response, is_reserved_credential_header,
+};
 use caracal_wire::trace::{Traceparent, strip_caracal_members};
 use http::header::{CONNECTION, CONTENT_LOCATION, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::{HeaderMap, StatusCode};
@@ -106,20 +108,38 @@ pub(crate) fn clean_response(response: &mut ResponseHeader) {
     }
 }
 
-/// Takes from trailers of an answer what would not pass as a header either.
+/// Takes from the trailers of an answer what must not pass: what [`clean_response`] takes, and what may stand in a head
+/// only because it frames, routes, authenticates or describes the message (RFC 9110 section 6.5.1).
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let is_unwanted = |name: &str| {
+        is_hop_by_hop(name)
+            || is_removed_from_response(name)
+            || is_reserved_credential_header(name)
+            || HEAD_ONLY.contains(&name)
+    };
     let unwanted: Vec<HeaderName> = trailers
         .keys()
-        .filter(|name| {
-            let name = name.as_str();
-            is_hop_by_hop(name) || is_removed_from_response(name) || is_ours(name)
-        })
+        .filter(|name| is_unwanted(name.as_str()))
         .cloned()
         .collect();
     for name in unwanted {
         trailers.remove(name);
     }
 }
+
+/// Besides the ones a credential may not be put into.
+const HEAD_ONLY: [&str; 10] = [
+    "authorization",
+    "cache-control",
+    "content-location",
+    "content-range",
+    "date",
+    "expires",
+    "location",
+    "set-cookie",
+    "vary",
+    "www-authenticate",
+];
 
 /// Whether only this gateway says it.
 fn is_ours(name: &str) -> bool {

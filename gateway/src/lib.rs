@@ -35,6 +35,7 @@ pub mod stage;
 mod sts_client;
 mod tls;
 mod trust;
+mod upstream;
 
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ use stage::audit::Evidence;
 use stage::replay::BurnedTable;
 use sts_client::StsClient;
 use tls::Tls;
+use upstream::Outliers;
 
 /// Everything a request needs, made once by [`run()`].
 #[derive(Debug)]
@@ -77,6 +79,7 @@ struct Gateway {
     /// `None` when the listener speaks in clear.
     tls: Option<Arc<Tls>>,
     egress: Guard,
+    outliers: Outliers,
     evidence: Evidence,
     skew: ClockSkew,
     metrics: Metrics,

@@ -85,6 +85,8 @@ pub(crate) struct Metrics {
     sts_exchange_errors: IntCounter,
     sts_circuit_fast_fail: IntCounter,
     upstream_errors: IntCounter,
+    /// Attempts after the first.
+    pub(crate) upstream_retries: IntCounter,
     state: State,
 }
 
@@ -102,6 +104,8 @@ struct State {
     revocation_reloads: IntGauge,
     revocation_reload_errors: IntGauge,
     replay_table: IntGauge,
+    upstream_ejected: IntGauge,
+    upstream_ejections: IntGauge,
     audit_pending: IntGauge,
     audit_bytes: IntGauge,
     audit_files: IntGauge,
@@ -164,6 +168,10 @@ impl Metrics {
                 "Requests denied by an open breaker.",
             ),
             upstream_errors: counter("upstream_errors_total", "Admitted requests that got no answer."),
+            upstream_retries: counter(
+                "upstream_retries_total",
+                "Attempts to reach an upstream after the first.",
+            ),
             state: State {
                 sts_circuit_open: gauge("sts_circuit_open", "1 while the STS is left alone."),
                 sts_circuit_opened: gauge("sts_circuit_opened_total", "Times a breaker opened."),
@@ -182,6 +190,11 @@ impl Metrics {
                 revocation_reloads: gauge("revocation_reloads_total", "Revocation snapshots loaded."),
                 revocation_reload_errors: gauge("revocation_reload_errors_total", "Snapshots that failed."),
                 replay_table: gauge("replay_table_entries", "Burned mandates this process remembers."),
+                upstream_ejected: gauge("upstream_addresses_ejected", "Upstream addresses left alone."),
+                upstream_ejections: gauge(
+                    "upstream_ejections_total",
+                    "Times an upstream address was left alone.",
+                ),
                 audit_pending: gauge("audit_queue_depth", "Events the bus has not taken yet."),
                 audit_bytes: gauge("audit_replay_bytes", "Size of the evidence spool."),
                 audit_files: gauge("audit_replay_files", "Files of the evidence spool."),
@@ -261,6 +274,9 @@ impl Metrics {
         set(&state.revocation_reloads, reloads);
         set(&state.revocation_reload_errors, failed);
         set_len(&state.replay_table, gateway.burned.len());
+        let (ejected, ejections) = gateway.outliers.counts();
+        set_len(&state.upstream_ejected, ejected);
+        set(&state.upstream_ejections, ejections);
         let spool = gateway.evidence.spool().stats();
         set(&state.audit_pending, spool.pending_events);
         set(&state.audit_bytes, spool.bytes);

@@ -2,6 +2,7 @@
 //! are written by `answer`.
 
 mod answer;
+mod http2;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +34,6 @@ use crate::stage::{forward, revocation, route, stream};
 /// How long a request body that is not wanted any more is read, so that the client gets the refusal instead of a
 /// broken connection.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
-
-/// Attempts to reach an upstream: a kept connection that was closed, then other addresses.
-pub(crate) const ATTEMPTS_MAX: usize = 4;
 
 /// What Pingora calls.
 pub(crate) struct Proxy {
@@ -96,20 +94,24 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
-        let (reachable, zone) = match &context.verdict {
-            Verdict::Admitted(admission) => (
-                admission.reachable(),
-                Some(&admission.standing().caller().claims().zone_id),
-            ),
-            Verdict::Public(passage) => (passage.reachable(), None),
-            Verdict::Pending | Verdict::Served | Verdict::Denied(_) => return undecided(),
+        let Some(reachable) = context.verdict.reachable() else {
+            return undecided();
+        };
+        let zone = match &context.verdict {
+            Verdict::Admitted(admission) => Some(&admission.standing().caller().claims().zone_id),
+            _ => None,
         };
         let peer = forward::peer(
+            &self.gateway.config.upstreams,
             &context.way.timeouts(&self.gateway.config),
-            reachable.target(),
+            session.req_header(),
+            reachable,
             zone,
             context.seen.attempts,
         );
+        if context.seen.attempts > 0 {
+            self.gateway.metrics.upstream_retries.inc();
+        }
         context.seen.attempts += 1;
         let adapted = peer.map(|peer| forward::handshake::adapt(peer, session.req_header()));
         adapted.map_or_else(undecided, |peer| Ok(Box::new(peer)))
@@ -122,21 +124,43 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let addresses = match &context.verdict {
-            Verdict::Admitted(admission) => admission.reachable().target().addresses().len(),
-            Verdict::Public(passage) => passage.reachable().target().addresses().len(),
-            Verdict::Pending | Verdict::Served | Verdict::Denied(_) => 0,
-        };
-        error.set_retry(context.seen.attempts < addresses.min(ATTEMPTS_MAX));
+        if let Some(reachable) = context.verdict.reachable() {
+            reachable.failed(&self.gateway, context.seen.attempts);
+            error.set_retry(reachable.has_more(context.seen.attempts));
+        }
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        was_kept: bool,
+    ) -> Box<Error> {
+        if context.seen.upstream_status.is_none()
+            && forward::is_its_fault(&error, was_kept)
+            && let Some(reachable) = context.verdict.reachable()
+        {
+            reachable.failed(&self.gateway, context.seen.attempts);
+        }
+        if forward::may_repeat(session, &error) {
+            error.retry.decide_reuse(was_kept);
+        } else {
+            error.set_retry(false);
+        }
         error
     }
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         upstream_request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        // What a failed attempt took of the body is given to this one again.
+        context.seen.request_bytes = 0;
         if let Verdict::Admitted(admission) = &context.verdict
             && let Err(denial) = revocation::recheck(&self.gateway, admission.standing())
         {
@@ -144,10 +168,14 @@ impl ProxyHttp for Proxy {
             return context.stop(denial);
         }
         match &context.verdict {
-            Verdict::Admitted(admission) => admission.injection().apply(upstream_request),
-            Verdict::Public(passage) => passage.injection().apply(upstream_request),
-            Verdict::Pending | Verdict::Served | Verdict::Denied(_) => undecided(),
+            Verdict::Admitted(admission) => admission.injection().apply(upstream_request)?,
+            Verdict::Public(passage) => passage.injection().apply(upstream_request)?,
+            Verdict::Pending | Verdict::Served | Verdict::Denied(_) => return undecided(),
         }
+        if upstream_request.version == Version::HTTP_2 {
+            http2::adapt(session, upstream_request).await?;
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -186,6 +214,9 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if !response.status.is_informational() || response.status.as_u16() == 101 {
             context.seen.upstream_status = Some(response.status.as_u16());
+            if let Some(reachable) = context.verdict.reachable() {
+                reachable.answered(&self.gateway, context.seen.attempts);
+            }
             if let Some(forwarded) = context.seen.forwarded {
                 self.gateway
                     .metrics
@@ -231,7 +262,8 @@ impl ProxyHttp for Proxy {
                     trip,
                 ));
             }
-            stream::frame(response, session.req_header().version)?;
+            let request = session.req_header();
+            stream::frame(response, request.version, &request.method)?;
         }
         Ok(())
     }
@@ -269,6 +301,12 @@ impl ProxyHttp for Proxy {
             .take()
             .unwrap_or_else(|| forward::denial_of(error, trip.as_ref()));
         tracing::debug!(%error, denial = denial.face().label, "a request ended early");
+        if matches!(trip, Some(Trip::UpstreamSilent))
+            && context.seen.upstream_status.is_none()
+            && let Some(reachable) = context.verdict.reachable()
+        {
+            reachable.failed(&self.gateway, context.seen.attempts);
+        }
         if let Some(leash) = &leash {
             leash.deciding();
         }

@@ -18,17 +18,19 @@ use pingora_proxy::http_proxy;
 use crate::config::Config;
 use crate::listener::{Door, Server, protocols};
 use crate::metrics::Metrics;
-use crate::proxy::{ATTEMPTS_MAX, Proxy};
+use crate::proxy::Proxy;
 use crate::snapshot::keys::ZoneKeys;
 use crate::snapshot::revocations::RevocationState;
 use crate::snapshot::routes::Routes;
 use crate::snapshot::skew::ClockSkew;
 use crate::source::Places;
 use crate::stage::audit::{Evidence, SUMMARY_EVERY};
+use crate::stage::forward::ATTEMPTS_MAX;
 use crate::stage::replay::BurnedTable;
 use crate::sts_client::StsClient;
 use crate::tls::Tls;
 use crate::trust::{TrustError, TrustFile};
+use crate::upstream::Outliers;
 use crate::{Gateway, admin};
 
 /// How often the address of the STS is looked up again.
@@ -215,6 +217,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         skew: ClockSkew::default(),
         metrics: Metrics::new(),
         routes: ArcSwap::from_pointee(Routes::new(std::mem::take(&mut config.routes), None)),
+        outliers: Outliers::new(config.upstreams.ejection),
         config,
         clock,
         bus,

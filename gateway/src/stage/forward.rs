@@ -4,30 +4,81 @@
 pub(crate) mod handshake;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 
 use caracal_egress::Target;
 use caracal_model::ZoneId;
 use caracal_wire::sts::AuthMode;
-use pingora_core::protocols::TcpKeepalive;
+use http::Version;
+use http::header::UPGRADE;
+use pingora_core::protocols::http::ServerSession as HttpSession;
+use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_error::{Error, ErrorSource, ErrorType, RetryType};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+use tokio::time::Instant;
 use url::Url;
 
 use super::exchange::Credential;
 use crate::Gateway;
-use crate::config::Timeouts;
+use crate::config::{Timeouts, UpstreamSettings};
 use crate::connection::Trip;
 use crate::context::Inbound;
 use crate::denial::Denial;
 
 /// Proof that the upstream may be dialled and may receive the credential.
 #[derive(Debug)]
-pub(crate) struct Reachable(Target);
+pub(crate) struct Reachable {
+    target: Target,
+    /// The addresses in the order in which they are tried.
+    order: Vec<SocketAddr>,
+}
 
 impl Reachable {
+    fn new(gateway: &Gateway, target: Target) -> Self {
+        let order = gateway
+            .outliers
+            .order(target.authority(), target.addresses(), Instant::now());
+        Self { target, order }
+    }
+
     /// Where to.
     pub(crate) fn target(&self) -> &Target {
-        &self.0
+        &self.target
+    }
+
+    /// Whether there is an address that the first `attempts` did not try.
+    pub(crate) fn has_more(&self, attempts: usize) -> bool {
+        attempts < self.order.len().min(ATTEMPTS_MAX)
+    }
+
+    /// The address of an attempt, counted from 0: each takes the next.
+    fn address(&self, attempt: usize) -> Option<SocketAddr> {
+        self.order.get(attempt % self.order.len().max(1)).copied()
+    }
+
+    /// Notes that the last of so many attempts was answered.
+    pub(crate) fn answered(&self, gateway: &Gateway, attempts: usize) {
+        if self.order.len() > 1
+            && let Some(address) = self.address(attempts.saturating_sub(1))
+        {
+            gateway.outliers.answered(self.target.authority(), address);
+        }
+    }
+
+    /// Notes that the last of so many attempts reached nobody, or nobody who answers.
+    pub(crate) fn failed(&self, gateway: &Gateway, attempts: usize) {
+        let Some(address) = self.address(attempts.saturating_sub(1)) else {
+            return;
+        };
+        let upstream = self.target.authority();
+        if gateway
+            .outliers
+            .failed(upstream, &self.order, address, Instant::now())
+        {
+            tracing::warn!(upstream, %address, "an address of the upstream fails and is left alone for a while");
+        }
     }
 }
 
@@ -53,7 +104,7 @@ pub(crate) async fn reach(gateway: &Gateway, credential: &Credential) -> Result<
         upstream.auth_mode,
         AuthMode::ProviderOauth | AuthMode::ProviderApikey | AuthMode::AwsSigv4
     );
-    let host = reachable.target().host();
+    let host = reachable.target.host();
     let hosts = &upstream.allowed_token_hosts;
     if is_custody && !hosts.is_empty() && !hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)) {
         return Err(Denial::CredentialHost);
@@ -66,7 +117,7 @@ pub(crate) async fn reach(gateway: &Gateway, credential: &Credential) -> Result<
 /// # Errors
 /// [`Denial::UpstreamBlocked`].
 pub(crate) async fn reach_url(gateway: &Gateway, url: &Url) -> Result<Reachable, Denial> {
-    gateway.egress.resolve(url).await.map(Reachable).map_err(|error| {
+    let target = gateway.egress.resolve(url).await.map_err(|error| {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(
             upstream.host = url.host_str(),
@@ -74,19 +125,22 @@ pub(crate) async fn reach_url(gateway: &Gateway, url: &Url) -> Result<Reachable,
             "the upstream is not addressable"
         );
         Denial::UpstreamBlocked
-    })
+    })?;
+    Ok(Reachable::new(gateway, target))
 }
 
 /// The peer for the given attempt: each attempt takes the next checked address. Connections are shared within a zone
 /// only, because some servers bind authority to a connection.
 pub(crate) fn peer(
+    settings: &UpstreamSettings,
     timeouts: &Timeouts,
-    target: &Target,
+    request: &RequestHeader,
+    reachable: &Reachable,
     zone: Option<&ZoneId>,
     attempt: usize,
 ) -> Option<HttpPeer> {
-    let addresses = target.addresses();
-    let address = addresses.get(attempt % addresses.len().max(1))?;
+    let target = &reachable.target;
+    let address = reachable.address(attempt)?;
     let sni = if target.is_tls() {
         target.host().to_owned()
     } else {
@@ -97,6 +151,10 @@ pub(crate) fn peer(
     zone.map(ZoneId::as_str).hash(&mut group);
     peer.group_key = group.finish();
     let options = &mut peer.options;
+    options.alpn = protocols(settings, request, target);
+    options.max_h2_streams = STREAMS_MAX;
+    options.h2_stream_window_size = Some(STREAM_WINDOW_BYTES);
+    options.h2_connection_window_size = Some(CONNECTION_WINDOW_BYTES);
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect);
     // The leash of the connection tells the head from the rest; this is the backstop.
@@ -112,6 +170,57 @@ pub(crate) fn peer(
     });
     Some(peer)
 }
+
+/// What may be spoken on the connection for `request`. A WebSocket handshake and an HTTP/1.0 client need HTTP/1.1: neither
+/// can be carried over HTTP/2 here.
+fn protocols(settings: &UpstreamSettings, request: &RequestHeader, target: &Target) -> ALPN {
+    let needs_http1 = request.version <= Version::HTTP_10 || request.headers.contains_key(UPGRADE);
+    if needs_http1 {
+        ALPN::H1
+    } else if target.is_tls() && settings.http2 {
+        ALPN::H2H1
+    } else if settings.speaks_h2c(target) {
+        ALPN::H2
+    } else {
+        ALPN::H1
+    }
+}
+
+/// Attempts to reach an upstream: a kept connection that was closed, then other addresses.
+pub(crate) const ATTEMPTS_MAX: usize = 4;
+
+/// Whether an address is to blame for an exchange that failed before its answer: not for a kept connection that it closed
+/// in the meantime, nor for what the client did.
+pub(crate) fn is_its_fault(error: &Error, was_kept: bool) -> bool {
+    let closed_meanwhile = was_kept && error.retry == RetryType::ReusedOnly;
+    *error.esource() == ErrorSource::Upstream && !closed_meanwhile
+}
+
+/// Whether a request that failed after it had been connected may be sent again on another connection: its method is
+/// idempotent (RFC 9110 section 9.2.2), what was sent of its body is still at hand, and not a byte of an answer came.
+/// Which errors mean that nobody is at work on it says Pingora (`error.retry`).
+pub(crate) fn may_repeat(session: &Session, error: &Error) -> bool {
+    let downstream: &HttpSession = session.as_ref();
+    session.req_header().method.is_idempotent()
+        && !downstream.retry_buffer_truncated()
+        && session.response_written().is_none()
+        && !heard_something(error)
+}
+
+/// Whether a connection ended in the middle of an answer's head: an HTTP/1.1 upstream has begun to answer then. Pingora
+/// says so in words only; what it says otherwise counts as having heard something.
+fn heard_something(error: &Error) -> bool {
+    let ended_early = matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError);
+    let context = error.context.as_ref().map_or("", |context| context.as_str());
+    ended_early && context.contains("response headers") && !context.ends_with("already read: 0")
+}
+
+/// Requests at a time on one HTTP/2 connection to an upstream.
+const STREAMS_MAX: usize = 64;
+/// What an HTTP/2 upstream may send on one stream before the client has taken it.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// The same for a connection: enough for every stream, so that one client that does not read holds up no other.
+const CONNECTION_WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
 
 /// How long an unused connection to an upstream is kept.
 const KEEP_FOR: std::time::Duration = std::time::Duration::from_secs(90);

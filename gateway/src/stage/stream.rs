@@ -4,7 +4,7 @@
 //! chunks when there is no time to wait for a signal, and how a cut response ends.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderMap, Version};
+use http::{HeaderMap, Method, Version};
 use pingora_error::{ErrorType, Result};
 use pingora_http::ResponseHeader;
 use tokio::time::{Duration, Instant};
@@ -66,7 +66,11 @@ pub(crate) fn between_chunks(timeouts: &Timeouts, leash: &Leash) -> Option<Trip>
 ///
 /// # Errors
 /// None: both header values are constant.
-pub(crate) fn frame(response: &mut ResponseHeader, client: Version) -> Result<()> {
+pub(crate) fn frame(response: &mut ResponseHeader, client: Version, method: &Method) -> Result<()> {
+    if response.version == Version::HTTP_2 && client != Version::HTTP_2 && has_open_end(response, method) {
+        // What Pingora does later, when it is too late to announce a trailer.
+        response.insert_header(TRANSFER_ENCODING, "chunked")?;
+    }
     if response.status.is_informational() || !is_open_ended(response, client) {
         return Ok(());
     }
@@ -75,6 +79,14 @@ pub(crate) fn frame(response: &mut ResponseHeader, client: Version) -> Result<()
         return Ok(());
     }
     response.insert_header(TRAILER, TRAILER_NAME)
+}
+
+/// Whether an answer of an HTTP/2 upstream has a body whose length is not known.
+fn has_open_end(response: &ResponseHeader, method: &Method) -> bool {
+    *method != Method::HEAD
+        && !response.status.is_informational()
+        && !matches!(response.status.as_u16(), 204 | 304)
+        && !response.headers.contains_key(CONTENT_LENGTH)
 }
 
 /// Whether the answer ends where its framing says so, rather than after a length: then trailers may follow.

@@ -9,8 +9,8 @@ use tokio::net::UdpSocket;
 use crate::rig::{Rig, mandate_upstream};
 use crate::sts::Grant;
 
-/// A DNS server that answers A questions with these addresses, one after the other, the last one for ever.
-async fn lying_dns(answers: &'static [[u8; 4]]) -> (String, Arc<AtomicUsize>) {
+/// A DNS server that answers A questions with these lists of addresses, one after the other, the last one for ever.
+pub(crate) async fn lying_dns(answers: &'static [&'static [[u8; 4]]]) -> (String, Arc<AtomicUsize>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = socket.local_addr().unwrap().to_string();
     let asked = Arc::new(AtomicUsize::new(0));
@@ -26,9 +26,11 @@ async fn lying_dns(answers: &'static [[u8; 4]]) -> (String, Arc<AtomicUsize>) {
             answer[3] = 0x80;
             if is_a {
                 let turn = count.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
-                answer[7] = 1;
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-                answer.extend(answers[turn]);
+                answer[7] = u8::try_from(answers[turn].len()).unwrap();
+                for address in answers[turn] {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                    answer.extend(address);
+                }
             }
             socket.send_to(&answer, from).await.unwrap();
         }
@@ -38,7 +40,7 @@ async fn lying_dns(answers: &'static [[u8; 4]]) -> (String, Arc<AtomicUsize>) {
 
 #[tokio::test]
 async fn the_address_dialled_is_the_one_that_was_checked() {
-    let (dns, asked) = lying_dns(&[[127, 0, 0, 1], [169, 254, 169, 254]]).await;
+    let (dns, asked) = lying_dns(&[&[[127, 0, 0, 1]], &[[169, 254, 169, 254]]]).await;
     let rig = Rig::with(&[("GATEWAY_DNS_SERVER", &dns), ("DNS_CACHE_TTL", "0")]).await;
     let url = format!("http://rebind.test:{}", rig.upstream.address().port());
     rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
@@ -55,7 +57,7 @@ async fn the_address_dialled_is_the_one_that_was_checked() {
 
 #[tokio::test]
 async fn a_name_that_does_not_exist_is_not_addressable() {
-    let (dns, _asked) = lying_dns(&[[0, 0, 0, 0]]).await;
+    let (dns, _asked) = lying_dns(&[&[[0, 0, 0, 0]]]).await;
     let rig = Rig::with(&[("GATEWAY_DNS_SERVER", &dns)]).await;
     rig.sts
         .grant(Grant::Upstream(mandate_upstream("http://nowhere.test")));

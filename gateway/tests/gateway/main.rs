@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod addresses;
 mod admin;
 mod client;
 mod credentials;
@@ -14,10 +15,12 @@ mod doors;
 mod egress;
 mod forwarding;
 mod http2;
+mod http2_upstream;
 mod late_revocation;
 mod listener_tls;
 mod outages;
 mod refusals;
+mod repeats;
 mod replay;
 mod replicas;
 mod rig;

@@ -31,6 +31,8 @@ pub(crate) const RESOURCE: &str = "resource://crm";
 pub(crate) const ISSUER: &str = "http://issuer.test";
 /// One key for all signatures of a test.
 pub(crate) const SHARED_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// Lets [`Rig::metric`] in.
+pub(crate) const METRICS: (&str, &str) = ("METRICS_BEARER", "scrape");
 /// Longest wait for anything that must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -233,6 +235,18 @@ impl Rig {
             request.body(Full::new(body.into())).unwrap(),
         )
         .await
+    }
+
+    /// A number from `/metrics.json`, which the settings must leave open with [`METRICS`].
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let request = Request::get("/metrics.json")
+            .header("host", "x")
+            .header("authorization", "Bearer scrape");
+        let request = request.body(Full::default()).unwrap();
+        let answer = send(self.gateway.addresses.admin, request).await;
+        answer.json()[name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no metric {name}"))
     }
 
     /// Publishes a revocation as the coordinator does.

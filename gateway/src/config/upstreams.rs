@@ -1,0 +1,79 @@
+//! How does the gateway speak to upstreams? (docs/contract/gateway-upstreams.md)
+
+use caracal_chassis::config::Reader;
+use caracal_egress::Target;
+
+use super::SECOND;
+use crate::upstream::EjectionRules;
+
+/// How connections to upstreams are made.
+#[derive(Clone, Debug)]
+pub(crate) struct UpstreamSettings {
+    /// Whether HTTP/2 is offered to upstreams that speak TLS.
+    pub(crate) http2: bool,
+    h2c_hosts: Vec<String>,
+    /// When an address is left alone.
+    pub(crate) ejection: EjectionRules,
+}
+
+impl UpstreamSettings {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let hosts = reader.list("UPSTREAM_H2C_HOSTS");
+        reader.check(
+            hosts.iter().all(|host| is_authority(host)),
+            "UPSTREAM_H2C_HOSTS",
+            "names something that is neither a host nor a host with a port",
+            "write e.g. grpc.internal:50051, without a scheme",
+        );
+        let failures = reader.integer("UPSTREAM_EJECT_AFTER", 5, 0..=1_000);
+        let ejection = EjectionRules {
+            failures: u32::try_from(failures).unwrap_or(u32::MAX),
+            first: reader.duration("UPSTREAM_EJECT_TIME", 10 * SECOND, SECOND..=3_600 * SECOND),
+            longest: reader.duration("UPSTREAM_EJECT_TIME_MAX", 300 * SECOND, SECOND..=3_600 * SECOND),
+        };
+        reader.check(
+            ejection.first <= ejection.longest,
+            "UPSTREAM_EJECT_TIME",
+            "is longer than UPSTREAM_EJECT_TIME_MAX",
+            "raise UPSTREAM_EJECT_TIME_MAX, or lower UPSTREAM_EJECT_TIME",
+        );
+        Self {
+            ejection,
+            http2: reader.boolean("UPSTREAM_HTTP2", true),
+            h2c_hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+        }
+    }
+
+    /// Whether an upstream in clear speaks HTTP/2 from the first byte: its host is listed, or its host and port.
+    pub(crate) fn speaks_h2c(&self, target: &Target) -> bool {
+        !self.h2c_hosts.is_empty()
+            && !target.is_tls()
+            && self
+                .h2c_hosts
+                .iter()
+                .any(|host| host == target.host() || host == target.authority())
+    }
+}
+
+fn is_authority(text: &str) -> bool {
+    !text.contains('/')
+        && text
+            .parse::<http::uri::Authority>()
+            .is_ok_and(|authority| !authority.host().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::read;
+
+    #[test]
+    fn hosts_are_not_urls() {
+        for wrong in ["http://a", "a/b", "a b", ":80"] {
+            let errors = read(&[("UPSTREAM_H2C_HOSTS", wrong)]).unwrap_err();
+            assert!(errors.contains("UPSTREAM_H2C_HOSTS"), "{wrong}: {errors}");
+        }
+        for right in ["a", "a.internal:50051,b", "10.0.0.1:80", "[::1]:80"] {
+            assert!(read(&[("UPSTREAM_H2C_HOSTS", right)]).is_ok(), "{right}");
+        }
+    }
+}

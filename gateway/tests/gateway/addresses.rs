@@ -1,0 +1,126 @@
+//! An upstream with several addresses: requests take turns, and an address that fails is left alone.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use caracal_testing::{LiveBody, LiveUpstream, Speaks, wait_until};
+use http::Response;
+use http_body_util::{BodyExt, Full};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+use crate::egress::lying_dns;
+use crate::rig::{METRICS, Rig, SOON, mandate_upstream};
+use crate::sts::Grant;
+
+const FIRST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// What `both.test` leads to.
+const BOTH: &[&[[u8; 4]]] = &[&[FIRST.octets(), OTHER.octets()]];
+
+/// Counts requests and answers 200.
+async fn counting(address: SocketAddr) -> (LiveUpstream, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    let upstream = LiveUpstream::start_at(address, Speaks::Http1, move |_request| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async { Response::new(ok()) }
+    })
+    .await;
+    (upstream, count)
+}
+
+fn ok() -> LiveBody {
+    Full::new(Bytes::from_static(b"ok"))
+        .map_err(|never| match never {})
+        .boxed()
+}
+
+async fn rig(port: u16, settings: &[(&str, &str)]) -> Rig {
+    let (dns, _asked) = lying_dns(BOTH).await;
+    let mut all = vec![("GATEWAY_DNS_SERVER", dns.as_str()), METRICS];
+    all.extend(settings);
+    let rig = Rig::with(&all).await;
+    rig.sts.grant(Grant::Upstream(mandate_upstream(format!(
+        "http://both.test:{port}"
+    ))));
+    rig
+}
+
+fn seen(count: &AtomicUsize) -> usize {
+    count.swap(0, Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn requests_take_turns() {
+    let (first, on_first) = counting((FIRST, 0).into()).await;
+    let port = first.address().port();
+    let (_other, on_other) = counting((OTHER, port).into()).await;
+    let rig = rig(port, &[]).await;
+    for _request in 0..6 {
+        assert_eq!(rig.send(rig.get("/")).await.status, 200);
+    }
+    assert_eq!((seen(&on_first), seen(&on_other)), (3, 3));
+}
+
+#[tokio::test]
+async fn an_address_nobody_listens_at_costs_no_request_and_is_left_alone_soon() {
+    let (first, on_first) = counting((FIRST, 0).into()).await;
+    let rig = rig(
+        first.address().port(),
+        &[("UPSTREAM_EJECT_AFTER", "2"), ("UPSTREAM_EJECT_TIME", "60s")],
+    )
+    .await;
+    for _request in 0..6 {
+        let posted = rig.request("POST", "/", &rig.sts.mandate());
+        assert_eq!(
+            rig.send_with(posted, "body").await.status,
+            200,
+            "nothing was sent in vain"
+        );
+    }
+    assert_eq!(seen(&on_first), 6);
+    assert_eq!(rig.metric("upstream_retries").await, 2, "two of six came to it");
+    assert_eq!(rig.metric("upstream_addresses_ejected").await, 1);
+    assert_eq!(rig.metric("upstream_ejections").await, 1);
+    assert_eq!(
+        rig.sts.exchanges().len(),
+        6,
+        "authority is asked for once for each call"
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_breaks_off_is_left_alone_and_tried_again_later() {
+    let (first, _on_first) = counting((FIRST, 0).into()).await;
+    let port = first.address().port();
+    let breaking = TcpListener::bind((OTHER, port)).await.unwrap();
+    let broken = tokio::spawn(async move {
+        loop {
+            let (mut stream, _peer) = breaking.accept().await.unwrap();
+            let _request = stream.read(&mut [0; 8_192]).await;
+        }
+    });
+    let rig = rig(
+        port,
+        &[("UPSTREAM_EJECT_AFTER", "1"), ("UPSTREAM_EJECT_TIME", "1s")],
+    )
+    .await;
+    let mut failed = 0;
+    for _request in 0..4 {
+        let posted = rig.request("POST", "/", &rig.sts.mandate());
+        failed += usize::from(rig.send_with(posted, "body").await.status == 502);
+    }
+    assert_eq!(failed, 1, "it fails once, and is left alone");
+    broken.abort();
+    assert!(broken.await.unwrap_err().is_cancelled());
+    let (_other, on_other) = counting((OTHER, port).into()).await;
+    wait_until(SOON, async || {
+        assert_eq!(rig.send(rig.get("/")).await.status, 200);
+        seen(&on_other) > 0
+    })
+    .await;
+    wait_until(SOON, async || rig.metric("upstream_addresses_ejected").await == 0).await;
+}
