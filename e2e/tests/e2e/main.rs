@@ -24,5 +24,6 @@ mod replay;
 mod replicas;
 mod revocation;
 mod settings;
+mod stack_paths;
 mod streams;
 mod world;

@@ -6,6 +6,7 @@ mod sigv4;
 
 use std::fmt;
 
+use caracal_token::UnverifiedToken;
 use caracal_wire::header::{is_reserved_credential_header, is_same_name};
 use caracal_wire::sts::{AuthLocation, AuthMode, Upstream};
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
@@ -110,13 +111,31 @@ pub(crate) fn plan_public(
     reachable: &Reachable,
     seen: &Observation,
 ) -> Result<Injection, Denial> {
+    let mut set = common_headers(gateway, request, route.trail(), reachable, seen)?;
+    if route.keeps_authorization() {
+        set.extend(
+            authorization_of_the_application(gateway, request).map(|value| (AUTHORIZATION, value.clone())),
+        );
+    }
     Ok(Injection {
         target: target(route.upstream(), route.path(), route.query(), None),
         mandate: None,
         removed: None,
-        set: common_headers(gateway, request, route.trail(), reachable, seen)?,
+        set,
         signing: None,
     })
+}
+
+/// The client's `Authorization`, if it is one and no mandate of this issuer: those stay here, whatever a route says.
+fn authorization_of_the_application<'a>(gateway: &Gateway, request: &Inbound<'a>) -> Option<&'a HeaderValue> {
+    let mut values = request.headers().get_all(AUTHORIZATION).iter();
+    let value = values.next().filter(|_value| values.next().is_none())?;
+    let mut words = value.to_str().ok()?.split_ascii_whitespace();
+    let is_mandate = |word: &str| {
+        UnverifiedToken::parse(word)
+            .is_ok_and(|token| token.unverified_claims().iss == gateway.config.issuer_url)
+    };
+    (!words.any(is_mandate)).then_some(value)
 }
 
 /// What is to be signed with AWS credentials, if that is how the upstream is called.

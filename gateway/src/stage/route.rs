@@ -40,6 +40,7 @@ pub(crate) struct Route {
 #[derive(Debug)]
 pub(crate) struct PublicRoute {
     upstream: Url,
+    keeps_authorization: bool,
     path: Box<str>,
     query: Option<Box<str>>,
     line: Arc<Line>,
@@ -83,6 +84,11 @@ impl PublicRoute {
     /// Where the upstream is.
     pub(crate) fn upstream(&self) -> &Url {
         &self.upstream
+    }
+
+    /// Whether the upstream gets the client's `Authorization`, unless that is a mandate.
+    pub(crate) fn keeps_authorization(&self) -> bool {
+        self.keeps_authorization
     }
 
     /// As [`Route::path`].
@@ -153,11 +159,16 @@ pub(crate) fn choose(config: &Config, routes: &Routes, request: &Inbound<'_>) ->
 /// Whether a public route serves the request. Asked before any mandate is looked for.
 pub(crate) fn public(chosen: &Chosen, request: &Inbound<'_>) -> Option<PublicRoute> {
     let line = chosen.line()?;
-    let Destination::Public { upstream } = &line.rule().destination else {
+    let Destination::Public {
+        upstream,
+        keeps_authorization,
+    } = &line.rule().destination
+    else {
         return None;
     };
     Some(PublicRoute {
         upstream: upstream.clone(),
+        keeps_authorization: *keeps_authorization,
         path: line.rule().upstream_path(request.raw_path()?).into(),
         query: request.raw_query().map(Box::from),
         line: Arc::clone(line),

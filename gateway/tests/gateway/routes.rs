@@ -94,7 +94,8 @@ async fn host_and_path_name_the_resource() {
 async fn a_public_route_asks_for_no_mandate_and_gets_none() {
     let site = Upstream::start(Behaviour::Echo).await;
     let routes = format!(
-        r#"[{{"path_prefix":"/public","public":true,"upstream":"{}/site","strip_prefix":true}}]"#,
+        r#"[{{"path_prefix":"/public","public":true,"upstream":"{}/site","strip_prefix":true}},
+            {{"path_prefix":"/oauth","public":true,"upstream":"{0}","forward_authorization":true}}]"#,
         site.url()
     );
     let rig = Rig::with(&[("ROUTE", &routes)]).await;
@@ -102,12 +103,14 @@ async fn a_public_route_asks_for_no_mandate_and_gets_none() {
         .send(
             plain("/public/a%2Fb?q", "a.test", None)
                 .header("cookie", "a=1")
+                .header("authorization", "Basic YTpi")
                 .header("x_forwarded_for", "1.2.3.4")
                 .header("x_caracal_identity", "forged"),
         )
         .await;
     assert_eq!(answer.status, 200);
     let request = site.take_requests().pop().unwrap();
+    assert_eq!(request.header("authorization"), None);
     assert_eq!(request.target, "/site/a%2Fb?q");
     assert_eq!(request.header("cookie"), Some("a=1"));
     for name in ["x_forwarded_for", "x_caracal_identity"] {
@@ -122,6 +125,22 @@ async fn a_public_route_asks_for_no_mandate_and_gets_none() {
         !format!("{:?}", request.headers).contains(&mandate),
         "a mandate does not pass a public route either"
     );
+
+    for (value, passes) in [
+        ("Basic YTpi".to_owned(), true),
+        ("Bearer of-the-application".to_owned(), true),
+        (format!("Bearer {mandate}"), false),
+        (format!("DPoP  {mandate}"), false),
+    ] {
+        let request = plain("/oauth/token", "a.test", None).header("authorization", value.as_str());
+        assert_eq!(rig.send(request).await.status, 200);
+        let request = site.take_requests().pop().unwrap();
+        assert_eq!(
+            request.header("authorization"),
+            passes.then_some(value.as_str()),
+            "the application's own passes where the route says so, and a mandate does not"
+        );
+    }
 
     let traversal = rig.send(plain("/public/%2e%2e/admin", "a.test", None)).await;
     assert_eq!(traversal.status, 401, "a path that climbs is not public");

@@ -14,6 +14,13 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Destination> {
     let zone = reader.optional_text("ZONE");
     let public = reader.boolean("PUBLIC", false);
     let upstream = reader.optional_url("UPSTREAM", &["http", "https"]);
+    let keeps_authorization = reader.boolean("FORWARD_AUTHORIZATION", false);
+    reader.check(
+        public || !keeps_authorization,
+        "FORWARD_AUTHORIZATION",
+        "is for public routes: protected upstreams get the credential the token service names",
+        "leave it out",
+    );
     let redirect = read_redirect(reader);
     let zone = match zone.map(|zone| zone.parse()).transpose() {
         Ok(zone) => zone,
@@ -29,9 +36,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Destination> {
     };
     let destination = match (public, resource, upstream, redirect) {
         (false, Some(resource), None, None) => Some(Destination::Resource { resource, zone }),
-        (true, None, Some(upstream), None) => Url::parse(&upstream)
-            .ok()
-            .map(|upstream| Destination::Public { upstream }),
+        (true, None, Some(upstream), None) => {
+            Url::parse(&upstream).ok().map(|upstream| Destination::Public {
+                upstream,
+                keeps_authorization,
+            })
+        }
         (false, None, None, Some(redirect)) => Some(Destination::Redirect(redirect)),
         _ => None,
     };

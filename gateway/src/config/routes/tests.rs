@@ -114,6 +114,7 @@ fn a_route_that_makes_no_sense_is_refused() {
         r#"[{"path":"/x","resource":"r","methods":["get"]}]"#,
         r#"[{"path":"/x","resource":"r","preserve_host":true,"host_rewrite":"a"}]"#,
         r#"[{"path":"/x","resource":"r","host_rewrite":"a/b"}]"#,
+        r#"[{"path":"/x","resource":"r","forward_authorization":true}]"#,
         r#"[{"path":"/x","resource":"r","rate":"10"}]"#,
         r#"[{"path":"/x","resource":"r","rate":"0/s"}]"#,
         r#"[{"path":"/x","resource":"r","rate_burst":3}]"#,

@@ -53,6 +53,8 @@ pub(crate) enum Destination {
     Public {
         /// Where it is.
         upstream: Url,
+        /// Whether it gets the client's `Authorization`, unless that is a mandate.
+        keeps_authorization: bool,
     },
     /// Another address, which the client is told.
     Redirect(Redirect),
