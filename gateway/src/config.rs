@@ -4,6 +4,7 @@ mod doors;
 mod routes;
 mod tls;
 mod trust;
+mod upgrade;
 mod upstreams;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub(crate) use doors::Doors;
 use routes::read_routes;
 pub(crate) use tls::{ClientCertificates, PairFiles, TlsSettings};
 pub(crate) use trust::ProxyTrust;
+pub(crate) use upgrade::Upgrade;
 pub(crate) use upstreams::UpstreamSettings;
 
 /// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
@@ -43,6 +45,7 @@ pub struct Config {
     pub(crate) admin_address: SocketAddr,
     pub(crate) health_on_main: bool,
     pub(crate) doors: Doors,
+    pub(crate) upgrade: Option<Upgrade>,
     pub(crate) tls: Option<TlsSettings>,
     pub(crate) sts_urls: Vec<String>,
     pub(crate) sts_timeout: Duration,
@@ -117,8 +120,10 @@ impl Config {
         };
         let audit_key = hmac_key(reader.hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN));
         let sts_key = hmac_key(reader.optional_hex_key("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN));
+        let redis_url = reader.secret("REDIS_URL");
         Self {
-            redis_url: reader.secret("REDIS_URL"),
+            upgrade: Upgrade::read(reader, is_in_process(&redis_url)),
+            redis_url,
             address: reader.listen_address("PORT", 8081),
             admin_address: reader.listen_address("ADMIN_PORT", 8082),
             health_on_main: reader.boolean("ADMIN_ON_MAIN_LISTENER", true),
@@ -160,7 +165,7 @@ impl Config {
 
     /// Whether this gateway is the only one: its bus is in the process.
     pub(crate) fn is_alone(&self) -> bool {
-        self.redis_url.expose().starts_with(MEMORY_BUS)
+        is_in_process(&self.redis_url)
     }
 }
 
@@ -180,6 +185,10 @@ impl Timeouts {
             drain: timeout("DRAIN_TIMEOUT", 14),
         }
     }
+}
+
+fn is_in_process(redis_url: &Secret) -> bool {
+    redis_url.expose().starts_with(MEMORY_BUS)
 }
 
 fn hmac_key(secret: Option<Secret<Vec<u8>>>) -> Option<HmacKey> {

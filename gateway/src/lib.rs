@@ -35,6 +35,7 @@ pub mod stage;
 mod sts_client;
 mod tls;
 mod trust;
+mod upgrade;
 mod upstream;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use caracal_egress::Guard;
 pub use config::Config;
 pub use run::{Addresses, Deps, RunError, run};
 pub use trust::TrustError;
+pub use upgrade::UpgradeError;
 
 use metrics::Metrics;
 use snapshot::keys::ZoneKeys;

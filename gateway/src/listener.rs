@@ -80,6 +80,8 @@ pub(crate) struct Server {
     /// Requests of one HTTP/2 connection at a time, given up ones included.
     http2_tasks_max: usize,
     drain: Duration,
+    /// The same when another process serves.
+    relieved_drain: Duration,
     /// Tells Pingora that no further request is taken on a connection.
     stopping: watch::Sender<bool>,
 }
@@ -106,25 +108,31 @@ impl Server {
                 .unwrap_or(usize::MAX)
                 .saturating_mul(2),
             drain: config.timeouts.drain,
+            relieved_drain: config
+                .upgrade
+                .as_ref()
+                .map_or(Duration::ZERO, |upgrade| upgrade.drain),
             stopping: watch::Sender::new(false),
         }
     }
 
-    /// Serves until the shutdown is requested, then lets requests in progress end, at most for the drain time.
-    pub(crate) async fn serve(self, doors: Vec<Door>, shutdown: Shutdown) {
+    /// Serves until the shutdown is requested, or another process has taken over; then lets requests in progress end, at
+    /// most for the drain time of either.
+    pub(crate) async fn serve(self, doors: Vec<Door>, shutdown: Shutdown, relieved: Shutdown) {
         let server = Arc::new(self);
         let serving = doors
             .into_iter()
-            .map(|door| Arc::clone(&server).attend(door, shutdown.clone()));
+            .map(|door| Arc::clone(&server).attend(door, shutdown.clone(), relieved.clone()));
         join_all(serving).await;
     }
 
-    async fn attend(self: Arc<Self>, door: Door, shutdown: Shutdown) {
+    async fn attend(self: Arc<Self>, door: Door, shutdown: Shutdown, relieved: Shutdown) {
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.requested() => break,
+                () = relieved.requested() => break,
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "a connection ended in a panic");
@@ -148,10 +156,25 @@ impl Server {
             }
         }
         drop(door);
+        self.drain(connections, &shutdown).await;
+    }
+
+    /// Lets what has begun end: for long when another process serves, for the drain time once this one is to stop.
+    async fn drain(&self, mut connections: JoinSet<()>, shutdown: &Shutdown) {
         self.stopping.send_replace(true);
         self.app.http_cleanup().await;
+        let too_long = async {
+            let _stopped = tokio::time::timeout(self.relieved_drain, shutdown.requested()).await;
+            if shutdown.is_requested() {
+                tokio::time::sleep(self.drain).await;
+            }
+        };
         let drained = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.drain, drained).await.is_err() {
+        let is_drained = tokio::select! {
+            () = drained => true,
+            () = too_long => false,
+        };
+        if !is_drained {
             tracing::warn!(
                 connections = connections.len(),
                 "requests did not end in time and are cut off"

@@ -1,5 +1,7 @@
 //! How does a gateway start, run and stop?
 
+mod bind;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use arc_swap::ArcSwap;
 use caracal_bus::spool::{Fsync, OpenError, Spool, SpoolLimits, run_publisher};
 use caracal_bus::{Bus, StreamKeys};
 use caracal_chassis::Clock;
+use caracal_chassis::health::Readiness;
 use caracal_chassis::server::{self, Limits, ServeError};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::tasks::{Tasks, TasksError};
@@ -16,7 +19,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 
 use crate::config::Config;
-use crate::listener::{Door, Server, protocols};
+use crate::listener::{Server, protocols};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::snapshot::keys::ZoneKeys;
@@ -30,13 +33,19 @@ use crate::stage::replay::BurnedTable;
 use crate::sts_client::StsClient;
 use crate::tls::Tls;
 use crate::trust::{TrustError, TrustFile};
+use crate::upgrade::{self, UpgradeError};
 use crate::upstream::Outliers;
 use crate::{Gateway, admin};
+use bind::Bound;
 
 /// How often the address of the STS is looked up again.
 const LOCATE_EVERY: Duration = Duration::from_secs(10);
 /// How often gauges are read and expired entries forgotten.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at whether this gateway is ready to take over.
+const READY_CHECK: Duration = Duration::from_millis(50);
+/// How long it may take to become ready; the running one waits a little longer.
+const READY_WITHIN: Duration = Duration::from_secs(50);
 /// How long background tasks may take to end after the last request.
 const TASKS_MAX: Duration = Duration::from_secs(5);
 
@@ -66,6 +75,9 @@ pub enum RunError {
     /// An address is taken or not ours.
     #[error(transparent)]
     Listen(#[from] ServeError),
+    /// The running gateway cannot be taken over from.
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
     /// The evidence spool cannot be opened.
     #[error("the evidence spool cannot be opened")]
     Spool(#[from] OpenError),
@@ -112,17 +124,8 @@ pub async fn run(
         );
     }
     let gateway = Arc::new(build(config, deps, ca_file.clone())?);
-    let main = server::bind(gateway.config.address).await?;
-    let plain = match gateway.config.doors.plain {
-        Some(address) => Some(server::bind(address).await?),
-        None => None,
-    };
-    let admin = server::bind(gateway.config.admin_address).await?;
-    let addresses = Addresses {
-        main: local(&main)?,
-        plain: plain.as_ref().map(local).transpose()?,
-        admin: local(&admin)?,
-    };
+    let mut bound = Bound::take(&gateway.config).await?;
+    let addresses = bound.addresses()?;
     let readiness = admin::readiness(&gateway, shutdown.clone());
     let proxy = Proxy::new(Arc::clone(&gateway), readiness.clone());
     let front = Server::new(
@@ -137,19 +140,36 @@ pub async fn run(
     let background = Shutdown::new();
     let tasks = Tasks::new(background.clone());
     spawn_background(&tasks, &gateway, &background);
+    if let Some(predecessor) = bound.predecessor.take() {
+        until_ready(&readiness).await?;
+        let relieved = tokio::task::spawn_blocking(move || predecessor.relieve()).await;
+        relieved.map_err(|_panicked| UpgradeError::NotReady)??;
+    }
+    // What a next process takes over from this one.
+    let relieved = background.child();
+    if let Some(upgrade) = &gateway.config.upgrade {
+        let (socket, listeners) = (upgrade.socket.clone(), bound.to_hand_over()?);
+        let (relieved, stop) = (relieved.clone(), background.clone());
+        tasks.spawn("upgrade", async move {
+            if let Err(error) = upgrade::offer(&socket, listeners, relieved, stop.clone()).await {
+                tracing::error!(%error, "no process can take over from this one");
+            }
+            stop.requested().await;
+        });
+    }
+    let (doors, admin) = bound.into_doors();
     let routes = admin::router(&gateway, readiness);
-    tasks.spawn(
-        "admin",
-        server::serve(admin, routes, Limits::default(), background.clone()),
-    );
-    let unix = gateway.config.doors.unix.as_deref();
-    let unix = unix.map(server::bind_unix).transpose()?;
-    let doors = std::iter::once(Door::Main(main))
-        .chain(plain.map(Door::Plain))
-        .chain(unix.map(Door::Unix));
+    let (admin_until, stop) = (relieved.clone(), background.clone());
+    tasks.spawn("admin", async move {
+        let served = server::serve(admin, routes, Limits::default(), admin_until).await;
+        if served.is_ok() {
+            stop.requested().await;
+        }
+        served
+    });
     listening(addresses);
     tokio::select! {
-        () = front.serve(doors.collect(), shutdown) => {}
+        () = front.serve(doors, shutdown, relieved) => {}
         () = background.requested() => {}
     }
     background.trigger();
@@ -192,16 +212,16 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         source: Box::new(error),
     })?;
     let egress = Guard::of_upstreams(resolver, &config.upstream_hosts, config.dns_cache_for);
-    let limits = SpoolLimits {
-        total_bytes: config.audit_bytes_max,
-        ..segment_for(config.audit_bytes_max)
-    };
+    let limits = spool_limits(&config);
     let fsync = if config.audit_fsync {
         Fsync::Always
     } else {
         Fsync::Never
     };
-    let (spool, recovery) = Spool::open(&config.audit_dir, limits, fsync)?;
+    let (spool, recovery) = match config.upgrade {
+        None => Spool::open(&config.audit_dir, limits, fsync)?,
+        Some(_) => upgrade::open_free(&config.audit_dir, limits, fsync)?,
+    };
     if recovery.pending_events > 0 {
         tracing::info!(
             events = recovery.pending_events,
@@ -229,11 +249,12 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
 }
 
 /// A small spool has small segments.
-fn segment_for(total_bytes: u64) -> SpoolLimits {
+fn spool_limits(config: &Config) -> SpoolLimits {
     let usual = SpoolLimits::default();
+    let total_bytes = config.audit_bytes_max;
     SpoolLimits {
+        total_bytes,
         segment_bytes: usual.segment_bytes.min(total_bytes / 4).max(4_096),
-        ..usual
     }
 }
 
@@ -247,12 +268,16 @@ fn pingora_settings(config: &Config, ca_file: Option<String>) -> Arc<ServerConf>
     })
 }
 
-fn local(listener: &tokio::net::TcpListener) -> Result<SocketAddr, RunError> {
-    let unknown = |source| ServeError::Bind {
-        address: "unknown".to_owned(),
-        source,
+/// Waits until requests can be decided here.
+async fn until_ready(readiness: &Readiness) -> Result<(), UpgradeError> {
+    let ready = async {
+        while let Err(reason) = readiness.evaluate().await {
+            tracing::debug!(reason, "not ready to take over");
+            tokio::time::sleep(READY_CHECK).await;
+        }
     };
-    Ok(listener.local_addr().map_err(unknown)?)
+    let waited = tokio::time::timeout(READY_WITHIN, ready).await;
+    waited.map_err(|_elapsed| UpgradeError::NotReady)
 }
 
 fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown) {
@@ -268,6 +293,17 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
     tasks.spawn("revocations", follow);
     let (spool, bus) = (gateway.evidence.spool().clone(), Arc::clone(&gateway.bus));
     let (audit_key, stop) = (gateway.config.audit_key.clone(), background.clone());
+    if gateway.config.upgrade.is_some() {
+        let left_behind = upgrade::adopt_left_behind(
+            gateway.config.audit_dir.clone(),
+            spool_limits(&gateway.config),
+            Arc::clone(&bus),
+            audit_key.clone(),
+            stream_keys.clone(),
+            stop.clone(),
+        );
+        tasks.spawn("evidence-left-behind", left_behind);
+    }
     tasks.spawn("evidence", async move {
         run_publisher(spool, bus, audit_key, stream_keys, stop.requested()).await;
     });

@@ -30,3 +30,4 @@ mod spy_bus;
 mod streaming;
 mod sts;
 mod tls_upstream;
+mod upgrades;
