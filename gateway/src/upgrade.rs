@@ -19,7 +19,7 @@ pub(crate) use spools::{adopt_left_behind, open_free};
 /// Listeners handed over at once at most.
 const LISTENERS_MAX: usize = 8;
 /// How long a new process may take from asking to being ready.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 /// How long either side may take to say one word.
 const WORD_WITHIN: Duration = Duration::from_secs(5);
 /// "I serve now; take no more."
@@ -183,7 +183,7 @@ pub(crate) async fn offer(
                 return Ok(());
             }
             Err(error) => {
-                tracing::warn!(%error, "a new process asked for the listeners and did not become ready")
+                tracing::warn!(%error, "a new process asked for the listeners and did not become ready");
             }
         }
     }

@@ -27,7 +27,7 @@ async fn a_new_process_serves_while_the_old_one_finishes_its_streams() {
     let mut stream = open(
         main,
         rig.request("GET", "/stream", &mandate)
-            .body(Default::default())
+            .body(http_body_util::Full::default())
             .unwrap(),
     )
     .await
