@@ -25,6 +25,7 @@ mod denial;
 mod header;
 mod listener;
 mod metrics;
+mod one_reading;
 mod proxy;
 mod rate;
 mod run;

@@ -27,6 +27,7 @@ use crate::connection::{ClientConnection, Downstream, Leash, Trip};
 use crate::context::{Context, Inbound, Verdict, Way};
 use crate::denial::Denial;
 use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
+use crate::one_reading;
 use crate::stage::route::Location;
 use crate::stage::stream::Farewell;
 use crate::stage::{forward, revocation, route, stream};
@@ -396,6 +397,9 @@ impl Proxy {
         let gateway = &self.gateway;
         if head_bytes(session) > gateway.config.head_bytes_max {
             return Ok(Verdict::Denied(Denial::HeadTooLarge));
+        }
+        if let Err(denial) = one_reading::check(session.req_header()) {
+            return Ok(Verdict::Denied(denial));
         }
         let request = inbound(session)?;
         let source = context.seen.source;

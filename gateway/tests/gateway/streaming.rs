@@ -194,6 +194,30 @@ async fn the_mandates_expiry_cuts_an_idle_stream() {
 }
 
 #[tokio::test]
+async fn a_mandate_that_expires_while_the_upstream_thinks_gets_no_answer() {
+    let rig = Rig::start().await;
+    let clock = Clock::manual(now());
+    let bus: Arc<dyn Bus> = Arc::clone(&rig.bus) as _;
+    let gateway = Gateway::start_at(clock.clone(), bus, &rig.sts.url(), &[]).await;
+    wait_for_status(gateway.addresses.admin, "/ready", StatusCode::OK).await;
+    let (mut upstream, url) = held_upstream().await;
+    rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
+    let mut raw = Raw::connect(gateway.addresses.main).await;
+    raw.write(get(&rig, bound().issued(clock.unix_seconds(), 40), ""))
+        .await;
+    let mut connection = upstream.recv().await.unwrap();
+    clock.advance(Duration::from_secs(41));
+    connection.write_all(EVENT_STREAM.as_bytes()).await.unwrap();
+    let text = raw.until("}").await;
+    assert!(text.starts_with("HTTP/1.1 401 "), "{text}");
+    assert!(
+        text.contains("credential_expired_not_renewable") && text.contains("credential expired"),
+        "{text}"
+    );
+    assert!(!text.contains("data: one"), "{text}");
+}
+
+#[tokio::test]
 async fn a_response_of_known_length_is_left_incomplete() {
     let rig = Rig::start().await;
     let (url, hung_up) = raw_upstream("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart").await;
