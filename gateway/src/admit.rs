@@ -78,7 +78,7 @@ pub(crate) async fn admit(
         .await?;
     seen.caller = Some(SeenCaller::of(&caller));
     let unseen = replay::look(gateway, caller)?;
-    let standing = revocation::check(gateway, unseen)?;
+    let standing = times.run(Stage::Revocation, || revocation::check(gateway, unseen))?;
     forward::within_limits(way.request_bytes_max(&gateway.config), request)?;
     let redeem = times.time(
         Stage::Exchange,
@@ -95,7 +95,9 @@ pub(crate) async fn admit(
     let reachable = times
         .time(Stage::Resolve, forward::reach(gateway, &credential))
         .await?;
-    let injection = inject::plan(gateway, request, &route, &standing, &credential, &reachable, seen)?;
+    let injection = times.run(Stage::Inject, || {
+        inject::plan(gateway, request, &route, &standing, &credential, &reachable, seen)
+    })?;
     revocation::recheck(gateway, &standing)?;
     let intent = gateway.evidence.intent(seen, &standing, &credential, &reachable);
     let recorded = times.time(Stage::Record, intent).await?;

@@ -140,6 +140,8 @@ pub(crate) struct Observation {
     pub(crate) traceparent: Option<HeaderValue>,
     /// When the request went to the upstream.
     pub(crate) forwarded: Option<Instant>,
+    /// When the head of the upstream's answer was there.
+    pub(crate) answered: Option<Instant>,
     /// Status of the upstream's answer.
     pub(crate) upstream_status: Option<u16>,
     /// Body bytes received from the client.
@@ -184,6 +186,7 @@ impl Context {
                 trace_id: None,
                 traceparent: None,
                 forwarded: None,
+                answered: None,
                 upstream_status: None,
                 request_bytes: 0,
                 response_bytes: 0,

@@ -16,42 +16,85 @@ pub(crate) const PREFIX: &str = "caracal_gateway_";
 /// A part of the work on a request that is timed by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
+    /// Which line of the route table.
+    Route,
     /// Signature and claims of the bearer.
     Authenticate,
+    /// What is revoked, asked the first time.
+    Revocation,
     /// The call to the STS and the check of its answer.
     Exchange,
     /// The shared replay table.
     Replay,
     /// The upstream's addresses.
     Resolve,
+    /// The head of the upstream request.
+    Inject,
     /// The intent in the spool.
     Record,
+    /// From the decision to the head of the upstream's answer.
+    Forward,
+    /// From that head to the end of the exchange.
+    Stream,
 }
 
 /// Times of the stages.
 #[derive(Debug)]
 pub(crate) struct StageTimes {
+    route: Histogram,
     authenticate: Histogram,
+    revocation: Histogram,
     exchange: Histogram,
     replay: Histogram,
     resolve: Histogram,
+    inject: Histogram,
     record: Histogram,
+    forward: Histogram,
+    stream: Histogram,
 }
 
 impl StageTimes {
-    /// Runs the work of a stage and notes how long it took.
+    /// Runs the work of a stage that may wait, and notes how long it took.
     pub(crate) async fn time<F: Future>(&self, stage: Stage, work: F) -> F::Output {
-        let (histogram, span) = match stage {
-            Stage::Authenticate => (&self.authenticate, tracing::debug_span!("authenticate")),
-            Stage::Exchange => (&self.exchange, tracing::debug_span!("exchange")),
-            Stage::Replay => (&self.replay, tracing::debug_span!("replay")),
-            Stage::Resolve => (&self.resolve, tracing::debug_span!("forward")),
-            Stage::Record => (&self.record, tracing::debug_span!("audit")),
+        let span = match stage {
+            Stage::Authenticate => tracing::debug_span!("authenticate"),
+            Stage::Exchange => tracing::debug_span!("exchange"),
+            Stage::Replay => tracing::debug_span!("replay"),
+            Stage::Resolve => tracing::debug_span!("forward"),
+            Stage::Record => tracing::debug_span!("audit"),
+            Stage::Route | Stage::Revocation | Stage::Inject | Stage::Forward | Stage::Stream => {
+                tracing::Span::none()
+            }
         };
         let started = Instant::now();
         let output = work.instrument(span).await;
-        histogram.observe(started.elapsed().as_secs_f64());
+        self.note(stage, started);
         output
+    }
+
+    /// The same for work in memory. Two looks at the clock.
+    pub(crate) fn run<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let output = work();
+        self.note(stage, started);
+        output
+    }
+
+    /// Notes a stage that began at `started` and ends now.
+    pub(crate) fn note(&self, stage: Stage, started: Instant) {
+        let histogram = match stage {
+            Stage::Route => &self.route,
+            Stage::Authenticate => &self.authenticate,
+            Stage::Revocation => &self.revocation,
+            Stage::Exchange => &self.exchange,
+            Stage::Replay => &self.replay,
+            Stage::Resolve => &self.resolve,
+            Stage::Inject => &self.inject,
+            Stage::Record => &self.record,
+            Stage::Forward => &self.forward,
+            Stage::Stream => &self.stream,
+        };
+        histogram.observe(started.elapsed().as_secs_f64());
     }
 }
 
@@ -130,11 +173,16 @@ impl Metrics {
         let stages = registry.histogram_vec(&name("stage_seconds"), "Time of a stage.", &["stage"]);
         Self {
             stages: StageTimes {
+                route: stages.with_label_values(&["route"]),
                 authenticate: stages.with_label_values(&["authenticate"]),
+                revocation: stages.with_label_values(&["revocation"]),
                 exchange: stages.with_label_values(&["exchange"]),
                 replay: stages.with_label_values(&["replay"]),
                 resolve: stages.with_label_values(&["resolve"]),
+                inject: stages.with_label_values(&["inject"]),
                 record: stages.with_label_values(&["record"]),
+                forward: stages.with_label_values(&["forward"]),
+                stream: stages.with_label_values(&["stream"]),
             },
             admission: registry.histogram(&name("admission_seconds"), "Request head to decision."),
             upstream: registry.histogram(

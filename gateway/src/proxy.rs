@@ -27,6 +27,7 @@ use crate::connection::{ClientConnection, Downstream, Leash, Trip};
 use crate::context::{Context, Inbound, Verdict, Way};
 use crate::denial::Denial;
 use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
+use crate::metrics::Stage;
 use crate::one_reading;
 use crate::stage::route::Location;
 use crate::stage::stream::Farewell;
@@ -219,10 +220,10 @@ impl ProxyHttp for Proxy {
                 reachable.answered(&self.gateway, context.seen.attempts);
             }
             if let Some(forwarded) = context.seen.forwarded {
-                self.gateway
-                    .metrics
-                    .upstream
-                    .observe(forwarded.elapsed().as_secs_f64());
+                let metrics = &self.gateway.metrics;
+                metrics.upstream.observe(forwarded.elapsed().as_secs_f64());
+                metrics.stages.note(Stage::Forward, forwarded);
+                context.seen.answered = Some(Instant::now());
             }
         }
         clean_response(response);
@@ -339,6 +340,9 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, context: &mut Context) {
         let stopped = context.stopped.take();
+        if let Some(answered) = context.seen.answered {
+            self.gateway.metrics.stages.note(Stage::Stream, answered);
+        }
         match &context.verdict {
             Verdict::Admitted(admission) => {
                 self.gateway.metrics.allowed.inc();
@@ -409,7 +413,9 @@ impl Proxy {
                 return Ok(Verdict::Denied(Denial::TooManyRequests));
             }
         }
-        let chosen = match route::choose(&gateway.config, &gateway.routes.load(), &request) {
+        let times = &gateway.metrics.stages;
+        let choose = || route::choose(&gateway.config, &gateway.routes.load(), &request);
+        let chosen = match times.run(Stage::Route, choose) {
             Ok(chosen) => chosen,
             Err(denial) => return Ok(Verdict::Denied(denial)),
         };

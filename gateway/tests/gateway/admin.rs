@@ -31,13 +31,26 @@ async fn health_and_readiness_are_on_both_ports_and_metrics_on_their_own() {
     );
     rig.send(rig.get("/")).await;
     rig.send(Request::get("/").header("host", "x")).await;
-    let text = get(admin, "/metrics", Some("scrape")).await;
-    let text = String::from_utf8(text.body.to_vec()).unwrap();
+    let scrape = async || {
+        let text = get(admin, "/metrics", Some("scrape")).await;
+        String::from_utf8(text.body.to_vec()).unwrap()
+    };
+    // Noted when the exchange is over, which is after its client has the answer.
+    let ended = "caracal_gateway_stage_seconds_count{stage=\"stream\"} 1";
+    caracal_testing::wait_until(crate::rig::SOON, async || scrape().await.contains(ended)).await;
+    let text = scrape().await;
     for line in [
         "caracal_gateway_requests_allowed_total 1",
         "caracal_gateway_denials_missing_auth_total 1",
+        "caracal_gateway_stage_seconds_count{stage=\"route\"} 3",
+        "caracal_gateway_stage_seconds_count{stage=\"authenticate\"} 1",
+        "caracal_gateway_stage_seconds_count{stage=\"revocation\"} 1",
         "caracal_gateway_stage_seconds_count{stage=\"exchange\"} 1",
         "caracal_gateway_stage_seconds_count{stage=\"replay\"} 1",
+        "caracal_gateway_stage_seconds_count{stage=\"resolve\"} 1",
+        "caracal_gateway_stage_seconds_count{stage=\"inject\"} 1",
+        "caracal_gateway_stage_seconds_count{stage=\"record\"} 1",
+        "caracal_gateway_stage_seconds_count{stage=\"forward\"} 1",
         // Looked up by this very reading.
         "caracal_gateway_revocation_snapshot_fresh 1",
         "caracal_gateway_replay_table_entries 1",
