@@ -13,6 +13,7 @@ use url::Url;
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
+    target: watch::Sender<String>,
     state: watch::Sender<State>,
     accepting: JoinHandle<()>,
 }
@@ -35,15 +36,16 @@ enum Mode {
 impl FaultProxy {
     /// Forwards to `target` (`host:port`) from a free port of its own.
     pub async fn start(target: impl Into<String>) -> Self {
-        let target = target.into();
+        let target = watch::Sender::new(target.into());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let state = watch::Sender::new(State::default());
-        let accepting = tokio::spawn(accept(listener, target, state.clone()));
+        let accepting = tokio::spawn(accept(listener, target.clone(), state.clone()));
         Self {
             address,
+            target,
             state,
             accepting,
         }
@@ -89,6 +91,12 @@ impl FaultProxy {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
+    /// Forwards to another `host:port` from now on, and breaks every open connection off: the dependency failed over.
+    pub fn lead_to(&self, target: impl Into<String>) {
+        self.target.send_replace(target.into());
+        self.cut();
+    }
+
     /// Breaks every open connection off, and every new one at once: the dependency is down, until
     /// [`FaultProxy::resume`].
     pub fn refuse(&self) {
@@ -118,7 +126,7 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, state: watch::Sender<State>) {
+async fn accept(listener: TcpListener, target: watch::Sender<String>, state: watch::Sender<State>) {
     while let Ok((client, _)) = listener.accept().await {
         let State { mode, cuts } = *state.borrow();
         if mode == Mode::Refuse {
@@ -127,7 +135,8 @@ async fn accept(listener: TcpListener, target: String, state: watch::Sender<Stat
             continue;
         }
         // A cut from here on meets this connection, even if its task has not begun.
-        tokio::spawn(forward(client, target.clone(), cuts, state.subscribe()));
+        let target = target.borrow().clone();
+        tokio::spawn(forward(client, target, cuts, state.subscribe()));
     }
 }
 
@@ -220,6 +229,17 @@ mod tests {
         assert!(!echoes(&mut stream, 2).await);
         let mut again = TcpStream::connect(proxy.address()).await.unwrap();
         assert!(echoes(&mut again, 3).await);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_leads_elsewhere_breaks_off_and_goes_on_there() {
+        let (proxy, mut stream) = connected().await;
+        assert!(echoes(&mut stream, 1).await);
+        let elsewhere = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        proxy.lead_to(elsewhere.local_addr().unwrap().to_string());
+        assert!(!echoes(&mut stream, 2).await);
+        let (_client, arrived) = tokio::join!(TcpStream::connect(proxy.address()), elsewhere.accept());
+        assert!(arrived.is_ok());
     }
 
     #[tokio::test]

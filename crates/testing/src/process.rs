@@ -47,9 +47,17 @@ impl ProcessSpec {
     /// When it was not built.
     pub fn caracal(name: impl Into<String>, arguments: &[&str]) -> Self {
         Self {
-            name: name.into(),
-            program: environment::executable(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            ..Self::program(name, environment::executable())
+        }
+    }
+
+    /// Any program, without arguments.
+    pub fn program(name: impl Into<String>, program: PathBuf) -> Self {
+        Self {
+            name: name.into(),
+            program,
+            arguments: Vec::new(),
             environment: BTreeMap::new(),
             base_url: String::new(),
         }

@@ -1,6 +1,8 @@
 //! A one-shot mandate passes once: at one gateway, and at two at once.
 
-use caracal_testing::{StackOptions, wait_until};
+use caracal_testing::{Service, StackOptions, wait_until};
+use futures_util::StreamExt;
+use futures_util::stream::iter;
 
 use crate::world::{SOON, World, unique};
 
@@ -92,4 +94,39 @@ async fn a_burned_mandate_stays_burned_when_redis_loses_its_memory() {
         1,
         "the upstream heard of the one use only"
     );
+}
+
+/// Mandates of the following test. `./x bench replay` does the same with ten thousand.
+const MANDATES: usize = 2_000;
+/// How many are presented at the same time.
+const AT_ONCE: usize = 16;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_thousand_mandates_presented_to_both_gateways_at_once_each_passes_exactly_once() {
+    let options = StackOptions {
+        gateways: 2,
+        ..StackOptions::default()
+    };
+    let world = World::start(options.set_for(Service::Sts, "STS_MINT_RATE_LIMIT_PER_MIN", "1000000")).await;
+    let agent = world.agent().await;
+    let present = async || {
+        let mandate = world.one_shot(&agent).await;
+        let [one, other] = [0, 1].map(|gateway| world.call_through(gateway).mandate(&mandate).send("/once"));
+        let (one, other) = tokio::join!(one, other);
+        (one.status, other.status)
+    };
+    let outcomes: Vec<(u16, u16)> = iter((0..MANDATES).map(|_mandate| present()))
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let wrong: Vec<_> = outcomes
+        .iter()
+        .filter(|outcome| !matches!(outcome, (200, 401) | (401, 200)))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(
+        outcomes.contains(&(200, 401)) && outcomes.contains(&(401, 200)),
+        "both gateways were first at times"
+    );
+    assert_eq!(world.upstream.take_requests().len(), MANDATES);
 }

@@ -15,6 +15,7 @@ mod denial_table;
 mod doors;
 mod egress;
 mod executable;
+mod failover;
 mod forwarding;
 mod http2;
 mod http2_upstream;
