@@ -1,6 +1,7 @@
 //! What clients write into a request's target and headers.
 
 use caracal_wire::path;
+use caracal_wire::proxy_header::{self, Said};
 use caracal_wire::trace::{Traceparent, strip_caracal_members};
 
 /// How often a path is decoded by whoever stands behind the gateway, at the very most.
@@ -64,5 +65,20 @@ pub(crate) fn trace(bytes: &[u8]) {
             .any(|member| member.trim_start().to_ascii_lowercase().starts_with("caracal."));
         assert!(!ours, "{kept:?} still names us");
         assert_eq!(strip_caracal_members(&kept).as_deref(), Some(kept.as_str()));
+    }
+}
+
+/// A PROXY header is as long as it says and no longer than may be, and what follows it changes nothing of it.
+pub(crate) fn proxy_header(bytes: &[u8]) {
+    let said = proxy_header::parse(bytes);
+    if let Said::Header { length, .. } = said {
+        assert!(length <= bytes.len() && length <= proxy_header::HEADER_BYTES_MAX);
+        let alone = bytes.get(..length).unwrap_or_default();
+        assert_eq!(proxy_header::parse(alone), said, "what follows is no part of it");
+        let more = [alone, b"GET / HTTP/1.1\r\n"].concat();
+        assert_eq!(proxy_header::parse(&more), said);
+    }
+    if bytes.len() >= proxy_header::HEADER_BYTES_MAX {
+        assert_ne!(said, Said::NotYet, "nobody is waited for forever");
     }
 }

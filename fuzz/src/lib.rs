@@ -35,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("client_assertion", identity::client_assertion),
     ("path", http::path),
     ("trace", http::trace),
+    ("proxy_header", http::proxy_header),
     ("policy_document", policy::document),
     ("opa_bundle", policy::opa_bundle),
     ("constraints", policy::constraints),

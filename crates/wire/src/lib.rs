@@ -17,6 +17,7 @@
 //! | [`header`] | which headers are ours, which end at one hop? |
 //! | [`trace`] | which trace does this request belong to? |
 //! | [`path`] | does this path climb? |
+//! | [`proxy_header`] | on whose behalf does a load balancer connect? |
 //! | [`policy`] | what is asked about policies between services? |
 //! | [`manifest`] | which policy versions does this set hold? |
 //! | [`key_name`] | under which name is this kept in the shared store? |
@@ -34,6 +35,7 @@ pub mod key_name;
 pub mod manifest;
 pub mod path;
 pub mod policy;
+pub mod proxy_header;
 pub mod stream;
 pub mod sts;
 pub mod trace;
