@@ -13,7 +13,7 @@ use caracal_testing::TestDatabase;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Tables that belong to no zone, and why nothing in them needs guarding by zone.
-const OF_NO_ZONE: [&str; 9] = [
+const OF_NO_ZONE: [&str; 10] = [
     "event_outbox",             // messages of every zone, published by every relay
     "caracal_outbox",           // likewise
     "audit_export_watermark",   // one row per exporter
@@ -22,6 +22,7 @@ const OF_NO_ZONE: [&str; 9] = [
     "sts_rate_limit",           // platform setting
     "gateway_binding_revision", // one counter
     "operator_ai_providers",    // platform setting
+    "gateway_documents",        // certificates of the gateways, which serve every zone
     "_sqlx_migrations",
 ];
 

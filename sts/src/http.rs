@@ -4,6 +4,7 @@ mod answer;
 mod approval_decision;
 mod approvals;
 mod gateway;
+mod gateway_documents;
 mod internal;
 mod jwks;
 mod policy;

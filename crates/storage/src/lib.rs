@@ -14,6 +14,7 @@ pub mod binding;
 pub mod delegated_grant;
 pub mod delegation;
 pub mod error;
+pub mod gateway_document;
 pub mod idempotency;
 pub mod oauth_state;
 pub mod outbox;

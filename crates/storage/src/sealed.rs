@@ -24,7 +24,7 @@ const fn column(table: &'static str, column: &'static str, row: &'static str) ->
 }
 
 /// Every column that holds envelopes.
-pub const SEALED_COLUMNS: [SealedColumn; 8] = [
+pub const SEALED_COLUMNS: [SealedColumn; 9] = [
     column("secrets", "envelope", "id"),
     column("secret_store", "envelope", "ref"),
     column("provider_connections", "access_token_ct", "id"),
@@ -34,6 +34,7 @@ pub const SEALED_COLUMNS: [SealedColumn; 8] = [
         "code_verifier_ct",
         "encode(state_sha256, 'hex')",
     ),
+    column("gateway_documents", "envelope", "name"),
     column("notification_sinks", "secret_ct", "id"),
     column("audit_head_keys", "envelope", "key_id"),
     column(

@@ -11,6 +11,7 @@
 //! | [`error`] | how does a service say no? |
 //! | [`approval`] | how does a service say "ask a human first"? |
 //! | [`gateway_signature`] | did our gateway send this? |
+//! | [`gateway_document`] | what does the token service keep for gateways? |
 //! | [`stream`] | which streams exist, and who signed this entry? |
 //! | [`event`] | what does this stream entry say? |
 //! | [`audit`] | what happened, and is the ledger whole? |
@@ -29,6 +30,7 @@ pub mod audit;
 pub mod error;
 pub mod event;
 pub mod form;
+pub mod gateway_document;
 pub mod gateway_signature;
 pub mod header;
 pub mod key_name;

@@ -9,12 +9,14 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{get, post};
 use caracal_wire::error::ErrorCode;
+use caracal_wire::gateway_document::{DOCUMENTS_PATH, LEASE_SUFFIX};
 use caracal_wire::policy::{SIMULATE_PATH, STATUS_PATH};
 use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
 use super::standard::{introspect, metadata, revoke};
 use super::{
-    answer, approval_decision, approvals, internal, jwks, policy, policy_data, run, signing_keys, token,
+    answer, approval_decision, approvals, gateway_documents, internal, jwks, policy, policy_data, run,
+    signing_keys, token,
 };
 use crate::state::Sts;
 
@@ -27,6 +29,14 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         .route(TOKEN_PATH, post(token::exchange).fallback(token::wrong_method))
         .route(JWKS_PATH, get(jwks::key_set))
         .route(REVOCATIONS_PATH, get(internal::revocations))
+        .route(
+            &format!("{DOCUMENTS_PATH}{{name}}"),
+            get(gateway_documents::read).post(gateway_documents::write),
+        )
+        .route(
+            &format!("{DOCUMENTS_PATH}{{name}}{LEASE_SUFFIX}"),
+            post(gateway_documents::lease),
+        )
         .route(SIMULATE_PATH, post(policy::simulate))
         .route(&format!("{STATUS_PATH}{{zone_id}}"), get(policy::status))
         .route(

@@ -19,6 +19,7 @@ mod dpop;
 mod endpoints;
 mod federation;
 mod gateway;
+mod gateway_documents;
 mod idp;
 mod ledger;
 mod metrics;

@@ -12,6 +12,8 @@ use crate::stack::{Answer, header_map, nonce, signature};
 const SIMULATE: &str = "/internal/policy/simulate";
 const STATUS: &str = "/internal/policy/status/z1";
 const REVOCATIONS: &str = "/internal/gateway/revocations";
+const DOCUMENT: &str = "/internal/gateway/documents/acme";
+const DOCUMENT_LEASE: &str = "/internal/gateway/documents/acme/lease";
 const ROTATE: &str = "/internal/zones/z1/signing-key/rotate";
 
 type Signed = [(&'static str, String); 3];
@@ -50,6 +52,9 @@ async fn only_a_fresh_signature_over_the_request_opens_what_is_between_services(
         (Method::POST, SIMULATE, body.as_str()),
         (Method::GET, STATUS, ""),
         (Method::GET, REVOCATIONS, ""),
+        (Method::GET, DOCUMENT, ""),
+        (Method::POST, DOCUMENT_LEASE, "holder=gw-1&seconds=60"),
+        (Method::POST, DOCUMENT, "document=YQ&holder=gw-1&version=0"),
     ] {
         let wrong = [
             ("old", sign(now - 61, &method, path, body)),
@@ -174,6 +179,10 @@ async fn without_the_database_administrators_and_gateways_are_told_so() {
     let signed = sign(Clock::system().unix_seconds(), &Method::GET, REVOCATIONS, "");
     let answer = send(&stack, &Method::GET, REVOCATIONS, &signed, "").await;
     let expected = (503, "sts_unavailable", "revocation state unavailable");
+    assert_eq!(answer.refusal(), expected);
+    let signed = sign(Clock::system().unix_seconds(), &Method::GET, DOCUMENT, "");
+    let answer = send(&stack, &Method::GET, DOCUMENT, &signed, "").await;
+    let expected = (503, "sts_unavailable", "documents of gateways unavailable");
     assert_eq!(answer.refusal(), expected);
     let bearer = header_map(&[("authorization", "Bearer admin")]);
     let answer = stack.send(Method::POST, ROTATE, bearer, "").await;
