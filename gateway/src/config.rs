@@ -1,5 +1,6 @@
 //! What did the operator ask of the gateway? Names, defaults and ranges are in `docs/contract/gateway.md`, "Settings".
 
+mod acme;
 mod doors;
 mod routes;
 mod tls;
@@ -21,6 +22,7 @@ use caracal_wire::gateway_signature::derive_key;
 use url::{Host, Url};
 
 use crate::snapshot::routes::RouteRule;
+pub(crate) use acme::{AcmeSettings, Challenge};
 pub(crate) use doors::Doors;
 use routes::read_routes;
 pub(crate) use tls::{ClientCertificates, PairFiles, TlsSettings};
@@ -118,6 +120,14 @@ impl Config {
         let bytes = |reader: &mut Reader<'_>, key: &str, default: u64, max: u64| {
             usize::try_from(reader.size(key, default, 1_024..=max)).unwrap_or(usize::MAX)
         };
+        let (doors, tls) = (Doors::read(reader), TlsSettings::read(reader));
+        let acme = tls.as_ref().and_then(|tls| tls.acme.as_ref());
+        reader.check(
+            acme.is_none_or(|acme| acme.challenge != Challenge::Http01 || doors.plain.is_some()),
+            "HTTP_PORT",
+            "is not set, and the certificate authority asks there (ACME_CHALLENGE=http-01)",
+            "set HTTP_PORT to where port 80 of the names leads, or ACME_CHALLENGE=tls-alpn-01",
+        );
         let audit_key = hmac_key(reader.hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN));
         let sts_key = hmac_key(reader.optional_hex_key("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN));
         let redis_url = reader.secret("REDIS_URL");
@@ -127,8 +137,8 @@ impl Config {
             address: reader.listen_address("PORT", 8081),
             admin_address: reader.listen_address("ADMIN_PORT", 8082),
             health_on_main: reader.boolean("ADMIN_ON_MAIN_LISTENER", true),
-            doors: Doors::read(reader),
-            tls: TlsSettings::read(reader),
+            doors,
+            tls,
             sts_urls,
             sts_timeout,
             sts_key: sts_key.or_else(|| audit_key.as_ref().map(derived)),

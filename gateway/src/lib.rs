@@ -16,6 +16,7 @@
 //! reaches an upstream; knowledge that is not fresh refuses; no SQL, no policy, no signing of mandates here.
 //! `docs/contract/gateway.md` is what clients and operators may rely on.
 
+mod acme;
 mod admin;
 mod admit;
 mod config;
@@ -51,6 +52,7 @@ pub use run::{Addresses, Deps, RunError, run};
 pub use trust::TrustError;
 pub use upgrade::UpgradeError;
 
+use acme::Acme;
 use metrics::Metrics;
 use snapshot::keys::ZoneKeys;
 use snapshot::revocations::RevocationState;
@@ -81,6 +83,8 @@ struct Gateway {
     remembers_since_unix_s: Option<i64>,
     /// `None` when the listener speaks in clear.
     tls: Option<Arc<Tls>>,
+    /// Gets certificates for `tls`, where it is to.
+    acme: Option<Arc<Acme>>,
     egress: Guard,
     outliers: Outliers,
     evidence: Evidence,

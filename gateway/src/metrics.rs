@@ -155,6 +155,8 @@ struct State {
     audit_oldest_age: Gauge,
     tls_reload_errors: IntGauge,
     tls_certificate_expires: IntGaugeVec,
+    acme_issued: IntGauge,
+    acme_failed: IntGauge,
 }
 
 impl Metrics {
@@ -254,6 +256,14 @@ impl Metrics {
                     "tls_reload_errors_total",
                     "New certificate files that could not be used.",
                 ),
+                acme_issued: gauge(
+                    "acme_certificates_issued_total",
+                    "Certificates this process has obtained.",
+                ),
+                acme_failed: gauge(
+                    "acme_orders_failed_total",
+                    "Orders of this process that gave none.",
+                ),
                 tls_certificate_expires: registry.gauge_vec(
                     &name("tls_certificate_expires_seconds"),
                     "Time until a certificate of the listener expires; negative afterwards.",
@@ -332,6 +342,11 @@ impl Metrics {
         state
             .audit_oldest_age
             .set(spool.oldest_age.map_or(0.0, |age| age.as_secs_f64()));
+        if let Some(acme) = &gateway.acme {
+            let (issued, failed) = acme.counts();
+            set(&state.acme_issued, issued);
+            set(&state.acme_failed, failed);
+        }
         if let Some(tls) = &gateway.tls {
             set(&state.tls_reload_errors, tls.reload_errors());
             state.tls_certificate_expires.reset();

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::Gateway;
+use crate::acme::challenges::HTTP_PREFIX;
 use crate::admit;
 use crate::connection::{ClientConnection, Downstream, Leash, Trip};
 use crate::context::{Context, Inbound, Verdict, Way};
@@ -72,7 +73,10 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        if self.serve_health(session, context).await? || send_to_tls(&self.gateway, session, context).await? {
+        if self.serve_challenge(session, context).await?
+            || self.serve_health(session, context).await?
+            || send_to_tls(&self.gateway, session, context).await?
+        {
             return Ok(true);
         }
         context.verdict = self.decide(session, context).await?;
@@ -394,6 +398,24 @@ impl Proxy {
         };
         session.set_close_on_response_before_downstream_finish(false);
         answer::document(session, status, &body, &context.seen.request_id).await?;
+        Ok(true)
+    }
+
+    /// Answers the certificate authority that asks whether a name is ours. What nobody was asked for may be an upstream's.
+    async fn serve_challenge(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let Some(acme) = &self.gateway.acme else {
+            return Ok(false);
+        };
+        let token = session.req_header().uri.path().strip_prefix(HTTP_PREFIX);
+        let Some(token) = token.map(str::to_owned) else {
+            return Ok(false);
+        };
+        let Some(proof) = acme.challenges().answer(&token).await else {
+            return Ok(false);
+        };
+        context.verdict = Verdict::Served;
+        session.set_close_on_response_before_downstream_finish(false);
+        answer::proof(session, proof, &context.seen.request_id).await?;
         Ok(true)
     }
 

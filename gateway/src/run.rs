@@ -18,6 +18,7 @@ use caracal_egress::{DnsServer, Guard, Resolve, SystemResolver};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 
+use crate::acme::Acme;
 use crate::config::Config;
 use crate::listener::{Server, protocols};
 use crate::metrics::Metrics;
@@ -91,6 +92,9 @@ pub enum RunError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Certificates cannot be obtained by ACME.
+    #[error("certificates cannot be obtained")]
+    Acme(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The extra certificate authorities cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -204,10 +208,27 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         Some(server) => Arc::new(DnsServer(server)),
         None => Arc::new(SystemResolver),
     };
-    let tls = config
+    let acme = config
         .tls
         .as_ref()
-        .map(|settings| Tls::new(settings, protocols(&config.doors)));
+        .and_then(|tls| tls.acme.as_ref())
+        .map(|settings| {
+            Acme::new(
+                settings,
+                Arc::clone(&sts),
+                config.sts_key.as_ref(),
+                config.extra_ca_file.clone(),
+                Arc::clone(&resolver),
+                clock.clone(),
+            )
+        });
+    let acme = acme
+        .transpose()
+        .map_err(|error| RunError::Acme(Box::new(error)))?;
+    let tls = config.tls.as_ref().map(|settings| {
+        let challenges = acme.as_ref().map(|acme| Arc::clone(acme.challenges()));
+        Tls::new(settings, protocols(&config.doors), challenges)
+    });
     let tls = tls.transpose().map_err(|error| RunError::Tls {
         source: Box::new(error),
     })?;
@@ -244,6 +265,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         sts,
         keys,
         tls: tls.map(Arc::new),
+        acme: acme.map(Arc::new),
         egress,
     })
 }
@@ -309,6 +331,10 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
     });
     if let Some(tls) = &gateway.tls {
         tasks.spawn("certificates", Arc::clone(tls).follow(background.clone()));
+        if let Some(acme) = &gateway.acme {
+            let follow = Arc::clone(acme).follow(Arc::clone(tls), background.clone());
+            tasks.spawn("acme", follow);
+        }
     }
     let (this, stop) = (Arc::clone(gateway), background.clone());
     tasks.spawn("locate-sts", async move {

@@ -2,6 +2,7 @@
 //! each address.
 
 mod breaker;
+mod documents;
 mod link;
 mod site;
 

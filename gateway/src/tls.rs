@@ -19,12 +19,16 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::Acceptor;
 use rustls::version::{TLS12, TLS13};
+use tokio::io::AsyncWriteExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::acme::challenges::{Challenges, TLS_PROTOCOL};
 use crate::config::TlsSettings;
+pub(crate) use pair::{Pair, PairError};
+
 use certificates::Certificates;
 use files::{ClientCheck, FilesError, Look, PairOfFiles};
 
@@ -45,6 +49,9 @@ pub(crate) struct Tls {
     certificates: Arc<Certificates>,
     handshake: ArcSwap<ServerConfig>,
     files: Mutex<Files>,
+    /// Shown after those of the files.
+    issued: Mutex<Vec<Arc<Pair>>>,
+    challenges: Option<Arc<Challenges>>,
     reload_every: Duration,
     reload_errors: AtomicU64,
     /// In order of preference (RFC 7301).
@@ -59,11 +66,16 @@ struct Files {
 }
 
 impl Tls {
-    /// TLS 1.2 and 1.3 with these application protocols, the preferred one first. Reads the files.
+    /// TLS 1.2 and 1.3 with these application protocols, the preferred one first. Reads the files. `challenges` are answered where
+    /// the gateway gets certificates by itself.
     ///
     /// # Errors
     /// [`TlsError`].
-    pub(crate) fn new(settings: &TlsSettings, protocols: &[&[u8]]) -> Result<Self, TlsError> {
+    pub(crate) fn new(
+        settings: &TlsSettings,
+        protocols: &[&[u8]],
+        challenges: Option<Arc<Challenges>>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let pairs = settings.pairs.iter().cloned();
         let files = Files {
@@ -79,6 +91,8 @@ impl Tls {
             certificates,
             handshake: ArcSwap::from_pointee(handshake),
             files: Mutex::new(files),
+            issued: Mutex::default(),
+            challenges,
             reload_every: settings.reload_every,
             reload_errors: AtomicU64::new(0),
             protocols,
@@ -97,8 +111,23 @@ impl Tls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        if let Some(challenges) = &self.challenges
+            && let Some(domain) = challenged(&begun)
+        {
+            let handshake = challenges.handshake(&domain).await;
+            let handshake =
+                handshake.ok_or_else(|| io::Error::other("nobody asked for a proof of this name"))?;
+            begun.into_stream(handshake).await?.shutdown().await?;
+            return Ok(None);
+        }
         let handshake = self.handshake.load_full();
         Ok(Some(begun.into_stream(handshake).await?))
+    }
+
+    /// Shows these beside those of the files.
+    pub(crate) fn show_issued(&self, issued: Vec<Arc<Pair>>) {
+        *self.issued.lock().unwrap_or_else(PoisonError::into_inner) = issued;
+        self.show();
     }
 
     /// Looks at the files now and then, and when the process is told to (`SIGHUP`), until the shutdown.
@@ -183,8 +212,9 @@ impl Tls {
 
     fn show(&self) {
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let pairs = files.pairs.iter().map(|pair| Arc::clone(pair.pair()));
-        self.certificates.replace(pairs.collect());
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let pairs = files.pairs.iter().map(PairOfFiles::pair).chain(issued.iter());
+        self.certificates.replace(pairs.cloned().collect());
     }
 
     /// How often new files could not be used.
@@ -195,9 +225,20 @@ impl Tls {
     /// Name of each certificate shown, and until when it is valid (Unix).
     pub(crate) fn expiries(&self) -> Vec<(String, i64)> {
         let shown = self.certificates.shown();
-        let expiry = |pair: &Arc<pair::Pair>| (pair.name().to_owned(), pair.not_after_unix_s());
+        let expiry = |pair: &Arc<Pair>| (pair.name().to_owned(), pair.not_after_unix_s());
         shown.iter().map(expiry).collect()
     }
+}
+
+/// The name whose proof a certificate authority asks for; `None` for everybody else (RFC 8737 section 4).
+fn challenged<S>(begun: &tokio_rustls::StartHandshake<S>) -> Option<String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let hello = begun.client_hello();
+    let mut offered = hello.alpn()?;
+    let is_asked = offered.next() == Some(TLS_PROTOCOL) && offered.next().is_none();
+    is_asked.then(|| hello.server_name().unwrap_or_default().to_owned())
 }
 
 fn handshake(

@@ -60,34 +60,34 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A GET.
-    pub fn get(url: &'a Url) -> Self {
+    /// A request with this method and body.
+    pub fn new(method: Method, url: &'a Url, body: impl Into<Bytes>) -> Self {
         Self {
-            method: Method::GET,
+            method,
             url,
             hosts: None,
             headers: HeaderMap::new(),
-            body: Secrecy(Bytes::new()),
+            body: Secrecy(body.into()),
             timeout: Duration::from_secs(5),
             response_bytes_max: 64 << 10,
         }
     }
 
+    /// A GET.
+    pub fn get(url: &'a Url) -> Self {
+        Self::new(Method::GET, url, Bytes::new())
+    }
+
     /// A POST of a form (`application/x-www-form-urlencoded`).
     pub fn post_form(url: &'a Url, form: impl Into<Bytes>) -> Self {
         let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-        let mut request = Self::get(url).header(CONTENT_TYPE, form_type);
-        request.method = Method::POST;
-        request.body = Secrecy(form.into());
-        request
+        Self::new(Method::POST, url, form).header(CONTENT_TYPE, form_type)
     }
 
     /// A POST of a JSON document.
     pub fn post_json(url: &'a Url, document: impl Into<Bytes>) -> Self {
-        let mut request = Self::get(url).header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        request.method = Method::POST;
-        request.body = Secrecy(document.into());
-        request
+        let json_type = HeaderValue::from_static("application/json");
+        Self::new(Method::POST, url, document).header(CONTENT_TYPE, json_type)
     }
 
     /// Sets a header. Mark a value that holds a secret with [`HeaderValue::set_sensitive`].

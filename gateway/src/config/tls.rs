@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use caracal_chassis::config::Reader;
 
+use super::acme::AcmeSettings;
+
 /// How the listener speaks TLS.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsSettings {
@@ -14,6 +16,8 @@ pub(crate) struct TlsSettings {
     pub(crate) clients: ClientCertificates,
     /// How often the files are looked at.
     pub(crate) reload_every: Duration,
+    /// Certificates the gateway gets by itself.
+    pub(crate) acme: Option<AcmeSettings>,
 }
 
 /// A certificate chain and its key, PEM.
@@ -55,6 +59,8 @@ impl TlsSettings {
             });
             pairs.extend(pair);
         }
+        let acme = AcmeSettings::read(reader);
+        let is_tls = !pairs.is_empty() || acme.is_some();
         let clients = read_clients(reader);
         let reload_every = reader.duration(
             "TLS_RELOAD_INTERVAL",
@@ -62,15 +68,16 @@ impl TlsSettings {
             Duration::from_millis(10)..=Duration::from_hours(1),
         );
         reader.check(
-            clients == ClientCertificates::Off || !pairs.is_empty(),
+            clients == ClientCertificates::Off || is_tls,
             "TLS_CLIENT_AUTH",
             "asks for certificates on connections in clear",
-            "give the listener a certificate of its own (TLS_CERT_FILE), or set TLS_CLIENT_AUTH=off",
+            "give the listener a certificate of its own (TLS_CERT_FILE, ACME_DOMAINS), or set TLS_CLIENT_AUTH=off",
         );
-        (!pairs.is_empty()).then_some(Self {
+        is_tls.then_some(Self {
             pairs,
             clients,
             reload_every,
+            acme,
         })
     }
 }

@@ -23,6 +23,13 @@ pub(super) async fn document(
     write(session, own_head(status, request_id)?, body.to_string()).await
 }
 
+/// Writes the answer to a certificate authority (RFC 8555 section 8.3).
+pub(super) async fn proof(session: &mut Session, proof: String, request_id: &RequestId) -> Result<()> {
+    let mut head = own_head(200, request_id)?;
+    head.insert_header(CONTENT_TYPE, "application/octet-stream")?;
+    write(session, head, proof).await
+}
+
 /// Sends the client to another address.
 pub(super) async fn redirect(
     session: &mut Session,

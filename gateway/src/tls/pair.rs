@@ -32,6 +32,7 @@ pub(crate) enum PairError {
 pub(crate) struct Pair {
     certified: Arc<CertifiedKey>,
     names: Vec<String>,
+    not_before_unix_s: i64,
     not_after_unix_s: i64,
 }
 
@@ -49,11 +50,14 @@ impl Pair {
         let (_rest, leaf) =
             X509Certificate::from_der(leaf).map_err(|_not_a_certificate| PairError::Certificate)?;
         let names = dns_names(&leaf);
-        let not_after_unix_s = leaf.validity().not_after.timestamp();
+        let validity = leaf.validity();
+        let (not_before_unix_s, not_after_unix_s) =
+            (validity.not_before.timestamp(), validity.not_after.timestamp());
         let certified = CertifiedKey::from_der(chain, key, provider).map_err(PairError::Key)?;
         Ok(Self {
             certified: Arc::new(certified),
             names,
+            not_before_unix_s,
             not_after_unix_s,
         })
     }
@@ -71,6 +75,19 @@ impl Pair {
     /// What to call it: its first name.
     pub(crate) fn name(&self) -> &str {
         self.names.first().map_or("unnamed", String::as_str)
+    }
+
+    /// A byte that is another one for most other certificates.
+    pub(crate) fn fingerprint(&self) -> u8 {
+        let leaf = self.certified.cert.first();
+        let digest = caracal_token::digest(leaf.map(AsRef::as_ref).unwrap_or_default());
+        let [first, ..] = digest;
+        first
+    }
+
+    /// From when it is valid (Unix).
+    pub(crate) fn not_before_unix_s(&self) -> i64 {
+        self.not_before_unix_s
     }
 
     /// Until when it is valid (Unix).

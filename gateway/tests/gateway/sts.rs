@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use caracal_chassis::server::{self, Limits};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_testing::{Mandate, TestKeys};
+use caracal_wire::gateway_document::{self, DOCUMENTS_PATH, GatewayDocument, LEASE_SUFFIX};
 use caracal_wire::gateway_signature::{self, Presented};
 use caracal_wire::sts::{RevocationSnapshot, RevokedAnchor, TokenResponse, Upstream, field};
 use caracal_wire::{form, sts as wire};
@@ -58,6 +59,16 @@ struct Inside {
     revoked: Mutex<Vec<RevokedAnchor>>,
     key_requests: AtomicUsize,
     snapshot_requests: AtomicUsize,
+    document: Mutex<StoredDocument>,
+    document_reads: AtomicUsize,
+}
+
+/// The one document of gateways.
+#[derive(Clone, Debug, Default)]
+struct StoredDocument {
+    version: i64,
+    text: Option<String>,
+    holder: Option<String>,
 }
 
 impl FakeSts {
@@ -80,11 +91,21 @@ impl FakeSts {
             revoked: Mutex::default(),
             key_requests: AtomicUsize::new(0),
             snapshot_requests: AtomicUsize::new(0),
+            document: Mutex::default(),
+            document_reads: AtomicUsize::new(0),
         });
         let router = Router::new()
             .route(wire::TOKEN_PATH, post(exchange))
             .route(wire::JWKS_PATH, get(keys_of_zone))
             .route(wire::REVOCATIONS_PATH, get(revocations))
+            .route(
+                &format!("{DOCUMENTS_PATH}{{name}}"),
+                get(read_document).post(write_document),
+            )
+            .route(
+                &format!("{DOCUMENTS_PATH}{{name}}{LEASE_SUFFIX}"),
+                post(lease_document),
+            )
             .route("/health", get(|| async { StatusCode::OK }))
             .with_state(Arc::clone(&state));
         let stop = Shutdown::new();
@@ -120,6 +141,16 @@ impl FakeSts {
 
     pub(crate) fn snapshot_requests(&self) -> usize {
         self.state.snapshot_requests.load(Ordering::SeqCst)
+    }
+
+    /// How often gateways have read the document they keep.
+    pub(crate) fn document_reads(&self) -> usize {
+        self.state.document_reads.load(Ordering::SeqCst)
+    }
+
+    /// How often they have written it.
+    pub(crate) fn document_version(&self) -> i64 {
+        self.state.document.lock().unwrap().version
     }
 
     pub(crate) fn keys(&self) -> Arc<TestKeys> {
@@ -277,4 +308,66 @@ async fn revocations(State(state): State<Arc<Inside>>, headers: HeaderMap) -> Re
         revocations,
     })
     .into_response()
+}
+
+impl StoredDocument {
+    fn answer(&self) -> Response {
+        let document = GatewayDocument {
+            version: self.version,
+            document: self.text.clone(),
+            is_leased: self.holder.is_some(),
+        };
+        axum::Json(document).into_response()
+    }
+}
+
+async fn read_document(
+    State(state): State<Arc<Inside>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    if !Inside::is_signed(&headers, "GET", &gateway_document::path(&name), b"") {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    state.document_reads.fetch_add(1, Ordering::SeqCst);
+    state.document.lock().unwrap().answer()
+}
+
+async fn lease_document(
+    State(state): State<Arc<Inside>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !Inside::is_signed(&headers, "POST", &gateway_document::lease_path(&name), &body) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let form = form::parse(&body, &[]).unwrap();
+    let holder = form.get("holder").unwrap();
+    let mut document = state.document.lock().unwrap();
+    match document.holder.as_deref() {
+        Some(other) if other != holder => return StatusCode::CONFLICT.into_response(),
+        _ => document.holder = (form.get("seconds") != Some("0")).then(|| holder.to_owned()),
+    }
+    document.answer()
+}
+
+async fn write_document(
+    State(state): State<Arc<Inside>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !Inside::is_signed(&headers, "POST", &gateway_document::path(&name), &body) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let form = form::parse(&body, &[]).unwrap();
+    let mut document = state.document.lock().unwrap();
+    let version = document.version.to_string();
+    if document.holder.as_deref() != form.get("holder") || form.get("version") != Some(&version) {
+        return StatusCode::CONFLICT.into_response();
+    }
+    document.version += 1;
+    document.text = form.get("document").map(str::to_owned);
+    document.answer()
 }
