@@ -90,7 +90,11 @@ impl ProxyHttp for Proxy {
         let Verdict::Denied(denial) = &context.verdict else {
             let timeouts = context.way.timeouts(&self.gateway.config);
             session.set_read_timeout(Some(timeouts.read));
-            stream::await_head(&timeouts, &leash(session)?);
+            let standing = match &context.verdict {
+                Verdict::Admitted(admission) => Some(admission.standing()),
+                _ => None,
+            };
+            stream::await_head(&self.gateway, &timeouts, &leash(session)?, standing);
             context.seen.forwarded = Some(Instant::now());
             return Ok(false);
         };
@@ -192,22 +196,18 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let timeouts = context.way.timeouts(&self.gateway.config);
-        stream::sent_piece(&timeouts, &leash(session)?);
+        if let Some(denial) = stream::sent_piece(&timeouts, &leash(session)?)
+            .as_ref()
+            .and_then(forward::denial_of_trip)
+        {
+            return context.stop(denial);
+        }
         let length = body.as_ref().map_or(0, Bytes::len);
         context.seen.request_bytes = context.seen.request_bytes.saturating_add(length as u64);
         let is_request = !session.was_upgraded();
         let bytes_max = context.way.request_bytes_max(&self.gateway.config);
         if is_request && context.seen.request_bytes > bytes_max {
             return context.stop(Denial::BodyTooLarge);
-        }
-        if let Verdict::Admitted(admission) = &context.verdict
-            && let Some(anchor) = self
-                .gateway
-                .revocations
-                .set()
-                .is_revoked(admission.standing().caller().anchors())
-        {
-            return context.stop(Denial::Revoked(anchor));
         }
         Ok(())
     }
@@ -268,10 +268,9 @@ impl ProxyHttp for Proxy {
                     trip,
                 ));
             }
-            let request = session.req_header();
-            stream::frame(response, request.version, &request.method)?;
         }
-        Ok(())
+        let request = session.req_header();
+        stream::frame(response, request.version, &request.method)
     }
 
     fn response_body_filter(

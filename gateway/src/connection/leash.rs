@@ -72,13 +72,13 @@ struct Forwarding {
     silent_at: Instant,
 }
 
-/// What a response needs to stay open.
+/// What a request needs to go on, and its response to stay open.
 #[derive(Debug)]
 pub(crate) struct Authority {
     anchors: Anchors,
     revocations: Revocations,
     expires_at: Instant,
-    /// Registered when the connection first has to wait, so that a response that is there at once costs nothing.
+    /// Registered when the connection first has to wait, so that an answer that is there at once costs nothing.
     signal: Option<RevokedSignal>,
 }
 
@@ -125,10 +125,17 @@ impl Leash {
         self.lock().phase = Phase::Deciding;
     }
 
-    /// The request goes to the upstream now, under `authority`; the first answer is due within `silence_max`.
-    pub(crate) fn forwarding(&self, authority: Option<Authority>, silence_max: Duration) {
+    /// The request goes to the upstream, or its answer begins, under `authority`; the upstream's next word is due within
+    /// `silence_max`. Who listens for the end of the request's authority goes on listening.
+    pub(crate) fn forwarding(&self, mut authority: Option<Authority>, silence_max: Duration) {
         let silent_at = Instant::now() + silence_max;
-        self.lock().phase = Phase::Forwarding(Box::new(Forwarding { authority, silent_at }));
+        let mut state = self.lock();
+        if let Phase::Forwarding(before) = &mut state.phase
+            && let (Some(authority), Some(before)) = (&mut authority, &mut before.authority)
+        {
+            authority.signal = before.signal.take();
+        }
+        state.phase = Phase::Forwarding(Box::new(Forwarding { authority, silent_at }));
     }
 
     /// Something passed in either direction; the upstream's next word is not due before `silence_max` from now.

@@ -229,11 +229,8 @@ const PROBE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a failed exchange with the upstream means to the client.
 pub(crate) fn denial_of(error: &Error, trip: Option<&Trip>) -> Denial {
-    match trip {
-        Some(Trip::Revoked(anchor)) => return Denial::Revoked(anchor.clone()),
-        Some(Trip::Expired) => return Denial::ExpiredMeanwhile,
-        Some(Trip::UpstreamSilent) => return Denial::UpstreamTimeout,
-        Some(Trip::Idle | Trip::SlowHead) | None => {}
+    if let Some(denial) = trip.and_then(denial_of_trip) {
+        return denial;
     }
     let is_timeout = matches!(
         error.etype(),
@@ -251,5 +248,15 @@ pub(crate) fn denial_of(error: &Error, trip: Option<&Trip>) -> Denial {
             _ => Denial::ClientGone,
         },
         ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset => Denial::UpstreamUnreachable,
+    }
+}
+
+/// What a connection that was not allowed to stay as it was means to the client of the request on it.
+pub(crate) fn denial_of_trip(trip: &Trip) -> Option<Denial> {
+    match trip {
+        Trip::Revoked(anchor) => Some(Denial::Revoked(anchor.clone())),
+        Trip::Expired => Some(Denial::ExpiredMeanwhile),
+        Trip::UpstreamSilent => Some(Denial::UpstreamTimeout),
+        Trip::Idle | Trip::SlowHead => None,
     }
 }

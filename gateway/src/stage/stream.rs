@@ -27,33 +27,43 @@ const REVOKED: &[u8] = b"0\r\nX-Caracal-Revoked: true\r\n\r\n";
 /// The end of a chunked response whose mandate expired.
 const EXPIRED: &[u8] = b"0\r\nX-Caracal-Revoked: expired\r\n\r\n";
 
-/// The request goes upstream; the client connection waits for the answer's head.
-pub(crate) fn await_head(timeouts: &Timeouts, leash: &Leash) {
-    leash.forwarding(None, timeouts.upstream);
+/// The request goes upstream; the client connection waits for the answer's head. What the client still sends, and the
+/// waiting itself, last only as long as the authority does; a public request has none.
+pub(crate) fn await_head(gateway: &Gateway, timeouts: &Timeouts, leash: &Leash, standing: Option<&Standing>) {
+    leash.forwarding(
+        standing.map(|standing| authority(gateway, standing)),
+        timeouts.upstream,
+    );
 }
 
-/// A piece of the request went upstream: the answer's head is due only after the last one.
-pub(crate) fn sent_piece(timeouts: &Timeouts, leash: &Leash) {
+/// A piece of the request goes upstream: the answer's head is due only after the last one. Returns why the piece must not
+/// go, if so: a busy request has no pause in which a signal could be heard. Memory only.
+pub(crate) fn sent_piece(timeouts: &Timeouts, leash: &Leash) -> Option<Trip> {
     leash.progress(timeouts.upstream);
+    leash.check()
 }
 
-/// The answer's head is here: from now on the response stays open only as long as its authority lasts. Returns why it
-/// must not even begin, if so.
+/// The answer's head is here: from now on the response stays open only as long as its authority lasts, by the clock of
+/// this moment. Returns why it must not even begin, if so.
 pub(crate) fn begin(
     gateway: &Gateway,
     timeouts: &Timeouts,
     leash: &Leash,
     standing: &Standing,
 ) -> Option<Trip> {
+    leash.forwarding(Some(authority(gateway, standing)), timeouts.stream_idle);
+    leash.check()
+}
+
+fn authority(gateway: &Gateway, standing: &Standing) -> Authority {
     let caller = standing.caller();
     let left = caller.claims().exp.saturating_sub(gateway.clock.unix_seconds());
     let expires_at = Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0));
-    let set = gateway.revocations.set().clone();
-    leash.forwarding(
-        Some(Authority::new(caller.anchors().clone(), set, expires_at)),
-        timeouts.stream_idle,
-    );
-    leash.check()
+    Authority::new(
+        caller.anchors().clone(),
+        gateway.revocations.set().clone(),
+        expires_at,
+    )
 }
 
 /// Looks between two chunks: a busy response has no pause in which a signal could be heard. Memory only.

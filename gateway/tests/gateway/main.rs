@@ -22,6 +22,7 @@ mod http2;
 mod http2_upstream;
 mod late_revocation;
 mod listener_tls;
+mod mid_stream;
 mod outages;
 mod refusals;
 mod repeats;

@@ -324,28 +324,6 @@ async fn a_websocket_stays_open_however_fast_the_upstream_consents() {
 }
 
 #[tokio::test]
-async fn a_session_revoked_while_the_upstream_thinks_gets_no_answer() {
-    let rig = Rig::start().await;
-    rig.upstream.set(Behaviour::Held);
-    let mut raw = Raw::connect(rig.gateway.addresses.main).await;
-    raw.write(get(&rig, bound(), "")).await;
-    wait_until(SOON, async || rig.upstream.requests().len() == 1).await;
-    let [anchor, ..] = anchors();
-    rig.revoke(anchor).await;
-    let probe = rig.sts.sign(bound());
-    wait_until(SOON, async || {
-        rig.send(rig.request("GET", "/", &probe)).await.refusal().2 == "session revoked"
-    })
-    .await;
-    rig.upstream.release();
-    let text = raw.until("}").await;
-    assert!(
-        text.starts_with("HTTP/1.1 401 ") && text.contains("session revoked"),
-        "{text}"
-    );
-}
-
-#[tokio::test]
 async fn an_upstream_that_falls_silent_is_given_up() {
     let rig = Rig::with(&[("STREAM_IDLE_TIMEOUT", "300ms")]).await;
     let (url, hung_up) =
