@@ -6,7 +6,9 @@ use caracal_wire::header::{
     is_hop_by_hop, is_removed_from_request, is_removed_from_response, is_reserved_credential_header,
 };
 use caracal_wire::trace::{Traceparent, strip_caracal_members};
-use http::header::{CONNECTION, CONTENT_LOCATION, HeaderName, HeaderValue, LOCATION, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, HeaderName, HeaderValue, LOCATION, UPGRADE,
+};
 use http::{HeaderMap, StatusCode};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -105,6 +107,10 @@ pub(crate) fn clean_response(response: &mut ResponseHeader) {
         .collect();
     for name in unwanted.iter().chain(&named) {
         response.remove_header(name);
+    }
+    if response.status.is_informational() {
+        // No content follows, whatever the upstream says (RFC 9110 section 15.2).
+        response.remove_header(&CONTENT_LENGTH);
     }
 }
 

@@ -69,6 +69,9 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(timeouts.read));
         session.set_write_timeout(Some(timeouts.write));
         session.set_total_drain_timeout(Some(DRAIN_MAX));
+        // HTTP/1.0 knows no interim answers (RFC 9110 section 15.2).
+        let knows_interim = session.req_header().version > Version::HTTP_10;
+        session.set_ignore_info_resp(!knows_interim);
         observe(&self.gateway, session, context)
     }
 
