@@ -1,9 +1,10 @@
-//! What streams through, piece by piece: events, interim answers, uploads, WebSockets, and how each ends when one side goes.
+//! What streams through, piece by piece: events, interim answers, uploads, upgraded connections, and how each ends when one side goes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use caracal_testing::{LiveUpstream, Pipe, Speaks, wait_until};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -190,7 +191,7 @@ async fn an_upstream_that_does_not_read_holds_the_client_back() {
                 may_read.notified().await;
                 let mut body = request.into_body();
                 while let Some(Ok(frame)) = body.frame().await {
-                    count.fetch_add(frame.data_ref().map_or(0, |data| data.len()), Ordering::SeqCst);
+                    count.fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::SeqCst);
                 }
                 let (_pipe, body) = Pipe::new();
                 Response::new(body)
@@ -242,7 +243,7 @@ async fn an_upstream_that_does_not_read_holds_the_client_back() {
         let held = sent.load(Ordering::SeqCst);
         assert!(held < TOTAL / 2, "{speaks:?}: {held} bytes are somewhere");
         go.notify_one();
-        let sent = tokio::time::timeout(Duration::from_secs(60), sending).await;
+        let sent = tokio::time::timeout(Duration::from_mins(1), sending).await;
         let _open = sent.expect("the rest goes through").unwrap();
         let mut answer = Vec::new();
         reading.read_to_end(&mut answer).await.unwrap();
