@@ -12,6 +12,7 @@
 
 mod evidence;
 mod forms;
+mod gateway;
 mod http;
 mod identity;
 mod policy;
@@ -36,6 +37,10 @@ pub const TARGETS: &[Target] = &[
     ("path", http::path),
     ("trace", http::trace),
     ("proxy_header", http::proxy_header),
+    ("request_head", gateway::request_head),
+    ("response_head", gateway::response_head),
+    ("route_table", gateway::route_table),
+    ("upstream_address", gateway::upstream_address),
     ("policy_document", policy::document),
     ("opa_bundle", policy::opa_bundle),
     ("constraints", policy::constraints),

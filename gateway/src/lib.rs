@@ -23,6 +23,8 @@ mod config;
 mod connection;
 mod context;
 mod denial;
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod listener;
 mod metrics;

@@ -70,7 +70,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("e2e", &[]),
-    ("fuzz", &["policy", "wire", "token", "model"]),
+    (
+        "fuzz",
+        &["policy", "wire", "token", "model", "chassis", "egress", "gateway"],
+    ),
     ("bench", &["testing", "token", "policy", "wire", "model"]),
 ];
 
