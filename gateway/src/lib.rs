@@ -65,7 +65,7 @@ use stage::audit::Evidence;
 use stage::replay::BurnedTable;
 use sts_client::StsClient;
 use tls::Tls;
-use upstream::Outliers;
+use upstream::{Identity, Outliers};
 
 /// Everything a request needs, made once by [`run()`].
 #[derive(Debug)]
@@ -89,6 +89,8 @@ struct Gateway {
     acme: Option<Arc<Acme>>,
     egress: Guard,
     outliers: Outliers,
+    /// What upstreams that ask for a certificate are shown.
+    identity: Option<Identity>,
     evidence: Evidence,
     skew: ClockSkew,
     metrics: Metrics,

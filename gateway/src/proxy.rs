@@ -115,7 +115,7 @@ impl ProxyHttp for Proxy {
             _ => None,
         };
         let peer = forward::peer(
-            &self.gateway.config.upstreams,
+            &self.gateway,
             &context.way.timeouts(&self.gateway.config),
             session.req_header(),
             reachable,

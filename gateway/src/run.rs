@@ -35,7 +35,7 @@ use crate::sts_client::StsClient;
 use crate::tls::Tls;
 use crate::trust::{TrustError, TrustFile};
 use crate::upgrade::{self, UpgradeError};
-use crate::upstream::Outliers;
+use crate::upstream::{Identity, Outliers};
 use crate::{Gateway, admin};
 use bind::Bound;
 
@@ -95,6 +95,9 @@ pub enum RunError {
     /// Certificates cannot be obtained by ACME.
     #[error("certificates cannot be obtained")]
     Acme(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The certificate for upstreams cannot be used.
+    #[error("UPSTREAM_CLIENT_CERT_FILE and UPSTREAM_CLIENT_KEY_FILE cannot be used")]
+    UpstreamCertificate(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The extra certificate authorities cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -232,6 +235,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
     let tls = tls.transpose().map_err(|error| RunError::Tls {
         source: Box::new(error),
     })?;
+    let identity = config.upstreams.identity.as_ref().map(Identity::open).transpose();
     let egress = Guard::of_upstreams(resolver, &config.upstream_hosts, config.dns_cache_for);
     let limits = spool_limits(&config);
     let fsync = if config.audit_fsync {
@@ -259,6 +263,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         metrics: Metrics::new(),
         routes: ArcSwap::from_pointee(Routes::new(std::mem::take(&mut config.routes), None)),
         outliers: Outliers::new(config.upstreams.ejection),
+        identity: identity.map_err(|error| RunError::UpstreamCertificate(Box::new(error)))?,
         config,
         clock,
         bus,

@@ -4,7 +4,7 @@ use caracal_chassis::config::Reader;
 use caracal_egress::Target;
 
 use super::SECOND;
-use crate::upstream::EjectionRules;
+use crate::upstream::{EjectionRules, IdentityFiles};
 
 /// How connections to upstreams are made.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub(crate) struct UpstreamSettings {
     h2c_hosts: Vec<String>,
     /// When an address is left alone.
     pub(crate) ejection: EjectionRules,
+    /// The certificate shown to upstreams that ask.
+    pub(crate) identity: Option<IdentityFiles>,
 }
 
 impl UpstreamSettings {
@@ -39,6 +41,7 @@ impl UpstreamSettings {
         );
         Self {
             ejection,
+            identity: read_identity(reader),
             http2: reader.boolean("UPSTREAM_HTTP2", true),
             h2c_hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
         }
@@ -55,6 +58,24 @@ impl UpstreamSettings {
     }
 }
 
+fn read_identity(reader: &mut Reader<'_>) -> Option<IdentityFiles> {
+    let certificate = reader.optional_path("UPSTREAM_CLIENT_CERT_FILE");
+    let key = reader.optional_path("UPSTREAM_CLIENT_KEY_FILE");
+    let hosts = reader.list("UPSTREAM_CLIENT_CERT_HOSTS");
+    let (has_certificate, has_key) = (certificate.is_some(), key.is_some());
+    reader.check(
+        has_certificate == has_key && has_key != hosts.is_empty(),
+        "UPSTREAM_CLIENT_CERT_FILE",
+        "belongs together with UPSTREAM_CLIENT_KEY_FILE and UPSTREAM_CLIENT_CERT_HOSTS, and one of them is missing",
+        "set all three, or none",
+    );
+    Some(IdentityFiles {
+        certificate: certificate?,
+        key: key?,
+        hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+    })
+}
+
 fn is_authority(text: &str) -> bool {
     !text.contains('/')
         && text
@@ -65,6 +86,31 @@ fn is_authority(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::config::tests::read;
+
+    #[test]
+    fn a_certificate_for_upstreams_has_a_key_and_says_who_may_see_it() {
+        let (certificate, key, hosts) = (
+            ("UPSTREAM_CLIENT_CERT_FILE", "/a.pem"),
+            ("UPSTREAM_CLIENT_KEY_FILE", "/a.key"),
+            ("UPSTREAM_CLIENT_CERT_HOSTS", "A.internal"),
+        );
+        for wrong in [
+            &[certificate][..],
+            &[key],
+            &[hosts],
+            &[certificate, key],
+            &[certificate, hosts],
+            &[key, hosts],
+        ] {
+            let errors = read(wrong).unwrap_err();
+            assert!(
+                errors.contains("UPSTREAM_CLIENT_CERT_FILE"),
+                "{wrong:?}: {errors}"
+            );
+        }
+        let identity = read(&[certificate, key, hosts]).unwrap().upstreams.identity;
+        assert_eq!(identity.unwrap().hosts, ["a.internal"]);
+    }
 
     #[test]
     fn hosts_are_not_urls() {

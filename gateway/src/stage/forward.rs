@@ -132,7 +132,7 @@ pub(crate) async fn reach_url(gateway: &Gateway, url: &Url) -> Result<Reachable,
 /// The peer for the given attempt: each attempt takes the next checked address. Connections are shared within a zone
 /// only, because some servers bind authority to a connection.
 pub(crate) fn peer(
-    settings: &UpstreamSettings,
+    gateway: &Gateway,
     timeouts: &Timeouts,
     request: &RequestHeader,
     reachable: &Reachable,
@@ -150,8 +150,12 @@ pub(crate) fn peer(
     let mut group = DefaultHasher::new();
     zone.map(ZoneId::as_str).hash(&mut group);
     peer.group_key = group.finish();
+    peer.client_cert_key = gateway
+        .identity
+        .as_ref()
+        .and_then(|identity| identity.for_target(target));
     let options = &mut peer.options;
-    options.alpn = protocols(settings, request, target);
+    options.alpn = protocols(&gateway.config.upstreams, request, target);
     options.max_h2_streams = STREAMS_MAX;
     options.h2_stream_window_size = Some(STREAM_WINDOW_BYTES);
     options.h2_connection_window_size = Some(CONNECTION_WINDOW_BYTES);

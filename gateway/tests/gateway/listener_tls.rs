@@ -25,15 +25,15 @@ use crate::sts::one_shot;
 /// An authority of a test.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
-    der: CertificateDer<'static>,
+    pub(crate) pem: String,
+    pub(crate) der: CertificateDer<'static>,
 }
 
 /// What it has issued.
 pub(crate) struct Issued {
     pub(crate) der: CertificateDer<'static>,
     pem: String,
-    key: KeyPair,
+    pub(crate) key: KeyPair,
 }
 
 impl Authority {
@@ -51,8 +51,11 @@ impl Authority {
 
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.issue_as(&CertificateParams::new(names).unwrap())
+    }
+
+    pub(crate) fn issue_as(&self, params: &CertificateParams) -> Issued {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(names).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Issued {
             der: certificate.der().clone(),
@@ -85,7 +88,7 @@ impl Authority {
 }
 
 impl Issued {
-    fn self_signed(name: &str) -> Self {
+    pub(crate) fn self_signed(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
         let certificate = params.self_signed(&key).unwrap();
@@ -96,7 +99,7 @@ impl Issued {
         }
     }
 
-    fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let (certificate, key) = (
             folder.join(format!("{name}.pem")),
             folder.join(format!("{name}.key")),

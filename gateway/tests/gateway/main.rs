@@ -39,3 +39,4 @@ mod streaming;
 mod sts;
 mod tls_upstream;
 mod upgrades;
+mod upstream_trust;
