@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
@@ -117,12 +118,43 @@ impl Connections {
             }
             anyhow::Ok(times)
         });
-        let times: Vec<Duration> = try_join_all(loops).await?.concat();
-        Ok(Window {
+        Ok(Window::of(try_join_all(loops).await?.concat(), began))
+    }
+
+    /// Runs one window of requests that are made when they are sent, each from its number.
+    ///
+    /// # Errors
+    /// The first answer that is not 200, with its body: what fails is not measured.
+    pub(crate) async fn call(
+        &mut self,
+        request: impl Fn(usize) -> anyhow::Result<Request<Full<Bytes>>>,
+        count: usize,
+    ) -> anyhow::Result<Window> {
+        let began = Instant::now();
+        let next = AtomicUsize::new(0);
+        let (next, request) = (&next, &request);
+        let loops = self.senders.iter_mut().map(async |sender| {
+            let mut times = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    return anyhow::Ok(times);
+                }
+                times.push(send(sender, request(number)?).await?);
+            }
+        });
+        Ok(Window::of(try_join_all(loops).await?.concat(), began))
+    }
+}
+
+impl Window {
+    /// One that ends now.
+    fn of(times: Vec<Duration>, began: Instant) -> Self {
+        Self {
             count: times.len(),
             seconds: began.elapsed().as_secs_f64(),
             times: Times::of(times),
-        })
+        }
     }
 }
 
@@ -144,7 +176,14 @@ async fn exchange(
             .header(gateway_signature::NONCE, nonce)
             .header(gateway_signature::SIGNATURE, signature);
     }
-    let request = request.body(Full::new(form.clone()))?;
+    send(sender, request.body(Full::new(form.clone()))?).await
+}
+
+/// Sends a request and reads its answer, which must be 200.
+async fn send(
+    sender: &mut SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Duration> {
     let began = Instant::now();
     sender.ready().await?;
     let answer = sender.send_request(request).await?;
@@ -152,10 +191,7 @@ async fn exchange(
     let body = answer.into_body().collect().await?.to_bytes();
     let took = began.elapsed();
     if status != 200 {
-        bail!(
-            "an exchange was answered {status}: {}",
-            String::from_utf8_lossy(&body)
-        );
+        bail!("answered {status}: {}", String::from_utf8_lossy(&body));
     }
     Ok(took)
 }

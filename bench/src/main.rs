@@ -44,6 +44,8 @@ enum Scenario {
     Propagation,
     /// What each class of exchange costs the token service.
     Sts,
+    /// What a governed request costs the gateway, beside a proxy with no stage.
+    Gateway,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -58,6 +60,9 @@ async fn main() -> anyhow::Result<()> {
             &mut report,
         ))
         .await?;
+    }
+    if asked(Scenario::Gateway) {
+        Box::pin(scenario::gateway::run(arguments.quick, &mut report)).await?;
     }
     if asked(Scenario::Propagation) {
         Box::pin(scenario::propagation::run(arguments.quick, &mut report)).await?;

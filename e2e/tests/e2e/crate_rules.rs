@@ -81,8 +81,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 const ONLY: &[(&str, &[&str])] = &[
     ("sqlx", &["storage", "migrations", "testing", "caracal", "e2e"]),
     ("redis", &["bus", "testing", "e2e"]),
-    ("pingora-core", &["gateway"]),
-    ("pingora-proxy", &["gateway"]),
+    ("pingora-core", &["gateway", "bench"]),
+    ("pingora-proxy", &["gateway", "bench"]),
     ("regorus", &["policy"]),
 ];
 
