@@ -2,6 +2,7 @@
 
 mod acme;
 mod doors;
+mod reload;
 mod routes;
 mod tls;
 mod trust;
@@ -24,6 +25,7 @@ use url::{Host, Url};
 use crate::snapshot::routes::RouteRule;
 pub(crate) use acme::{AcmeSettings, Challenge};
 pub(crate) use doors::Doors;
+pub(crate) use reload::Reload;
 use routes::read_routes;
 pub(crate) use tls::{ClientCertificates, PairFiles, TlsSettings};
 pub(crate) use trust::ProxyTrust;
@@ -63,6 +65,7 @@ pub struct Config {
     pub(crate) metrics_access: MetricsAccess,
     /// Taken out by the gateway, which may get others while it runs.
     pub(crate) routes: Vec<RouteRule>,
+    pub(crate) reload: Reload,
     pub(crate) trust: ProxyTrust,
     /// TLS terminators that say which certificate a client has shown.
     pub(crate) certificate_proxies: AddressRanges,
@@ -154,6 +157,7 @@ impl Config {
             admin_token: reader.optional_secret("CARACAL_ADMIN_TOKEN"),
             metrics_access: MetricsAccess::read(reader),
             routes: read_routes(reader),
+            reload: Reload::read(reader),
             trust: ProxyTrust::read(reader),
             certificate_proxies: reader.believed_ranges("CLIENT_CERT_PROXIES"),
             public_urls: read_public_urls(reader),

@@ -111,6 +111,8 @@ pub(crate) struct Metrics {
     pub(crate) allowed: IntCounter,
     pub(crate) public: IntCounter,
     pub(crate) redirected: IntCounter,
+    pub(crate) config_reloads: IntCounter,
+    pub(crate) config_reload_errors: IntCounter,
     /// Round trips to the bus on the path of a request: one for each one-shot mandate.
     pub(crate) replay_claims: IntCounter,
     pub(crate) streams_cut: IntCounterVec,
@@ -194,6 +196,8 @@ impl Metrics {
             requests: counter("requests_total", "Requests received."),
             allowed: counter("requests_allowed_total", "Requests forwarded."),
             public: counter("requests_public_total", "Requests forwarded on public routes."),
+            config_reloads: counter("config_reloads_total", "Route tables put in force."),
+            config_reload_errors: counter("config_reload_errors_total", "Configurations that were wrong."),
             redirected: counter("requests_redirected_total", "Requests sent elsewhere by a route."),
             replay_claims: counter("replay_claims_total", "Mandates burned in the shared table."),
             streams_cut: registry.counter_vec(

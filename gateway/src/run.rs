@@ -24,6 +24,7 @@ use crate::listener::{Server, protocols};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::snapshot::keys::ZoneKeys;
+use crate::snapshot::reload::Follower;
 use crate::snapshot::revocations::RevocationState;
 use crate::snapshot::routes::Routes;
 use crate::snapshot::skew::ClockSkew;
@@ -334,6 +335,9 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
     tasks.spawn("evidence", async move {
         run_publisher(spool, bus, audit_key, stream_keys, stop.requested()).await;
     });
+    if let Some(follower) = Follower::of(gateway) {
+        tasks.spawn("reload", follower.run(background.clone()));
+    }
     if let Some(tls) = &gateway.tls {
         tasks.spawn("certificates", Arc::clone(tls).follow(background.clone()));
         if let Some(acme) = &gateway.acme {

@@ -27,6 +27,7 @@ mod mid_stream;
 mod outages;
 mod passage;
 mod refusals;
+mod reload;
 mod repeats;
 mod replay;
 mod replicas;

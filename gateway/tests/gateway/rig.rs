@@ -33,6 +33,8 @@ pub(crate) const ISSUER: &str = "http://issuer.test";
 pub(crate) const SHARED_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// Lets [`Rig::metric`] in.
 pub(crate) const METRICS: (&str, &str) = ("METRICS_BEARER", "scrape");
+/// As a setting of a rig: the file of the configuration.
+pub(crate) const CONFIG_FILE: &str = "config file";
 /// Longest wait for anything that must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -100,7 +102,14 @@ impl Gateway {
         let pairs = pairs
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let source = Source::from_pairs(pairs);
+        let file = settings
+            .iter()
+            .find(|(name, _path)| *name == CONFIG_FILE)
+            .map(|(_name, path)| std::path::Path::new(*path));
+        let source = match file {
+            Some(file) => Source::from_env_and_file(Some(file)).unwrap().with_pairs(pairs),
+            None => Source::from_pairs(pairs),
+        };
         let mut reader = Reader::new(&source);
         let config = Config::read(&mut reader);
         reader.finish().unwrap_or_else(|errors| panic!("{errors}"));

@@ -41,6 +41,11 @@ impl<'s> Reader<'s> {
         reader
     }
 
+    /// What is read.
+    pub fn source(&self) -> &'s Source {
+        self.source
+    }
+
     /// How strict this process is: `CARACAL_MODE`.
     pub fn mode(&self) -> Mode {
         self.mode

@@ -100,6 +100,35 @@ impl Source {
         self
     }
 
+    /// The file the settings come from, if they come from one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file_name.as_deref().map(Path::new)
+    }
+
+    /// The same settings with `text` in place of what the file held.
+    ///
+    /// # Errors
+    /// When the text is not TOML.
+    pub fn with_file_text(&self, text: &str) -> Result<Self, ConfigErrors> {
+        let name = self.file_name.as_deref().unwrap_or("configuration");
+        Ok(Self {
+            environment: self.environment.clone(),
+            file_name: self.file_name.clone(),
+            ..Self::from_named_toml(name, text)?
+        })
+    }
+
+    /// The keys at the top level of the file that say something else in `other`, or are only in one of the two, sorted.
+    pub fn keys_that_differ(&self, other: &Self) -> Vec<String> {
+        let mut keys: Vec<&String> = self.file.keys().chain(other.file.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.into_iter()
+            .filter(|key| self.file.get(*key) != other.file.get(*key))
+            .cloned()
+            .collect()
+    }
+
     /// The same settings without those of the file.
     #[must_use]
     pub fn without_file(&self) -> Self {

@@ -509,3 +509,16 @@ fn a_sample_that_leaves_a_setting_out_is_found() {
         ["caracal_env", "caracal_mode", "token", "trust"]
     );
 }
+
+#[test]
+fn a_file_that_is_read_again_keeps_the_environment_and_tells_what_differs() {
+    let before = Source::from_toml_str("port = 1\nhost = \"a\"\n[[route]]\npath = \"/a\"\n").unwrap();
+    let before = before.with_pairs([("HOST", "b")]);
+    let after = before
+        .with_file_text("host = \"a\"\nmore = 2\n[[route]]\npath = \"/b\"\n")
+        .unwrap();
+    assert_eq!(before.keys_that_differ(&after), ["more", "port", "route"]);
+    assert_eq!(Reader::new(&after).text("HOST", None), "b");
+    assert!(before.with_file_text("port = ").is_err());
+    assert_eq!(before.file(), None);
+}

@@ -1,0 +1,81 @@
+//! The configuration of a zone changes a hundred times a second while its agents call: no call fails.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use caracal_testing::{Service, StackOptions, wait_until};
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::world::{READ, SOON, World, text, unique};
+
+/// Changes in all, by so many administrators at once, each at this pace: about a hundred a second where the machine can.
+const CHANGES: usize = 300;
+const ADMINISTRATORS: usize = 5;
+const PACE: Duration = Duration::from_millis(50);
+/// Agents that call all the while.
+const CALLERS: usize = 3;
+
+/// Renames, rescopes, creates and deletes resources of the zone, each of which makes a new version of it.
+async fn change(world: &World, changed: &AtomicUsize) {
+    let admin = world.stack.admin();
+    let mut pace = tokio::time::interval(PACE);
+    let own = json!({"name": unique("R"), "identifier": unique("resource://r"), "scopes": [READ]});
+    let resources = world.path("/resources");
+    let resource = text(&admin.post(&resources, &own).await.expect(201), "id");
+    let path = format!("{resources}/{resource}");
+    loop {
+        pace.tick().await;
+        let number = changed.fetch_add(1, Ordering::SeqCst);
+        if number >= CHANGES {
+            return;
+        }
+        let patch = match number % 2 {
+            0 => json!({"name": unique("R")}),
+            _ => json!({"scopes": [READ, format!("r:{number}")]}),
+        };
+        let path = if number % 5 == 0 {
+            // The resource that is called.
+            world.path(&format!("/resources/{}", world.resource))
+        } else {
+            path.clone()
+        };
+        let patch = if number % 5 == 0 {
+            json!({"name": unique("CRM")})
+        } else {
+            patch
+        };
+        admin.patch(&path, &patch).await.expect(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_go_on_while_the_zone_changes_a_hundred_times_a_second() {
+    let options = StackOptions::default()
+        .set_for(Service::Control, "API_V1_RATE_LIMIT_PER_MIN", "0")
+        .set_for(Service::Sts, "STS_MINT_RATE_LIMIT_PER_MIN", "1000000");
+    let world = World::start(options).await;
+    world.bind().await;
+    let mandate = world.reusable().await;
+    wait_until(SOON, async || {
+        world.call().mandate(&mandate).send("/").await.status == 200
+    })
+    .await;
+    let (changed, calls, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let call = async || {
+        while !is_over.load(Ordering::SeqCst) {
+            let answer = world.call().mandate(&mandate).send("/v1/contacts").await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            calls.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let changes = async {
+        join_all((0..ADMINISTRATORS).map(|_| change(&world, &changed))).await;
+        is_over.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(changes, join_all((0..CALLERS).map(|_| call())));
+    assert!(
+        calls.load(Ordering::SeqCst) > CALLERS,
+        "there were calls during the changes"
+    );
+}

@@ -1,0 +1,190 @@
+//! Another route table comes into force while requests go on: none fails, and none sees half a table.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use caracal_testing::{Behaviour, Upstream, wait_until};
+use http_body_util::Full;
+use serde_json::Value;
+
+use crate::client::send;
+use crate::rig::{CONFIG_FILE, Rig, SOON};
+
+/// Routes of each table: enough that a half of one lacks some.
+const ROUTES: usize = 200;
+
+/// A configuration file that changes.
+struct File(PathBuf);
+
+impl File {
+    fn new(text: &str) -> Self {
+        let name = format!("caracal-routes-{}.toml", uuid::Uuid::new_v4());
+        let file = Self(std::env::temp_dir().join(name));
+        file.replace(text);
+        file
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    /// Puts another file in its place.
+    fn replace(&self, text: &str) {
+        let next = self.0.with_extension("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &self.0).unwrap();
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // A temporary one.
+        let _removed = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A table in which every path leads below `version` of the upstream.
+fn table(upstream: &str, version: &str) -> String {
+    let mut text = String::new();
+    for number in 0..ROUTES {
+        let written = writeln!(
+            text,
+            "[[route]]\npath_prefix = \"/r{number}\"\npublic = true\nupstream = \"{upstream}/{version}\"\n"
+        );
+        written.unwrap();
+    }
+    text
+}
+
+async fn metrics(rig: &Rig) -> Value {
+    let request = http::Request::get("/metrics.json").header("host", "x");
+    let request = request.header("authorization", "Bearer scrape");
+    send(
+        rig.gateway.addresses.admin,
+        request.body(Full::default()).unwrap(),
+    )
+    .await
+    .json()
+}
+
+async fn count(rig: &Rig, name: &str) -> u64 {
+    metrics(rig).await[name].as_u64().unwrap()
+}
+
+/// The version of the table that answers for a path.
+async fn version(rig: &Rig, path: &str) -> String {
+    let answer = rig.send(http::Request::get(path).header("host", "a.test")).await;
+    assert_eq!(answer.status, 200, "{path}: {:?}", answer.body);
+    let target = answer.json()["target"].as_str().unwrap().to_owned();
+    target.split('/').nth(1).unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_replacements_a_second_fail_no_request_and_show_no_half_table() {
+    let site = Upstream::start(Behaviour::Echo).await;
+    let tables = ["old", "new"].map(|version| table(&site.url(), version));
+    let file = File::new(&tables[0]);
+    let settings = [
+        (CONFIG_FILE, file.path()),
+        ("RELOAD_INTERVAL", "10ms"),
+        ("METRICS_BEARER", "scrape"),
+    ];
+    let rig = Rig::with(&settings).await;
+    let is_over = AtomicBool::new(false);
+    let (old, new) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let ask = async || {
+        let mut number = 0;
+        while !is_over.load(Ordering::SeqCst) {
+            number += 1;
+            // Those at the end are what a half lacks.
+            let path = format!("/r{}/x", ROUTES - 1 - number % ROUTES);
+            match version(&rig, &path).await.as_str() {
+                "old" => old.fetch_add(1, Ordering::SeqCst),
+                "new" => new.fetch_add(1, Ordering::SeqCst),
+                other => panic!("nobody wrote {other}"),
+            };
+        }
+    };
+    let change = async {
+        for number in 0_usize.. {
+            if is_over.load(Ordering::SeqCst) {
+                break;
+            }
+            file.replace(&tables[number % 2]);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let watch = async {
+        wait_until(SOON, async || {
+            let seen = |count: &AtomicUsize| count.load(Ordering::SeqCst) > 50;
+            seen(&old) && seen(&new) && count(&rig, "config_reloads").await >= 20
+        })
+        .await;
+        is_over.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(ask(), ask(), ask(), change, watch);
+    assert_eq!(count(&rig, "config_reload_errors").await, 0);
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_leaves_the_table_as_it_was() {
+    let site = Upstream::start(Behaviour::Echo).await;
+    let file = File::new(&table(&site.url(), "old"));
+    let settings = [
+        (CONFIG_FILE, file.path()),
+        ("RELOAD_INTERVAL", "10ms"),
+        ("METRICS_BEARER", "scrape"),
+    ];
+    let rig = Rig::with(&settings).await;
+    for (wrong, number) in ["not toml", "[[route]]\npath = \"/r0\"\n", "max_body = 1\n"]
+        .into_iter()
+        .zip(0..)
+    {
+        file.replace(wrong);
+        wait_until(SOON, async || count(&rig, "config_reload_errors").await > number).await;
+        assert_eq!(version(&rig, "/r0").await, "old", "after {wrong:?}");
+    }
+    std::fs::remove_file(&file.0).unwrap();
+    assert_eq!(version(&rig, "/r0").await, "old", "without a file");
+    file.replace(&table(&site.url(), "new"));
+    wait_until(SOON, async || version(&rig, "/r0").await == "new").await;
+    assert!(count(&rig, "config_reloads").await >= 1);
+}
+
+#[tokio::test]
+async fn a_hangup_loads_the_table_at_once() {
+    let site = Upstream::start(Behaviour::Echo).await;
+    let file = File::new(&table(&site.url(), "old"));
+    let rig = Rig::with(&[(CONFIG_FILE, file.path()), ("RELOAD_INTERVAL", "24h")]).await;
+    assert_eq!(version(&rig, "/r0").await, "old");
+    file.replace(&table(&site.url(), "new"));
+    let id = std::process::id().to_string();
+    let sent = std::process::Command::new("kill").args(["-HUP", &id]).status();
+    assert!(sent.unwrap().success());
+    wait_until(SOON, async || version(&rig, "/r0").await == "new").await;
+}
+
+#[tokio::test]
+async fn a_response_that_is_open_keeps_the_route_it_began_with() {
+    let site = Upstream::start(Behaviour::Sse(Duration::from_millis(20))).await;
+    let file = File::new(&table(&site.url(), "old"));
+    let settings = [
+        (CONFIG_FILE, file.path()),
+        ("RELOAD_INTERVAL", "10ms"),
+        ("METRICS_BEARER", "scrape"),
+    ];
+    let rig = Rig::with(&settings).await;
+    let url = format!("http://{}", rig.gateway.addresses.main);
+    let mut stream = caracal_testing::OpenStream::events(&url, "/r0", &[]).await;
+    file.replace("caracal_gateway_routes = \"/other=resource://crm\"\n");
+    wait_until(SOON, async || {
+        let request = http::Request::get("/r0").header("host", "a.test");
+        rig.send(request).await.status == 401
+    })
+    .await;
+    for _event in 0..3 {
+        stream.until("\n\n").await;
+    }
+}
