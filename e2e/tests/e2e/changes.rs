@@ -20,8 +20,15 @@ const CALLERS: usize = 3;
 async fn change(world: &World, changed: &AtomicUsize) {
     let admin = world.stack.admin();
     let mut pace = tokio::time::interval(PACE);
-    let own = json!({"name": unique("R"), "identifier": unique("resource://r"), "scopes": [READ]});
     let resources = world.path("/resources");
+    let called = admin
+        .get(&format!("{resources}/{}", world.resource))
+        .await
+        .expect(200);
+    let own = json!({
+        "name": unique("R"), "identifier": unique("resource://r"), "scopes": [READ],
+        "credential_provider_id": called["credential_provider_id"], "upstream_url": world.upstream.url(),
+    });
     let resource = text(&admin.post(&resources, &own).await.expect(201), "id");
     let path = format!("{resources}/{resource}");
     loop {

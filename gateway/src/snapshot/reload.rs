@@ -73,7 +73,7 @@ impl Follower {
     async fn look(&mut self) {
         let (path, last) = (self.path.clone(), self.last.take());
         let reading = tokio::task::spawn_blocking(move || {
-            let read = read_settled(&path, last.as_deref());
+            let read = read_settled(&path, last.as_deref(), || std::thread::sleep(SETTLE));
             (read, last)
         });
         let (read, last) = match reading.await {
@@ -155,26 +155,24 @@ fn read(started_with: &Source, text: &str) -> Result<Said, ConfigErrors> {
     })
 }
 
-/// The text of the file if it is not `last`, and not being written. Another file that is put in its place meanwhile does not
+/// The text of the file if it is not `last`, and stays the same over `pause`. An empty one is about to be written. Another file that is put in its place meanwhile does not
 /// matter: this one is whole.
-fn read_settled(path: &Path, last: Option<&str>) -> io::Result<Option<String>> {
+fn read_settled(path: &Path, last: Option<&str>, pause: impl FnOnce()) -> io::Result<Option<String>> {
     let mut file = File::open(path)?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     if Some(text.as_str()) == last {
         return Ok(None);
     }
-    std::thread::sleep(SETTLE);
+    pause();
     let mut again = String::with_capacity(text.len());
     file.rewind()?;
     file.read_to_string(&mut again)?;
-    Ok((text == again).then_some(text))
+    Ok((text == again && !text.is_empty()).then_some(text))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use super::*;
 
     const FILE: &str =
@@ -208,25 +206,22 @@ mod tests {
     fn a_file_that_is_being_written_does_not_count_yet() {
         let name = format!("caracal-reload-{}.toml", uuid::Uuid::new_v4());
         let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, "a").unwrap();
-        let (is_writing, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut text = "a".to_owned();
-                while !is_over.load(Ordering::SeqCst) {
-                    text.push('a');
-                    std::fs::write(&path, &text).unwrap();
-                    is_writing.store(true, Ordering::SeqCst);
-                }
-            });
-            while !is_writing.load(Ordering::SeqCst) {
-                std::thread::yield_now();
-            }
-            assert_eq!(read_settled(&path, None).unwrap(), None);
-            is_over.store(true, Ordering::SeqCst);
-        });
-        let text = read_settled(&path, None).unwrap().unwrap();
-        assert_eq!(read_settled(&path, Some(&text)).unwrap(), None, "nothing new");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        let read = |last, pause: &dyn Fn()| read_settled(&path, last, pause).unwrap();
+        write("a");
+        assert_eq!(read(None, &|| write("ab")), None, "it is written just now");
+        assert_eq!(read(None, &|| ()).as_deref(), Some("ab"));
+        assert_eq!(read(Some("ab"), &|| ()), None, "nothing new");
+        let next = path.with_extension("next");
+        std::fs::write(&next, "c").unwrap();
+        let replaced = read(None, &|| std::fs::rename(&next, &path).unwrap());
+        assert_eq!(
+            replaced.as_deref(),
+            Some("ab"),
+            "a file that was replaced is whole"
+        );
+        write("");
+        assert_eq!(read(None, &|| ()), None, "an empty one is about to be written");
         std::fs::remove_file(&path).unwrap();
     }
 
