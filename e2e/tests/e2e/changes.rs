@@ -41,13 +41,13 @@ async fn change(world: &World, changed: &AtomicUsize) {
             0 => json!({"name": unique("R")}),
             _ => json!({"scopes": [READ, format!("r:{number}")]}),
         };
-        let path = if number % 5 == 0 {
+        let path = if number.is_multiple_of(5) {
             // The resource that is called.
             world.path(&format!("/resources/{}", world.resource))
         } else {
             path.clone()
         };
-        let patch = if number % 5 == 0 {
+        let patch = if number.is_multiple_of(5) {
             json!({"name": unique("CRM")})
         } else {
             patch

@@ -2,8 +2,7 @@
 //!
 //! A request keeps the table it began with, so nothing is dropped. A file that is wrong changes nothing.
 
-use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,8 @@ use std::time::Duration;
 use caracal_chassis::config::{ConfigErrors, Reader, Source};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::telemetry;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::Gateway;
@@ -71,17 +72,8 @@ impl Follower {
     }
 
     async fn look(&mut self) {
-        let (path, last) = (self.path.clone(), self.last.take());
-        let reading = tokio::task::spawn_blocking(move || {
-            let read = read_settled(&path, last.as_deref(), || std::thread::sleep(SETTLE));
-            (read, last)
-        });
-        let (read, last) = match reading.await {
-            Ok(read) => read,
-            Err(error) => return tracing::error!(%error, "reading the configuration ended in a panic"),
-        };
-        self.last = last;
-        match read {
+        let settle = async { tokio::time::sleep(SETTLE).await };
+        match read_settled(&self.path, self.last.as_deref(), settle).await {
             Ok(Some(text)) => {
                 let is_first = self.last.is_none();
                 if !(is_first && self.is_of_the_start(&text)) {
@@ -92,7 +84,7 @@ impl Follower {
             Ok(None) => {}
             // Between a removal and its replacement there is no file; the next look finds it.
             Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "the configuration cannot be read")
+                tracing::warn!(path = %self.path.display(), %error, "the configuration cannot be read");
             }
         }
     }
@@ -136,7 +128,7 @@ async fn hangup(hangups: Option<&mut Signal>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Checks the whole file as at a start, so that one that would not start is not half in force.
@@ -157,17 +149,21 @@ fn read(started_with: &Source, text: &str) -> Result<Said, ConfigErrors> {
 
 /// The text of the file if it is not `last`, and stays the same over `pause`. An empty one is about to be written. Another file that is put in its place meanwhile does not
 /// matter: this one is whole.
-fn read_settled(path: &Path, last: Option<&str>, pause: impl FnOnce()) -> io::Result<Option<String>> {
-    let mut file = File::open(path)?;
+async fn read_settled(
+    path: &Path,
+    last: Option<&str>,
+    pause: impl Future<Output = ()>,
+) -> io::Result<Option<String>> {
+    let mut file = File::open(path).await?;
     let mut text = String::new();
-    file.read_to_string(&mut text)?;
+    file.read_to_string(&mut text).await?;
     if Some(text.as_str()) == last {
         return Ok(None);
     }
-    pause();
+    pause.await;
     let mut again = String::with_capacity(text.len());
-    file.rewind()?;
-    file.read_to_string(&mut again)?;
+    file.rewind().await?;
+    file.read_to_string(&mut again).await?;
     Ok((text == again && !text.is_empty()).then_some(text))
 }
 
@@ -202,26 +198,33 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_file_that_is_being_written_does_not_count_yet() {
+    #[tokio::test]
+    async fn a_file_that_is_being_written_does_not_count_yet() {
         let name = format!("caracal-reload-{}.toml", uuid::Uuid::new_v4());
         let path = std::env::temp_dir().join(name);
         let write = |text: &str| std::fs::write(&path, text).unwrap();
-        let read = |last, pause: &dyn Fn()| read_settled(&path, last, pause).unwrap();
+        let read = async |last, pause: &dyn Fn()| {
+            let pause = async { pause() };
+            read_settled(&path, last, pause).await.unwrap()
+        };
         write("a");
-        assert_eq!(read(None, &|| write("ab")), None, "it is written just now");
-        assert_eq!(read(None, &|| ()).as_deref(), Some("ab"));
-        assert_eq!(read(Some("ab"), &|| ()), None, "nothing new");
+        assert_eq!(read(None, &|| write("ab")).await, None, "it is written just now");
+        assert_eq!(read(None, &|| ()).await.as_deref(), Some("ab"));
+        assert_eq!(read(Some("ab"), &|| ()).await, None, "nothing new");
         let next = path.with_extension("next");
         std::fs::write(&next, "c").unwrap();
-        let replaced = read(None, &|| std::fs::rename(&next, &path).unwrap());
+        let replaced = read(None, &|| std::fs::rename(&next, &path).unwrap()).await;
         assert_eq!(
             replaced.as_deref(),
             Some("ab"),
             "a file that was replaced is whole"
         );
         write("");
-        assert_eq!(read(None, &|| ()), None, "an empty one is about to be written");
+        assert_eq!(
+            read(None, &|| ()).await,
+            None,
+            "an empty one is about to be written"
+        );
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -178,12 +178,13 @@ async fn a_response_that_is_open_keeps_the_route_it_began_with() {
     let rig = Rig::with(&settings).await;
     let url = format!("http://{}", rig.gateway.addresses.main);
     let mut stream = caracal_testing::OpenStream::events(&url, "/r0", &[]).await;
-    file.replace("caracal_gateway_routes = \"/other=resource://crm\"\n");
-    wait_until(SOON, async || {
-        let request = http::Request::get("/r0").header("host", "a.test");
-        rig.send(request).await.status == 401
-    })
-    .await;
+    file.replace("[[route]]\npath = \"/now\"\nredirect = \"/x\"\n");
+    let status = async |path: &str| {
+        let request = http::Request::get(path).header("host", "a.test");
+        rig.send(request).await.status
+    };
+    wait_until(SOON, async || status("/now").await == 308).await;
+    assert_eq!(status("/r0").await, 401, "its route is gone");
     for _event in 0..3 {
         stream.until("\n\n").await;
     }
