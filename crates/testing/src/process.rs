@@ -203,6 +203,14 @@ impl Process {
         self.signal(Signal::SIGCONT);
     }
 
+    /// Starts a second one beside it, with the same environment and address, and returns at once.
+    ///
+    /// # Panics
+    /// As [`Process::spawn`].
+    pub fn another(&self) -> Self {
+        Self::spawn(self.spec.clone())
+    }
+
     /// Starts it again after it ended or was killed, with the same environment and address, and returns at once.
     ///
     /// # Panics

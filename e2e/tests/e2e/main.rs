@@ -27,4 +27,5 @@ mod revocation;
 mod settings;
 mod stack_paths;
 mod streams;
+mod upgrade;
 mod world;
