@@ -32,6 +32,8 @@ use crate::tls::Tls;
 
 /// How long to leave the operating system alone after it refused a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a kept connection without a request stays when another process serves.
+const KEPT_STAYS: Duration = Duration::from_secs(10);
 /// Pingora's own wait between requests is a backstop behind the leash's.
 const KEEPALIVE_SLACK_S: u64 = 5;
 /// Whom a process of this machine counts as.
@@ -162,8 +164,11 @@ impl Server {
     /// Lets what has begun end: for long when another process serves, for the drain time once this one is to stop.
     async fn drain(&self, mut connections: JoinSet<()>, shutdown: &Shutdown) {
         self.stopping.send_replace(true);
-        self.app.http_cleanup().await;
         let too_long = async {
+            // A kept connection may be used at this very moment. It is not closed under a request as long as this process has time:
+            // the next answer on it says that it is the last.
+            let _stopped = tokio::time::timeout(KEPT_STAYS, shutdown.requested()).await;
+            self.app.http_cleanup().await;
             let _stopped = tokio::time::timeout(self.relieved_drain, shutdown.requested()).await;
             if shutdown.is_requested() {
                 tokio::time::sleep(self.drain).await;

@@ -25,7 +25,10 @@ async fn a_gateway_is_replaced_under_load_without_a_failed_call_or_a_cut_stream(
 
     world.upstream.set(Behaviour::SseOnRelease);
     let bearer = format!("Bearer {mandate}");
-    let headers = [("authorization", bearer.as_str()), ("x-caracal-resource", RESOURCE)];
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("x-caracal-resource", RESOURCE),
+    ];
     let mut stream = OpenStream::events(world.stack.gateway_url(), "/events", &headers).await;
     world.upstream.set(Behaviour::Echo);
 
@@ -59,7 +62,12 @@ async fn a_gateway_is_replaced_under_load_without_a_failed_call_or_a_cut_stream(
     drop(stream);
     let mut old = std::mem::replace(&mut world.stack.gateways[0], new);
     assert!(old.ended(SOON).await.success());
-    let answer = world.call().mandate(&mandate).request_id("req-after").send("/").await;
+    let answer = world
+        .call()
+        .mandate(&mandate)
+        .request_id("req-after")
+        .send("/")
+        .await;
     assert_eq!(answer.status, 200);
     world.evidence("req-after", 2).await;
     world.assert_chain_verifies().await;
