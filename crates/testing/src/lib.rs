@@ -11,6 +11,7 @@
 )]
 
 mod certificate;
+mod crossing;
 mod database;
 mod environment;
 mod fault_proxy;
@@ -33,6 +34,7 @@ mod wait;
 
 pub use caracal_migrations::Role;
 pub use certificate::ClientCertificate;
+pub use crossing::Crossing;
 pub use database::TestDatabase;
 pub use fault_proxy::FaultProxy;
 pub use identity_provider::IdentityProvider;

@@ -73,6 +73,13 @@ async fn seed(pool: &PgPool) {
     .execute(pool)
     .await
     .unwrap();
+    sqlx::query(
+        "INSERT INTO gateway_documents (name, envelope, version, lease_holder, lease_until) VALUES ('acme', $1, 1, 'g', now())",
+    )
+    .bind(old.seal(b"certificates", b"gateway_documents/acme").unwrap())
+    .execute(pool)
+    .await
+    .unwrap();
 }
 
 fn command(database: &TestDatabase, arguments: &[&str]) -> ProcessSpec {
@@ -139,6 +146,7 @@ async fn a_new_key_encryption_key_survives_being_killed_and_being_repeated() {
     for (column, table, aad) in [
         ("code_verifier_ct", "provider_oauth_states", "v"),
         ("access_token_ct", "provider_connections", "a"),
+        ("envelope", "gateway_documents", "gateway_documents/acme"),
     ] {
         let statement = format!("SELECT {column} FROM {table}");
         let envelope: Vec<u8> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))

@@ -8,6 +8,7 @@
     reason = "a test that meets something unexpected stops, and says where"
 )]
 
+mod acme;
 mod changes;
 mod clients;
 mod cost;

@@ -1,23 +1,20 @@
 //! A gateway gets its certificates by itself, once for all replicas, in time, and never loses one that is still good. The
 //! authority is Pebble.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use caracal_bus::MemoryBus;
 use caracal_chassis::Clock;
-use caracal_egress::{Client, Request, Settings, SystemResolver};
-use caracal_testing::{BLOCKED_NAME, Behaviour, Pebble, Upstream, test_authority, wait_until};
+use caracal_testing::{
+    BLOCKED_NAME, Behaviour, Crossing, Pebble, Upstream, test_authority, wait_for, wait_until,
+};
 use http_body_util::Full;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use url::Url;
 
 use crate::client::{exchange_raw, send};
 use crate::rig::{Gateway, SOON, mandate_upstream, now};
@@ -25,52 +22,6 @@ use crate::sts::FakeSts;
 
 const DAY: Duration = Duration::from_hours(24);
 const NAME: &str = "gateway.example.com";
-
-/// What the authority reaches under every name: the gateways, by turns.
-struct Crossing {
-    address: SocketAddr,
-    targets: watch::Sender<Vec<SocketAddr>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Crossing {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let targets = watch::Sender::new(Vec::new());
-        let mut known: watch::Receiver<Vec<SocketAddr>> = targets.subscribe();
-        let task = tokio::spawn(async move {
-            for turn in 0.. {
-                let (mut inbound, _peer) = listener.accept().await.unwrap();
-                // Who comes before there is a gateway waits for one.
-                let target = {
-                    let targets = known.wait_for(|targets| !targets.is_empty()).await.unwrap();
-                    targets[turn % targets.len()]
-                };
-                tokio::spawn(async move {
-                    let mut outbound = TcpStream::connect(target).await.unwrap();
-                    // Who closes first, and how, is no matter of ours.
-                    let _ended = tokio::io::copy_bidirectional(&mut inbound, &mut outbound).await;
-                });
-            }
-        });
-        Self {
-            address,
-            targets,
-            task,
-        }
-    }
-
-    fn leads_to(&self, targets: Vec<SocketAddr>) {
-        self.targets.send_replace(targets);
-    }
-}
-
-impl Drop for Crossing {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
 
 /// An authority, a store, and what gateways are started with.
 struct World {
@@ -83,7 +34,7 @@ struct World {
 impl World {
     async fn start(validity: Duration, more: &[(&'static str, &str)]) -> Self {
         let crossing = Crossing::start().await;
-        let pebble = Pebble::start(validity, crossing.address).await;
+        let pebble = Pebble::start(validity, crossing.address()).await;
         let upstream = Upstream::start(Behaviour::Echo).await;
         let sts = FakeSts::start(mandate_upstream(upstream.url())).await;
         let mut settings = vec![
@@ -115,45 +66,13 @@ impl World {
         Gateway::start_at(clock.clone(), bus, &self.sts.url(), &settings).await
     }
 
-    /// Trusts what the authority issues, and nothing else.
-    async fn connector(&self) -> TlsConnector {
-        let settings = Settings {
-            private_hosts: Vec::new(),
-            allow_loopback: true,
-            extra_ca_file: Some(test_authority()),
-        };
-        let client = Client::new(Arc::new(SystemResolver), &settings).unwrap();
-        let url = Url::parse(&self.pebble.root_url()).unwrap();
-        let answer = client.send(Request::get(&url)).await.unwrap();
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(&answer.body).unwrap())
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        TlsConnector::from(Arc::new(config))
+    async fn shown(&self, gateway: &Gateway, name: &str) -> Option<CertificateDer<'static>> {
+        self.pebble.shown_by(gateway.addresses.main, name).await
     }
-}
 
-/// The certificate that a client who checks it is shown; `None` when there is none that holds.
-async fn shown(gateway: &Gateway, connector: &TlsConnector, name: &str) -> Option<CertificateDer<'static>> {
-    let stream = TcpStream::connect(gateway.addresses.main).await.unwrap();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let stream = connector.connect(name, stream).await.ok()?;
-    Some(
-        stream.get_ref().1.peer_certificates().unwrap()[0]
-            .clone()
-            .into_owned(),
-    )
-}
-
-async fn until_shown(gateway: &Gateway, connector: &TlsConnector, name: &str) -> CertificateDer<'static> {
-    wait_until(SOON, async || shown(gateway, connector, name).await.is_some()).await;
-    shown(gateway, connector, name).await.unwrap()
+    async fn until_shown(&self, gateway: &Gateway, name: &str) -> CertificateDer<'static> {
+        wait_for(SOON, async || self.shown(gateway, name).await).await
+    }
 }
 
 async fn metric(gateway: &Gateway, name: &str) -> u64 {
@@ -188,9 +107,8 @@ async fn a_fresh_gateway_gets_a_certificate_by_a_handshake() {
     let world = World::start(90 * DAY, &[("ACME_DOMAINS", "a.example.com, b.example.com")]).await;
     let gateway = world.gateway(&Clock::system()).await;
     world.crossing.leads_to(vec![gateway.addresses.main]);
-    let connector = world.connector().await;
-    let first = until_shown(&gateway, &connector, "a.example.com").await;
-    let second = until_shown(&gateway, &connector, "b.example.com").await;
+    let first = world.until_shown(&gateway, "a.example.com").await;
+    let second = world.until_shown(&gateway, "b.example.com").await;
     assert_ne!(first, second, "each name has its own");
     assert_eq!(issued(&gateway).await, 2);
     // Nobody else is told of proofs.
@@ -215,7 +133,7 @@ async fn a_fresh_gateway_gets_a_certificate_by_an_answer_in_clear() {
     let gateway = world.gateway(&Clock::system()).await;
     let plain = gateway.addresses.plain.unwrap();
     world.crossing.leads_to(vec![plain]);
-    until_shown(&gateway, &world.connector().await, NAME).await;
+    world.until_shown(&gateway, NAME).await;
     let ask = "GET /.well-known/acme-challenge/unknown HTTP/1.1\r\nhost: gateway.example.com\r\nconnection: close\r\n\r\n";
     let answer = exchange_raw(plain, ask).await;
     assert!(answer.starts_with("HTTP/1.1 308"), "as any other path: {answer}");
@@ -224,15 +142,14 @@ async fn a_fresh_gateway_gets_a_certificate_by_an_answer_in_clear() {
 #[tokio::test]
 async fn what_was_issued_outlives_the_gateway() {
     let world = World::start(90 * DAY, &[]).await;
-    let connector = world.connector().await;
     let first = world.gateway(&Clock::system()).await;
     world.crossing.leads_to(vec![first.addresses.main]);
-    let certificate = until_shown(&first, &connector, NAME).await;
+    let certificate = world.until_shown(&first, NAME).await;
     wait_until(SOON, async || issued(&first).await == 1).await;
     first.stop();
     let version = world.sts.document_version();
     let second = world.gateway(&Clock::system()).await;
-    assert_eq!(until_shown(&second, &connector, NAME).await, certificate);
+    assert_eq!(world.until_shown(&second, NAME).await, certificate);
     until_looked(&world.sts, 5).await;
     assert_eq!(issued(&second).await, 0);
     assert_eq!(world.sts.document_version(), version, "nothing was ordered");
@@ -246,13 +163,12 @@ async fn two_gateways_order_once_and_both_prove_and_show_it() {
             world.gateway(&Clock::system()).await,
             world.gateway(&Clock::system()).await,
         );
-        let connector = world.connector().await;
         let gateways = [&one, &two];
         // The authority asks three times at once, so it comes to both.
         let asked = gateways.map(|gateway| gateway.addresses.plain.unwrap_or(gateway.addresses.main));
         world.crossing.leads_to(asked.to_vec());
-        let shown = until_shown(&one, &connector, NAME).await;
-        assert_eq!(until_shown(&two, &connector, NAME).await, shown);
+        let shown = world.until_shown(&one, NAME).await;
+        assert_eq!(world.until_shown(&two, NAME).await, shown);
         until_looked(&world.sts, 6).await;
         assert_eq!(issued(&one).await + issued(&two).await, 1);
         assert_eq!(
@@ -268,13 +184,13 @@ async fn a_certificate_is_renewed_before_it_expires() {
     let clock = Clock::manual(now());
     let gateway = world.gateway(&clock).await;
     world.crossing.leads_to(vec![gateway.addresses.main]);
-    let connector = world.connector().await;
-    let first = until_shown(&gateway, &connector, NAME).await;
+    let first = world.until_shown(&gateway, NAME).await;
     until_looked(&world.sts, 5).await;
     assert_eq!(issued(&gateway).await, 1, "it is not due");
     clock.advance(Duration::from_secs(59));
     wait_until(SOON, async || {
-        shown(&gateway, &connector, NAME)
+        world
+            .shown(&gateway, NAME)
             .await
             .is_some_and(|shown| shown != first)
     })
@@ -287,16 +203,15 @@ async fn without_the_authority_the_certificate_of_before_is_shown() {
     let clock = Clock::manual(now());
     let gateway = world.gateway(&clock).await;
     world.crossing.leads_to(vec![gateway.addresses.main]);
-    let connector = world.connector().await;
-    let first = until_shown(&gateway, &connector, NAME).await;
+    let first = world.until_shown(&gateway, NAME).await;
     world.pebble.kill();
     clock.advance(Duration::from_secs(59));
     let failed = async |gateway: &Gateway| metric(gateway, "acme_orders_failed_total").await;
     wait_until(SOON, async || failed(&gateway).await == 1).await;
-    assert_eq!(shown(&gateway, &connector, NAME).await, Some(first.clone()));
+    assert_eq!(world.shown(&gateway, NAME).await, Some(first.clone()));
     // Neither this gateway nor the next one tries at once again.
     let next = world.gateway(&clock).await;
-    assert_eq!(until_shown(&next, &connector, NAME).await, first);
+    assert_eq!(world.until_shown(&next, NAME).await, first);
     until_looked(&world.sts, 6).await;
     assert_eq!((failed(&gateway).await, failed(&next).await), (1, 0));
 }
@@ -307,7 +222,7 @@ async fn a_name_that_cannot_be_had_holds_up_no_other() {
     let world = World::start(90 * DAY, &[("ACME_DOMAINS", &names)]).await;
     let gateway = world.gateway(&Clock::system()).await;
     world.crossing.leads_to(vec![gateway.addresses.main]);
-    until_shown(&gateway, &world.connector().await, NAME).await;
+    world.until_shown(&gateway, NAME).await;
     until_looked(&world.sts, 5).await;
     let failed = metric(&gateway, "acme_orders_failed_total").await;
     assert_eq!(
