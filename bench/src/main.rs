@@ -46,6 +46,8 @@ enum Scenario {
     Sts,
     /// What a governed request costs the gateway, beside a proxy with no stage.
     Gateway,
+    /// From the end of a session to the end of its open responses, among many others.
+    Streams,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -63,6 +65,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if asked(Scenario::Gateway) {
         Box::pin(scenario::gateway::run(arguments.quick, &mut report)).await?;
+    }
+    if asked(Scenario::Streams) {
+        Box::pin(scenario::streams::run(arguments.quick, &mut report)).await?;
     }
     if asked(Scenario::Propagation) {
         Box::pin(scenario::propagation::run(arguments.quick, &mut report)).await?;

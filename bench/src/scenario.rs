@@ -2,4 +2,5 @@
 
 pub(crate) mod gateway;
 pub(crate) mod propagation;
+pub(crate) mod streams;
 pub(crate) mod sts;

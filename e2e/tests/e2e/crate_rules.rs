@@ -74,7 +74,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "fuzz",
         &["policy", "wire", "token", "model", "chassis", "egress", "gateway"],
     ),
-    ("bench", &["testing", "token", "policy", "wire", "model"]),
+    (
+        "bench",
+        &["testing", "token", "policy", "wire", "model", "chassis"],
+    ),
 ];
 
 /// Crates that may name a library that opens sockets, files or databases, by library.
