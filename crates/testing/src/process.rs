@@ -207,6 +207,7 @@ impl Process {
     ///
     /// # Panics
     /// As [`Process::spawn`].
+    #[must_use]
     pub fn another(&self) -> Self {
         Self::spawn(self.spec.clone())
     }
