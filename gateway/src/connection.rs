@@ -13,10 +13,12 @@ mod socket;
 mod stream;
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -43,6 +45,8 @@ pub(crate) struct ClientConnection {
     io: BufWriter<Socket>,
     downstream: Downstream,
     sleep: Pin<Box<Sleep>>,
+    /// For a connection that carries streams: how long it may take nothing, and since when it does.
+    takes_within: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
 }
 
 impl ClientConnection {
@@ -53,7 +57,39 @@ impl ClientConnection {
             io: BufWriter::with_capacity(WRITE_BUFFER_BYTES, socket),
             downstream: Downstream { origin, leash },
             sleep: Box::pin(tokio::time::sleep(patience.idle)),
+            takes_within: None,
         }
+    }
+
+    /// The same connection with many exchanges on it, each on a leash of its own. What is left to the connection itself is that it
+    /// ends when the client takes nothing for `write_timeout`.
+    pub(crate) fn carrying_streams(mut self, write_timeout: Duration) -> Self {
+        self.downstream.leash.deciding();
+        self.takes_within = Some((write_timeout, None));
+        self
+    }
+
+    /// A write went on, or could not.
+    fn poll_written<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let Some((limit, since)) = &mut self.takes_within else {
+            return match written {
+                Poll::Pending => self.poll_leash(context),
+                ready => ready,
+            };
+        };
+        if written.is_ready() {
+            *since = None;
+            return written;
+        }
+        let sleep = since.get_or_insert_with(|| Box::pin(tokio::time::sleep(*limit)));
+        sleep
+            .as_mut()
+            .poll(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Where it comes from, and what the request being served may restrict.
@@ -113,8 +149,7 @@ impl AsyncWrite for ClientConnection {
                 this.downstream.leash.lock().farewell = None;
                 Poll::Ready(Ok(bytes.len()))
             }
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => this.poll_leash(context),
+            written => this.poll_written(context, written),
         }
     }
 
@@ -124,10 +159,8 @@ impl AsyncWrite for ClientConnection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        match Pin::new(&mut this.io).poll_write_vectored(context, slices) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => this.poll_leash(context),
-        }
+        let written = Pin::new(&mut this.io).poll_write_vectored(context, slices);
+        this.poll_written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -136,18 +169,14 @@ impl AsyncWrite for ClientConnection {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        match Pin::new(&mut this.io).poll_flush(context) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => this.poll_leash(context),
-        }
+        let written = Pin::new(&mut this.io).poll_flush(context);
+        this.poll_written(context, written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        match Pin::new(&mut this.io).poll_shutdown(context) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => this.poll_leash(context),
-        }
+        let written = Pin::new(&mut this.io).poll_shutdown(context);
+        this.poll_written(context, written)
     }
 }
 

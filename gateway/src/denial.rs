@@ -90,6 +90,8 @@ pub(crate) enum Denial {
     BadRequest,
     /// The client went away.
     ClientGone,
+    /// The gateway stops, and the request did not end in time.
+    Stopping,
     /// The mandate expired while the request was on its way.
     ExpiredMeanwhile,
 }
@@ -267,6 +269,7 @@ impl Denial {
                 "upstream_unreachable",
             ),
             Self::BadRequest => (400, Code::InvalidToken, "malformed request", "bad_request"),
+            Self::Stopping => (503, Code::InternalError, "gateway is stopping", "stopping"),
             Self::ClientGone => (499, Code::InternalError, "client cancelled", "client_gone"),
             Self::ExpiredMeanwhile => (
                 401,
@@ -313,7 +316,8 @@ impl Denial {
             | Self::StsUnreachable
             | Self::StsTimeout
             | Self::RouteBusy
-            | Self::Unrecorded => Some(1),
+            | Self::Unrecorded
+            | Self::Stopping => Some(1),
             Self::RouteRate { retry_after_s } => Some(*retry_after_s),
             Self::StsCircuitOpen => Some(10),
             Self::StsRefused(relayed) => relayed.retry_after_s,

@@ -14,6 +14,7 @@ use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use url::Url;
 
+use crate::config::ProxyTrust;
 use crate::context::Inbound;
 
 /// Names the protected resource.
@@ -180,18 +181,35 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> (Traceparent, HeaderValue) {
     (fresh, value)
 }
 
-/// Whom the request came from: what a trusted proxy says (the first element of `X-Forwarded-For`), else the peer.
-pub(crate) fn client_address(request: &Inbound<'_>, is_trusted: bool) -> IpAddr {
+/// Whom the request came from: the client that trusted proxies name in `X-Forwarded-For`, else the peer. Every proxy adds whom it
+/// heard from at the end, so with a list of proxies it is the last element that is none of them: what stands before it
+/// anybody can have written. Without a list it is the first one.
+pub(crate) fn client_address(request: &Inbound<'_>, trust: &ProxyTrust) -> IpAddr {
     let peer = request.peer().ip().to_canonical();
-    if !is_trusted {
+    if !trust.covers(peer) {
         return peer;
     }
-    let said = request
-        .headers()
-        .get(FORWARDED_FOR)
-        .and_then(|value| value.to_str().ok());
-    said.and_then(|said| said.split(',').next()?.trim().parse().ok())
-        .unwrap_or(peer)
+    let values = request.headers().get_all(FORWARDED_FOR).iter();
+    let mut said = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|element| {
+            element
+                .trim()
+                .parse::<IpAddr>()
+                .map(|address| address.to_canonical())
+        });
+    let named = if trust.has_list() {
+        let addresses: Vec<_> = said.collect();
+        let last = addresses
+            .into_iter()
+            .rev()
+            .find(|said| !said.as_ref().is_ok_and(|address| trust.lists(*address)));
+        last.and_then(Result::ok)
+    } else {
+        said.next().and_then(Result::ok)
+    };
+    named.unwrap_or(peer)
 }
 
 /// The scheme the client used: what a trusted proxy says, else that of this listener.
@@ -387,8 +405,11 @@ mod tests {
         ]);
         let origin = from("10.0.0.9:1");
         let inbound = Inbound::new(&head, &origin);
-        assert_eq!(client_address(&inbound, true), IpAddr::from([203, 0, 113, 7]));
-        assert_eq!(client_address(&inbound, false), IpAddr::from([10, 0, 0, 9]));
+        assert_eq!(client_address(&inbound, &any()), IpAddr::from([203, 0, 113, 7]));
+        assert_eq!(
+            client_address(&inbound, &ProxyTrust::default()),
+            IpAddr::from([10, 0, 0, 9])
+        );
         assert_eq!(
             (client_scheme(&inbound, true), client_scheme(&inbound, false)),
             ("https", "http")
@@ -396,8 +417,30 @@ mod tests {
         let head = request(&[("x-forwarded-for", "unknown"), ("x-forwarded-proto", "gopher")]);
         let origin = from("[::ffff:10.0.0.9]:1");
         let inbound = Inbound::new(&head, &origin);
-        assert_eq!(client_address(&inbound, true), IpAddr::from([10, 0, 0, 9]));
+        assert_eq!(client_address(&inbound, &any()), IpAddr::from([10, 0, 0, 9]));
         assert_eq!(client_scheme(&inbound, true), "http");
+    }
+
+    /// Believes everybody.
+    fn any() -> ProxyTrust {
+        ProxyTrust::of(&[])
+    }
+
+    #[test]
+    fn of_listed_proxies_only_what_they_added_counts() {
+        let listed = ProxyTrust::of(&["10.0.0.0/8"]);
+        for (said, client) in [
+            ("203.0.113.7", "203.0.113.7"),
+            ("198.51.100.1, 203.0.113.7, 10.0.0.1", "203.0.113.7"),
+            ("10.0.0.5, 203.0.113.7", "203.0.113.7"),
+            ("unknown, 10.0.0.1", "10.0.0.9"),
+            ("10.0.0.1", "10.0.0.9"),
+        ] {
+            let head = request(&[("x-forwarded-for", said)]);
+            let origin = from("10.0.0.9:1");
+            let address = client_address(&Inbound::new(&head, &origin), &listed);
+            assert_eq!(address, client.parse::<IpAddr>().unwrap(), "{said}");
+        }
     }
 
     fn from(peer: &str) -> Origin {

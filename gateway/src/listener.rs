@@ -20,18 +20,21 @@ use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::H2Options;
 use pingora_proxy::HttpProxy;
+use prometheus::IntCounterVec;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Doors, ProxyTrust};
-use crate::connection::{ClientConnection, Origin, Patience, Socket};
+use crate::connection::{ClientConnection, Leash, Origin, Patience, Socket};
 use crate::proxy::Proxy;
 use crate::source::{Place, Places};
 use crate::tls::Tls;
 
 /// How long to leave the operating system alone after it refused a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long what is cut may take to be recorded.
+const CUT_MAX: Duration = Duration::from_secs(2);
 /// How long a kept connection without a request stays when another process serves.
 const KEPT_STAYS: Duration = Duration::from_secs(10);
 /// Pingora's own wait between requests is a backstop behind the leash's.
@@ -84,13 +87,24 @@ pub(crate) struct Server {
     drain: Duration,
     /// The same when another process serves.
     relieved_drain: Duration,
+    /// How long a client may take nothing.
+    write_timeout: Duration,
+    /// Connections that were closed before a request, by reason.
+    refused: IntCounterVec,
+    /// What has not ended by now is cut.
+    cut: Shutdown,
     /// Tells Pingora that no further request is taken on a connection.
     stopping: watch::Sender<bool>,
 }
 
 impl Server {
     /// A server of `app` with the limits of `config`, and TLS where there is some.
-    pub(crate) fn new(app: HttpProxy<Proxy>, config: &Config, tls: Option<Arc<Tls>>) -> Self {
+    pub(crate) fn new(
+        app: HttpProxy<Proxy>,
+        config: &Config,
+        tls: Option<Arc<Tls>>,
+        refused: IntCounterVec,
+    ) -> Self {
         let doors = &config.doors;
         Self {
             app: Arc::new(app),
@@ -114,6 +128,9 @@ impl Server {
                 .upgrade
                 .as_ref()
                 .map_or(Duration::ZERO, |upgrade| upgrade.drain),
+            write_timeout: config.timeouts.write,
+            refused,
+            cut: Shutdown::new(),
             stopping: watch::Sender::new(false),
         }
     }
@@ -184,15 +201,25 @@ impl Server {
                 connections = connections.len(),
                 "requests did not end in time and are cut off"
             );
-            connections.shutdown().await;
+            // Each is told, so that what became of it is recorded.
+            self.cut.trigger();
+            let told = async { while connections.join_next().await.is_some() {} };
+            if tokio::time::timeout(CUT_MAX, told).await.is_err() {
+                connections.shutdown().await;
+            }
         }
     }
 
     async fn connection(&self, accepted: Accepted) {
-        let opened = match tokio::time::timeout(self.patience.head, self.open(accepted)).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return tracing::debug!(%error, "a connection did not begin as it should"),
-            Err(_elapsed) => return tracing::debug!("a connection took too long to begin"),
+        let opened = match self.open(accepted).await {
+            Ok(opened) => opened,
+            Err(refused) => {
+                self.refused.with_label_values(&[refused.label()]).inc();
+                return tracing::debug!(
+                    error = &refused as &dyn std::error::Error,
+                    "a connection did not begin as it should"
+                );
+            }
         };
         let connection = ClientConnection::new(opened.socket, opened.origin, self.patience);
         if opened.is_http2 {
@@ -203,11 +230,11 @@ impl Server {
         drop(opened.place);
     }
 
-    /// Learns who connects and what is spoken. The caller bounds the time.
-    async fn open(&self, accepted: Accepted) -> io::Result<Opened> {
+    /// Learns who connects and what is spoken.
+    async fn open(&self, accepted: Accepted) -> Result<Opened, Refused> {
         match accepted {
             Accepted::Unix(stream) => Ok(Opened {
-                is_http2: self.speaks_http2 && peek::speaks_http2(&stream).await?,
+                is_http2: self.is_http2_in_clear(&stream, stream.readable()).await?,
                 socket: Socket::Unix(stream),
                 origin: Origin {
                     peer: THIS_MACHINE,
@@ -231,11 +258,12 @@ impl Server {
         mut stream: TcpStream,
         peer: SocketAddr,
         tls: Option<&Tls>,
-    ) -> io::Result<Opened> {
+    ) -> Result<Opened, Refused> {
         // Answers are written in whole pieces; waiting for more would only delay them.
-        stream.set_nodelay(true)?;
+        stream.set_nodelay(true).map_err(Refused::Handshake)?;
         let peer = if self.proxy_protocol_from.contain(peer.ip()) {
-            proxy_header::read(&mut stream, peer).await?
+            let header = proxy_header::read(&mut stream, peer);
+            self.in_time(header).await.map_err(Refused::ProxyHeader)?
         } else {
             peer
         };
@@ -248,13 +276,15 @@ impl Server {
         };
         let (socket, is_http2) = match tls {
             None => {
-                let is_http2 = self.speaks_http2 && peek::speaks_http2(&stream).await?;
+                let is_http2 = self.is_http2_in_clear(&stream, stream.readable()).await?;
                 (Socket::Tcp(stream), is_http2)
             }
             Some(tls) => {
-                let stream = tls.accept(stream).await?;
-                let stream =
-                    stream.ok_or_else(|| io::Error::other("the handshake was all there was to do"))?;
+                let stream = self
+                    .in_time(tls.accept(stream))
+                    .await
+                    .map_err(Refused::Handshake)?;
+                let stream = stream.ok_or(Refused::OnlyHandshake)?;
                 let shown = stream.get_ref().1.peer_certificates();
                 origin.certificate = shown
                     .and_then(|chain| chain.first())
@@ -271,17 +301,45 @@ impl Server {
         })
     }
 
+    /// Bounds a step of the beginning of a connection.
+    async fn in_time<T>(&self, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let outcome = tokio::time::timeout(self.patience.head, step).await;
+        outcome.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether a client in clear speaks HTTP/2. It may take its time to say anything: load balancers connect ahead.
+    async fn is_http2_in_clear(
+        &self,
+        stream: &impl peek::Peek,
+        first_bytes: impl Future<Output = io::Result<()>>,
+    ) -> Result<bool, Refused> {
+        if !self.speaks_http2 {
+            return Ok(false);
+        }
+        let waited = tokio::time::timeout(self.patience.idle, first_bytes).await;
+        waited
+            .map_err(|_elapsed| Refused::Silent)?
+            .map_err(Refused::Handshake)?;
+        self.in_time(peek::speaks_http2(stream))
+            .await
+            .map_err(Refused::Handshake)
+    }
+
     /// A place among the connections of the source. Proxies that the operator listed carry those of many.
-    fn place(&self, peer: SocketAddr) -> io::Result<Option<Place>> {
+    fn place(&self, peer: SocketAddr) -> Result<Option<Place>, Refused> {
         if self.trust.lists(peer.ip()) {
             return Ok(None);
         }
-        let place = self.places.take(peer.ip());
-        let place = place.ok_or_else(|| io::Error::other("the source has too many connections"))?;
-        Ok(Some(place))
+        self.places.take(peer.ip()).map(Some).ok_or(Refused::TooMany)
     }
 
     async fn http1(&self, connection: ClientConnection) {
+        let leash = connection.downstream().leash.clone();
+        cut_short(&self.cut, &leash, self.requests(connection)).await;
+    }
+
+    /// One request after the other.
+    async fn requests(&self, connection: ClientConnection) {
         let stopping = self.stopping.subscribe();
         let mut session = ServerSession::new_http1(Box::new(connection));
         session.set_keepalive(Some(self.patience.idle.as_secs() + KEEPALIVE_SLACK_S));
@@ -295,6 +353,45 @@ impl Server {
                 settings.apply_to_session(&mut session);
             }
             reusable = self.app.process_new_http(session, &stopping).await;
+        }
+    }
+}
+
+/// Serves, and ends what is being served when everything is cut.
+async fn cut_short<T>(cut: &Shutdown, leash: &Leash, serving: impl Future<Output = T>) -> T {
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        served = &mut serving => return served,
+        () = cut.requested() => leash.cut(),
+    }
+    // Polled again, it finds that it may not wait any longer.
+    serving.await
+}
+
+/// Why a connection carries no request.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("there is no PROXY header")]
+    ProxyHeader(#[source] io::Error),
+    #[error("its source has too many connections")]
+    TooMany,
+    #[error("its handshake failed")]
+    Handshake(#[source] io::Error),
+    #[error("it says nothing")]
+    Silent,
+    #[error("the handshake was all there was to do")]
+    OnlyHandshake,
+}
+
+impl Refused {
+    /// A fixed set.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::ProxyHeader(_) => "proxy_header",
+            Self::TooMany => "source_limit",
+            Self::Handshake(_) => "handshake",
+            Self::Silent => "silent",
+            Self::OnlyHandshake => "challenge",
         }
     }
 }

@@ -116,6 +116,8 @@ pub(crate) struct Metrics {
     /// Round trips to the bus on the path of a request: one for each one-shot mandate.
     pub(crate) replay_claims: IntCounter,
     pub(crate) streams_cut: IntCounterVec,
+    /// Connections that ended before a request.
+    pub(crate) connections_refused: IntCounterVec,
     denied: IntCounter,
     denials: IntCounterVec,
     missing_auth: IntCounter,
@@ -203,6 +205,11 @@ impl Metrics {
             streams_cut: registry.counter_vec(
                 &name("responses_cut_total"),
                 "Open responses cut.",
+                &["reason"],
+            ),
+            connections_refused: registry.counter_vec(
+                &name("connections_refused_total"),
+                "Connections that ended before a request.",
                 &["reason"],
             ),
             denied: counter("requests_denied_total", "Requests denied."),

@@ -14,15 +14,14 @@ use pingora_http::RequestHeader;
 
 use crate::denial::Denial;
 
-/// Refuses a head that may be read in two ways. HTTP/2 frames and addresses its requests itself.
+/// Refuses a head that may be read in two ways. HTTP/2 frames its requests itself.
 ///
 /// # Errors
 /// [`Denial::BadRequest`].
 pub(crate) fn check(head: &RequestHeader) -> Result<(), Denial> {
-    let is_read_alike = !matches!(head.version, Version::HTTP_10 | Version::HTTP_11)
-        || (is_target(head.raw_path(), &head.method)
-            && is_addressed(&head.headers, head.version)
-            && is_framed(&head.headers));
+    let is_framed_here = matches!(head.version, Version::HTTP_10 | Version::HTTP_11);
+    let is_read_alike = is_addressed(&head.headers, head.version)
+        && (!is_framed_here || (is_target(head.raw_path(), &head.method) && is_framed(&head.headers)));
     if is_read_alike {
         Ok(())
     } else {

@@ -431,7 +431,10 @@ impl Proxy {
         }
         let request = inbound(session)?;
         let source = context.seen.source;
-        if !gateway.config.trust.lists(source) {
+        // A listed proxy that names nobody speaks for many.
+        let speaks_for_many =
+            source == request.peer().ip().to_canonical() && gateway.config.trust.lists(source);
+        if !speaks_for_many {
             context.place = gateway.in_progress.take(source);
             if context.place.is_none() {
                 return Ok(Verdict::Denied(Denial::TooManyRequests));
@@ -539,7 +542,7 @@ fn observe(gateway: &Gateway, session: &Session, context: &mut Context) -> Resul
     }
     seen.started = Instant::now();
     seen.method = request.head().method.as_str().into();
-    seen.source = client_address(&request, gateway.config.trust.covers(request.peer().ip()));
+    seen.source = client_address(&request, &gateway.config.trust);
     let (trace, traceparent) = traceparent(request.headers());
     seen.trace_id = Some(trace.trace_id().into());
     seen.traceparent = Some(traceparent);

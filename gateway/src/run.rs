@@ -140,6 +140,7 @@ pub async fn run(
         http_proxy(&pingora_settings(&gateway.config, ca_file), proxy),
         &gateway.config,
         gateway.tls.clone(),
+        gateway.metrics.connections_refused.clone(),
     );
     drop(trust_file);
 
@@ -149,17 +150,23 @@ pub async fn run(
     let tasks = Tasks::new(background.clone());
     spawn_background(&tasks, &gateway, &background);
     if let Some(predecessor) = bound.predecessor.take() {
-        until_ready(&readiness).await?;
+        until_ready(&readiness, &shutdown).await?;
         let relieved = tokio::task::spawn_blocking(move || predecessor.relieve()).await;
-        relieved.map_err(|_panicked| UpgradeError::NotReady)??;
+        if let Ok(Err(error)) = relieved {
+            // It is gone, or slow to answer; these listeners are to be served in any case.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the running gateway did not say that it stops"
+            );
+        }
     }
     // What a next process takes over from this one.
     let relieved = background.child();
     if let Some(upgrade) = &gateway.config.upgrade {
         let (socket, listeners) = (upgrade.socket.clone(), bound.to_hand_over()?);
-        let (relieved, stop) = (relieved.clone(), background.clone());
+        let (relieved, stop, closes) = (relieved.clone(), background.clone(), shutdown.clone());
         tasks.spawn("upgrade", async move {
-            if let Err(error) = upgrade::offer(&socket, listeners, relieved, stop.clone()).await {
+            if let Err(error) = upgrade::offer(&socket, listeners, relieved, closes).await {
                 tracing::error!(%error, "no process can take over from this one");
             }
             stop.requested().await;
@@ -297,15 +304,17 @@ fn pingora_settings(config: &Config, ca_file: Option<String>) -> Arc<ServerConf>
 }
 
 /// Waits until requests can be decided here.
-async fn until_ready(readiness: &Readiness) -> Result<(), UpgradeError> {
+async fn until_ready(readiness: &Readiness, shutdown: &Shutdown) -> Result<(), UpgradeError> {
     let ready = async {
         while let Err(reason) = readiness.evaluate().await {
             tracing::debug!(reason, "not ready to take over");
             tokio::time::sleep(READY_CHECK).await;
         }
     };
-    let waited = tokio::time::timeout(READY_WITHIN, ready).await;
-    waited.map_err(|_elapsed| UpgradeError::NotReady)
+    tokio::select! {
+        waited = tokio::time::timeout(READY_WITHIN, ready) => waited.map_err(|_elapsed| UpgradeError::NotReady),
+        () = shutdown.requested() => Err(UpgradeError::NotReady),
+    }
 }
 
 fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown) {
@@ -321,17 +330,15 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
     tasks.spawn("revocations", follow);
     let (spool, bus) = (gateway.evidence.spool().clone(), Arc::clone(&gateway.bus));
     let (audit_key, stop) = (gateway.config.audit_key.clone(), background.clone());
-    if gateway.config.upgrade.is_some() {
-        let left_behind = upgrade::adopt_left_behind(
-            gateway.config.audit_dir.clone(),
-            spool_limits(&gateway.config),
-            Arc::clone(&bus),
-            audit_key.clone(),
-            stream_keys.clone(),
-            stop.clone(),
-        );
-        tasks.spawn("evidence-left-behind", left_behind);
-    }
+    let left_behind = upgrade::adopt_left_behind(
+        gateway.config.audit_dir.clone(),
+        spool_limits(&gateway.config),
+        Arc::clone(&bus),
+        audit_key.clone(),
+        stream_keys.clone(),
+        stop.clone(),
+    );
+    tasks.spawn("evidence-left-behind", left_behind);
     tasks.spawn("evidence", async move {
         run_publisher(spool, bus, audit_key, stream_keys, stop.requested()).await;
     });

@@ -81,6 +81,7 @@ impl Predecessor {
             return Ok(None);
         };
         let asked = || -> std::io::Result<Self> {
+            of_this_user(rustix::net::sockopt::socket_peercred(&link)?.uid)?;
             link.set_read_timeout(Some(WORD_WITHIN))?;
             let Offer { names, listeners } = receive(&link)?;
             Ok(Self {
@@ -194,13 +195,7 @@ async fn hand_over(
     link: tokio::net::UnixStream,
     listeners: &Listeners,
 ) -> std::io::Result<tokio::net::UnixStream> {
-    let peer = link.peer_cred()?.uid();
-    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::PermissionDenied,
-            "a process of another user",
-        ));
-    }
+    of_this_user(rustix::net::sockopt::socket_peercred(&link)?.uid)?;
     link.writable().await?;
     send(&link, &listeners.0)?;
     let mut link = link;
@@ -215,4 +210,15 @@ async fn hand_over(
             "another word than expected",
         ))
     }
+}
+
+/// Only processes of the same user, or of root, give and get listeners.
+fn of_this_user(peer: rustix::process::Uid) -> std::io::Result<()> {
+    if peer.is_root() || peer == rustix::process::geteuid() {
+        return Ok(());
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::PermissionDenied,
+        "a process of another user",
+    ))
 }

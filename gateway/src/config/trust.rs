@@ -30,9 +30,24 @@ impl ProxyTrust {
         self.trusts && self.listed.contain(peer)
     }
 
+    /// Whether the proxies were listed.
+    pub(crate) fn has_list(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
     /// Whether `peer` may say on whose behalf it calls: any peer when there is no list.
     pub(crate) fn covers(&self, peer: IpAddr) -> bool {
         self.trusts && (self.listed.is_empty() || self.listed.contain(peer))
+    }
+}
+
+#[cfg(test)]
+impl ProxyTrust {
+    /// Trusts these ranges, or everybody.
+    pub(crate) fn of(ranges: &[&str]) -> Self {
+        let ranges: Vec<String> = ranges.iter().map(|range| (*range).to_owned()).collect();
+        let listed = AddressRanges::parse(&ranges).unwrap();
+        Self { trusts: true, listed }
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) enum Trip {
     /// The mandate expired.
     #[error("the mandate of the response expired")]
     Expired,
+    /// The gateway stops, and the request did not end in time.
+    #[error("the gateway stops")]
+    Stopping,
     /// The upstream was silent for longer than allowed.
     #[error("the upstream was silent for too long")]
     UpstreamSilent,
@@ -155,6 +158,11 @@ impl Leash {
             state.trip = Some(trip);
         }
         state.trip.clone()
+    }
+
+    /// Ends whatever is being served, because the gateway stops. Whoever polls the connection must be awake.
+    pub(crate) fn cut(&self) {
+        self.lock().trip.get_or_insert(Trip::Stopping);
     }
 
     /// What ended the present exchange, if this leash did.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::HOST;
+use http::header::{COOKIE, HOST, HeaderValue};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
 use pingora_core::protocols::http::custom::CustomMessageWrite;
@@ -51,6 +51,7 @@ impl ClientStream {
             // An authority that was parsed is a valid value.
             let _inserted = head.insert_header(HOST, authority);
         }
+        join_cookies(head);
         head.extensions_mut().insert(downstream);
         Self {
             inner,
@@ -58,6 +59,23 @@ impl ClientStream {
             sleep: Box::pin(tokio::time::sleep(patience.idle)),
             read_timeout: None,
         }
+    }
+}
+
+/// Makes one `Cookie` of the pieces that an HTTP/2 client may send (RFC 9113 section 8.2.3): others read the first one only.
+fn join_cookies(head: &mut RequestHeader) {
+    let pieces: Vec<_> = head
+        .headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if pieces.len() < 2 {
+        return;
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        // Pieces of values, joined by what may stand in one, are a value.
+        let _inserted = head.insert_header(COOKIE, joined);
     }
 }
 

@@ -11,16 +11,20 @@ use pingora_error::Result;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Server;
+use super::{Server, cut_short};
 use crate::config::Config;
 use crate::connection::{ClientConnection, ClientStream, Downstream, Leash, Origin};
 
 /// What a stream may send before its bytes are taken (RFC 9113 section 6.9).
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 /// What all streams of a connection may.
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// What of an answer waits here for a client that does not take it, for each stream.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Requests that are no requests before the connection is closed.
 const REJECTED_MAX: usize = 32;
+/// Requests beyond the limit that are refused before the connection is closed.
+const REFUSED_MAX: usize = 1_000;
 /// How long a connection may take to end after its last stream.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
@@ -31,7 +35,9 @@ pub(super) fn options(config: &Config) -> H2Options {
     let mut options = H2Options::default();
     options
         .max_concurrent_streams(config.doors.http2_streams_max)
-        .max_header_list_size(u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX))
+        // Somewhat longer heads are refused like those of HTTP/1.1, with a body and a record; the library only says 431.
+        .max_header_list_size(u32::try_from(config.head_bytes_max.saturating_mul(2)).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     options
@@ -40,7 +46,7 @@ pub(super) fn options(config: &Config) -> H2Options {
 /// Serves a connection until it ends, or until the gateway stops and its streams have ended.
 pub(super) async fn serve(server: &Server, connection: ClientConnection) {
     let origin = connection.downstream().origin.clone();
-    connection.downstream().leash.deciding();
+    let connection = connection.carrying_streams(server.write_timeout);
     let begun = handshake(Box::new(connection), Some(server.http2.clone()));
     let mut connection = match tokio::time::timeout(server.patience.head, begun).await {
         Ok(Ok(connection)) => connection,
@@ -69,7 +75,7 @@ async fn accept_streams(
     let digest = Arc::new(Digest::default());
     let mut stopping = server.stopping.subscribe();
     let mut is_ending = false;
-    let mut rejected = 0;
+    let (mut rejected, mut refused) = (0, 0);
     let mut idle_until = Instant::now() + server.patience.idle;
     loop {
         let accepted = tokio::select! {
@@ -92,11 +98,16 @@ async fn accept_streams(
             }
         };
         match accepted {
-            Ok(Some(H2Accept::Session(session))) => {
+            Ok(Some(H2Accept::Session(mut session))) => {
                 if streams.len() >= server.http2_tasks_max {
                     // Streams that are reset at once leave their work behind (rapid reset).
-                    tracing::debug!(peer = %origin.peer, "too many requests were begun and given up");
-                    return connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    session.shutdown_with_reason(h2::Reason::REFUSED_STREAM);
+                    refused += 1;
+                    if refused >= REFUSED_MAX {
+                        tracing::debug!(peer = %origin.peer, "too many requests were begun and given up");
+                        return connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    }
+                    continue;
                 }
                 streams.spawn(serve_stream(server, session, origin.clone()));
             }
@@ -118,13 +129,24 @@ fn serve_stream(
     session: HttpSession,
     origin: Origin,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let (app, stopping) = (Arc::clone(&server.app), server.stopping.subscribe());
+    let (app, stopping, cut) = (
+        Arc::clone(&server.app),
+        server.stopping.subscribe(),
+        server.cut.clone(),
+    );
     let leash = Leash::of_stream(server.patience);
-    let stream = ClientStream::new(session, Downstream { origin, leash }, server.patience);
+    let stream = ClientStream::new(
+        session,
+        Downstream {
+            origin,
+            leash: leash.clone(),
+        },
+        server.patience,
+    );
     async move {
         let session = ServerSession::new_custom(Box::new(stream));
         // A stream carries one request: nothing comes back to be used again.
-        let _none = app.process_new_http(session, &stopping).await;
+        let _none = cut_short(&cut, &leash, app.process_new_http(session, &stopping)).await;
     }
 }
 

@@ -7,8 +7,11 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-/// Between two looks at bytes that have not become more: the operating system tells only that there are some.
+/// Between two looks at bytes that have not become more: the operating system tells only that there are some. Doubled each time,
+/// so that a client that dawdles costs nothing.
 const AGAIN_AFTER: Duration = Duration::from_millis(2);
+/// Longest pause between two looks.
+const AGAIN_AFTER_MAX: Duration = Duration::from_millis(250);
 
 /// Whether what was seen is enough to tell.
 pub(super) enum Enough<T> {
@@ -50,7 +53,7 @@ pub(super) async fn peek_until<T>(
     tell: impl Fn(&[u8]) -> Enough<T>,
 ) -> io::Result<T> {
     let mut buffer = vec![0; bytes_max];
-    let mut seen_before = 0;
+    let (mut seen_before, mut pause) = (0, AGAIN_AFTER);
     loop {
         let seen = stream.peek(&mut buffer).await?;
         if let Enough::Yes(told) = tell(buffer.get(..seen).unwrap_or_default()) {
@@ -63,7 +66,8 @@ pub(super) async fn peek_until<T>(
             return Err(io::Error::new(io::ErrorKind::InvalidData, "too long"));
         }
         if seen == seen_before {
-            tokio::time::sleep(AGAIN_AFTER).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_AFTER_MAX);
         }
         seen_before = seen;
     }

@@ -96,7 +96,7 @@ impl Evidence {
         let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
         let is_cut = matches!(
             failure,
-            Some(Denial::Revoked(_) | Denial::RevocationStale | Denial::ExpiredMeanwhile)
+            Some(Denial::Revoked(_) | Denial::RevocationStale | Denial::ExpiredMeanwhile | Denial::Stopping)
         );
         put(
             "revocation_interrupted",
@@ -321,6 +321,7 @@ fn error_kind(failure: &Denial, upstream_status: Option<u16>) -> &'static str {
         Denial::Revoked(_) | Denial::RevocationStale | Denial::ExpiredMeanwhile => "authority_ended",
         Denial::BodyTooLarge => "request_too_large",
         Denial::ClientGone => "client_cancelled",
+        Denial::Stopping => "gateway_stopped",
         _ if upstream_status.is_some() => "response_copy_failed",
         _ => "transport_error",
     }

@@ -261,6 +261,7 @@ pub(crate) fn denial_of_trip(trip: &Trip) -> Option<Denial> {
         Trip::Revoked(anchor) => Some(Denial::Revoked(anchor.clone())),
         Trip::Expired => Some(Denial::ExpiredMeanwhile),
         Trip::UpstreamSilent => Some(Denial::UpstreamTimeout),
+        Trip::Stopping => Some(Denial::Stopping),
         Trip::Idle | Trip::SlowHead => None,
     }
 }

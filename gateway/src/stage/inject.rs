@@ -199,7 +199,7 @@ fn common_headers(
     seen: &Observation,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
     let is_trusted = gateway.config.trust.covers(request.peer().ip());
-    let client = client_address(request, is_trusted).to_string();
+    let client = client_address(request, &gateway.config.trust).to_string();
     let mut set = vec![
         (HOST, host(request, trail, reachable)?),
         (REQUEST_ID, text(seen.request_id.as_str())?),

@@ -125,7 +125,7 @@ pub(crate) fn farewell(
     let (chunk, value) = match trip {
         Trip::Revoked(_) => (REVOKED, "true"),
         Trip::Expired => (EXPIRED, "expired"),
-        Trip::Idle | Trip::SlowHead | Trip::UpstreamSilent => return None,
+        Trip::Idle | Trip::SlowHead | Trip::UpstreamSilent | Trip::Stopping => return None,
     };
     if client != Version::HTTP_2 {
         return Some(Farewell::Chunk(chunk));

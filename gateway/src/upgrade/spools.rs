@@ -50,7 +50,9 @@ pub(crate) async fn adopt_left_behind(
     stop: Shutdown,
 ) {
     while !stop.is_requested() {
-        for directory in directories(&directory).filter(|directory| directory.exists()) {
+        // Also the one of a time when processes were not replaced, or are not any more.
+        let all = directories(&directory).chain([directory.clone()]);
+        for directory in all.filter(|directory| holds_segments(directory)) {
             let opened = tokio::task::spawn_blocking(move || Spool::open(&directory, limits, Fsync::Never));
             // In use: by this process, or by one that is not done yet.
             let Ok(Ok((spool, recovery))) = opened.await else {
@@ -77,6 +79,17 @@ pub(crate) async fn adopt_left_behind(
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+/// Whether there is a spool with something in it. Blocks on the file system, for a moment.
+fn holds_segments(directory: &Path) -> bool {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names = files.map(|file| file.file_name());
+    names.any(|name| {
+        Path::new(&name)
+            .extension()
+            .is_some_and(|extension| extension == "segment")
+    })
 }
 
 async fn until_empty(spool: Spool, stop: Shutdown) {
