@@ -87,7 +87,7 @@ mod tests {
             ("HTTP://gateway.test/a", Version::HTTP_11, &[host]),
             ("/", Version::HTTP_11, &[("host", "")]),
             ("/", Version::HTTP_10, &[]),
-            ("/", Version::HTTP_2, &[]),
+            ("/", Version::HTTP_2, &[host]),
         ] {
             assert_eq!(
                 check(&head(target, version, headers)),
@@ -108,6 +108,9 @@ mod tests {
             ("/", Version::HTTP_11, &[("host", "a.test b.test")]),
             ("/", Version::HTTP_11, &[("host", "a.test/path")]),
             ("/", Version::HTTP_10, &[("host", "user@a.test")]),
+            ("/", Version::HTTP_2, &[]),
+            ("/", Version::HTTP_2, &[("host", "a.test, b.test")]),
+            ("/", Version::HTTP_2, &[("host", "a.test/path")]),
             (
                 "/",
                 Version::HTTP_11,

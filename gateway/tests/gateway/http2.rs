@@ -1,9 +1,12 @@
 //! HTTP/2: many calls on one connection, each with an authority and an end of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use caracal_bus::Bus;
+use caracal_bus::spool::{Fsync, Spool, SpoolLimits};
 use caracal_model::{Anchor, AnchorKind};
 use caracal_testing::Behaviour;
 use http::{Method, Request, Version};
@@ -14,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use tokio::net::TcpStream;
 
-use crate::rig::{RESOURCE, Rig, SOON, mandate_upstream};
+use crate::rig::{Gateway, RESOURCE, Rig, SOON, mandate_upstream};
 use crate::sts::{Grant, one_shot};
 use crate::tls_upstream::file;
 
@@ -107,7 +110,9 @@ async fn refusals_over_http2_are_those_of_the_contract() {
     let big = Request::builder()
         .uri("http://g/")
         .header("x-big", "x".repeat(40_000));
-    assert_eq!(send(&mut sender, big, "").await.status(), 431);
+    let answer = send(&mut sender, big, "").await;
+    assert_eq!(answer.status(), 431);
+    assert_eq!(json(answer).await["error"], "payload_too_large");
 }
 
 #[tokio::test]
@@ -227,7 +232,7 @@ async fn tls_clients_choose_http2_and_the_port_in_clear_sends_them_there() {
             .with_no_client_auth();
         config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
         let stream = TcpStream::connect(rig.gateway.addresses.main).await.unwrap();
-        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector
             .connect("localhost".try_into().unwrap(), stream)
             .await
@@ -303,4 +308,47 @@ async fn a_stopping_gateway_lets_open_streams_end_and_takes_no_more() {
     rig.upstream.release();
     assert_eq!(open.await.unwrap(), 200);
     caracal_testing::wait_until(SOON, async || sender.is_closed()).await;
+}
+
+#[tokio::test]
+async fn the_pieces_of_a_cookie_reach_the_upstream_as_one() {
+    let rig = Rig::start().await;
+    let mut sender = connect(rig.gateway.addresses.main).await;
+    let request = call(&rig, "/x", one_shot())
+        .header("cookie", "a=1")
+        .header("cookie", "b=2; c=3");
+    assert_eq!(send(&mut sender, request, "").await.status(), 200);
+    let seen = rig.upstream.requests().pop().unwrap();
+    let cookies: Vec<_> = seen.headers.get_all("cookie").iter().collect();
+    assert_eq!(cookies, ["a=1; b=2; c=3"]);
+}
+
+#[tokio::test]
+async fn what_a_stop_cuts_is_recorded_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = ("AUDIT_REPLAY_DIR", folder.path().to_str().unwrap());
+    let rig = Rig::with(&[spool]).await;
+    rig.upstream.set(Behaviour::Sse(Duration::from_millis(10)));
+    let mut sender = connect(rig.gateway.addresses.main).await;
+    let request = call(&rig, "/stream", one_shot()).header("x-request-id", "req-stopped");
+    let mut body = send(&mut sender, request, "").await.into_body();
+    let _event = body.frame().await.unwrap().unwrap();
+    rig.gateway.stop();
+    let end = tokio::time::timeout(SOON, async {
+        while let Some(frame) = body.frame().await {
+            if frame.is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    assert!(end.await.unwrap(), "a cut answer never looks whole");
+    // The next process publishes what this one had no time to.
+    let is_free = async || Spool::open(folder.path(), SpoolLimits::default(), Fsync::Never).is_ok();
+    caracal_testing::wait_until(SOON, is_free).await;
+    let _next = Gateway::start(Arc::clone(&rig.bus) as Arc<dyn Bus>, &rig.sts.url(), &[spool]).await;
+    let outcome = rig
+        .event("req-stopped", "gateway_resource_request", "interrupted")
+        .await;
+    assert_eq!(outcome["metadata_json"]["error_kind"], "gateway_stopped");
 }
