@@ -78,7 +78,7 @@ impl ClientConnection {
         let Some((limit, since)) = &mut self.takes_within else {
             return match written {
                 Poll::Pending => self.poll_leash(context),
-                ready => ready,
+                ready @ Poll::Ready(_) => ready,
             };
         };
         if written.is_ready() {
