@@ -13,8 +13,8 @@ mod store;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use caracal_bus::HmacKey;
@@ -32,8 +32,8 @@ use challenges::Challenges;
 use document::{Document, DocumentSeal, Issued};
 use http::AuthorityClient;
 use order::OrderError;
-use schedule::{failed_again, renewal_unix_s};
-use store::{Kept, Store};
+use schedule::{asks_to_wait, failed_again, renewal_unix_s, rest_after};
+use store::{Kept, Store, StoreError};
 
 /// How often the store is read while something is under way.
 const BUSY_EVERY: Duration = Duration::from_secs(2);
@@ -43,6 +43,8 @@ const RETRY_EVERY: Duration = Duration::from_secs(10);
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Longest time for one order; shorter than the lease.
 const ORDER_MAX: Duration = Duration::from_mins(3);
+/// How long a name is left alone whose order came to something that could not be kept.
+const UNKEPT_REST: Duration = Duration::from_mins(10);
 /// Longest wait for a lease to be given back at the end.
 const RELEASE_MAX: Duration = Duration::from_secs(1);
 
@@ -78,6 +80,8 @@ pub(crate) struct Acme {
     challenges: Arc<Challenges>,
     clock: Clock,
     provider: CryptoProvider,
+    /// Names this replica does not order before then, whatever clocks and documents say.
+    rests: Mutex<BTreeMap<String, Instant>>,
     /// Whether this replica holds the lease.
     is_ordering: AtomicBool,
     issued: AtomicU64,
@@ -108,9 +112,10 @@ impl Acme {
             authority: AuthorityClient::new(&settings.directory, ca_file, resolver)?,
             store: Store::new(sts, seal, name),
             settings: settings.clone(),
-            challenges: Arc::new(Challenges::new()),
+            challenges: Arc::new(Challenges::new(&settings.domains, settings.challenge)),
             clock,
             provider: rustls::crypto::aws_lc_rs::default_provider(),
+            rests: Mutex::default(),
             is_ordering: AtomicBool::new(false),
             issued: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -143,23 +148,40 @@ impl Acme {
     async fn rounds(&self, tls: &Tls) {
         let mut shown = Shown::new();
         loop {
-            let began = Instant::now();
             let pause = Box::pin(self.round(tls, &mut shown)).await;
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.challenges.look_wanted() => tokio::time::sleep_until(began + LOOK_PAUSE).await,
-            }
+            self.look_until(Instant::now() + pause, tls, &mut shown).await;
         }
     }
 
-    /// Reads, shows, and orders what is due if nobody else does. Answers when to come again.
-    async fn round(&self, tls: &Tls, shown: &mut Shown) -> Duration {
+    /// Until the next round, only looks, when somebody asks for a proof that is not known here.
+    async fn look_until(&self, next: Instant, tls: &Tls, shown: &mut Shown) {
+        loop {
+            let began = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => return,
+                () = self.challenges.look_wanted() => {}
+            }
+            // Whoever is asked cannot be made to ask more often.
+            if let Err(error) = self.look(tls, shown).await {
+                report(&error, "the proofs that were prepared cannot be read");
+            }
+            tokio::time::sleep_until(began + LOOK_PAUSE).await;
+        }
+    }
+
+    /// Reads what is kept, and shows it.
+    async fn look(&self, tls: &Tls, shown: &mut Shown) -> Result<Kept, StoreError> {
         let read = self.store.read().await;
         if let Ok(kept) = &read {
             self.show(tls, shown, &kept.document);
         }
         self.challenges.note_look();
-        let kept = match read {
+        read
+    }
+
+    /// Reads, shows, and orders what is due if nobody else does. Answers when to come again.
+    async fn round(&self, tls: &Tls, shown: &mut Shown) -> Duration {
+        let kept = match self.look(tls, shown).await {
             Ok(kept) => kept,
             Err(error) => {
                 report(&error, "the certificates that were obtained cannot be read");
@@ -204,11 +226,25 @@ impl Acme {
             );
             if let Err(error) = self.store.write(&mut kept).await {
                 report(&error, "what came of an order cannot be kept");
-                // Nobody else knows of it, so it is as if it had not been.
+                // Nobody else knows of it, so it is as if it had not been; but for the authority, which counts.
+                self.rest(&domain, UNKEPT_REST);
                 return;
             }
             self.show(tls, shown, &kept.document);
+            if let Some((_issued, pair)) = shown.get(&domain) {
+                self.rest(&domain, rest_after(pair));
+            }
         }
+    }
+
+    fn rest(&self, domain: &str, time: Duration) {
+        let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.insert(domain.to_owned(), Instant::now() + time);
+    }
+
+    fn rests(&self, domain: &str) -> bool {
+        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.get(domain).is_some_and(|until| *until > Instant::now())
     }
 
     /// Writes into the document what came of an order.
@@ -280,7 +316,7 @@ impl Acme {
         };
         let may_be_tried = |domain: &str| {
             let failure = document.failures.get(domain);
-            failure.is_none_or(|failure| failure.not_before_unix_s <= now)
+            !self.rests(domain) && failure.is_none_or(|failure| !asks_to_wait(failure, now))
         };
         let domains = self.settings.domains.iter();
         domains

@@ -142,6 +142,8 @@ pub(crate) struct Observation {
     pub(crate) forwarded: Option<Instant>,
     /// When the head of the upstream's answer was there.
     pub(crate) answered: Option<Instant>,
+    /// Whether anything of an answer came, an interim one included.
+    pub(crate) heard_upstream: bool,
     /// Status of the upstream's answer.
     pub(crate) upstream_status: Option<u16>,
     /// Body bytes received from the client.
@@ -187,6 +189,7 @@ impl Context {
                 traceparent: None,
                 forwarded: None,
                 answered: None,
+                heard_upstream: false,
                 upstream_status: None,
                 request_bytes: 0,
                 response_bytes: 0,

@@ -97,7 +97,8 @@ impl ProxyHttp for Proxy {
                 Verdict::Admitted(admission) => Some(admission.standing()),
                 _ => None,
             };
-            stream::await_head(&self.gateway, &timeouts, &leash(session)?, standing);
+            let is_whole = session.as_mut().is_body_done();
+            stream::await_head(&self.gateway, &timeouts, &leash(session)?, standing, is_whole);
             context.seen.forwarded = Some(Instant::now());
             return Ok(false);
         };
@@ -158,7 +159,8 @@ impl ProxyHttp for Proxy {
         {
             reachable.failed(&self.gateway, context.seen.attempts);
         }
-        if forward::may_repeat(session, &error) {
+        forward::forget_downgrade(&mut error);
+        if !context.seen.heard_upstream && forward::may_repeat(session, &error) {
             error.retry.decide_reuse(was_kept);
         } else {
             error.set_retry(false);
@@ -195,11 +197,12 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
         let timeouts = context.way.timeouts(&self.gateway.config);
-        if let Some(denial) = stream::sent_piece(&timeouts, &leash(session)?)
+        let is_answered = context.seen.answered.is_some();
+        if let Some(denial) = stream::sent_piece(&timeouts, &leash(session)?, end_of_stream, is_answered)
             .as_ref()
             .and_then(forward::denial_of_trip)
         {
@@ -221,6 +224,7 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
+        context.seen.heard_upstream = true;
         if !response.status.is_informational() || response.status.as_u16() == 101 {
             context.seen.upstream_status = Some(response.status.as_u16());
             if let Some(reachable) = context.verdict.reachable() {
@@ -262,15 +266,18 @@ impl ProxyHttp for Proxy {
                 .saturating_sub(self.gateway.clock.unix_seconds())
                 .max(0);
             response.insert_header(TOKEN_EXPIRES_IN, left)?;
-            let leash = leash(session)?;
-            let timeouts = context.way.timeouts(&self.gateway.config);
-            if let Some(trip) = stream::begin(&self.gateway, &timeouts, &leash, admission.standing()) {
-                return Err(Error::because(
-                    ErrorType::Custom("authority ended"),
-                    "before the answer",
-                    trip,
-                ));
-            }
+        }
+        let standing = match &context.verdict {
+            Verdict::Admitted(admission) => Some(admission.standing()),
+            _ => None,
+        };
+        let timeouts = context.way.timeouts(&self.gateway.config);
+        if let Some(trip) = stream::begin(&self.gateway, &timeouts, &leash(session)?, standing) {
+            return Err(Error::because(
+                ErrorType::Custom("authority ended"),
+                "before the answer",
+                trip,
+            ));
         }
         let request = session.req_header();
         stream::frame(response, request.version, &request.method)

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use caracal_chassis::shutdown::Shutdown;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::Acceptor;
+use rustls::server::{Acceptor, NoServerSessionStorage};
 use rustls::version::{TLS12, TLS13};
 use tokio::io::AsyncWriteExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -253,5 +253,10 @@ fn handshake(
         .with_client_cert_verifier(Arc::clone(clients.verifier()))
         .with_cert_resolver(Arc::clone(certificates) as Arc<dyn rustls::server::ResolvesServerCert>);
     config.alpn_protocols = protocols.to_vec();
+    if clients.verifier().offer_client_auth() {
+        // A resumed session brings its certificate along, and nobody would ask whether that is still valid.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
 }

@@ -13,9 +13,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::document::PendingChallenge;
+use crate::config::Challenge;
 
 /// Where the authority asks in clear.
 pub(crate) const HTTP_PREFIX: &str = "/.well-known/acme-challenge/";
@@ -23,6 +24,8 @@ pub(crate) const HTTP_PREFIX: &str = "/.well-known/acme-challenge/";
 pub(crate) const TLS_PROTOCOL: &[u8] = b"acme-tls/1";
 /// Longest wait for a look into the store. The authority waits longer; a handshake may not.
 const LOOK_MAX: Duration = Duration::from_secs(3);
+/// How many may wait for a look at the same time: anybody can ask.
+const WAITING_MAX: usize = 32;
 /// Longest token that is looked for; authorities use 43 characters.
 const TOKEN_BYTES_MAX: usize = 128;
 
@@ -34,6 +37,12 @@ pub(crate) struct Challenges {
     wanted: Notify,
     /// Counts looks that have ended.
     looked: watch::Sender<u64>,
+    /// Who waits for one.
+    waiting: Semaphore,
+    /// The only names that are ever to be proved.
+    domains: Vec<String>,
+    /// How.
+    challenge: Challenge,
     provider: Arc<CryptoProvider>,
 }
 
@@ -47,12 +56,15 @@ impl std::fmt::Debug for PendingChallenge {
 }
 
 impl Challenges {
-    /// None is open.
-    pub(super) fn new() -> Self {
+    /// None is open; those of these names may be.
+    pub(super) fn new(domains: &[String], challenge: Challenge) -> Self {
         Self {
             open: ArcSwap::default(),
             wanted: Notify::new(),
             looked: watch::Sender::new(0),
+            waiting: Semaphore::new(WAITING_MAX),
+            domains: domains.to_vec(),
+            challenge,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         }
     }
@@ -83,14 +95,20 @@ impl Challenges {
         if !is_token {
             return None;
         }
-        let found = self.find(|challenge| challenge.token == token).await?;
+        let may_be_ours = self.challenge == Challenge::Http01;
+        let found = self
+            .find(may_be_ours, |challenge| challenge.token == token)
+            .await?;
         Some(found.key_authorization)
     }
 
     /// What to say in a handshake that asks for the proof of `domain`; `None` when it is not to be proved.
     pub(crate) async fn handshake(&self, domain: &str) -> Option<Arc<ServerConfig>> {
         let domain = domain.to_ascii_lowercase();
-        let challenge = self.find(|challenge| challenge.domain == domain).await?;
+        let may_be_ours = self.challenge == Challenge::TlsAlpn01 && self.domains.contains(&domain);
+        let challenge = self
+            .find(may_be_ours, |challenge| challenge.domain == domain)
+            .await?;
         match self.proof(&challenge) {
             Ok(config) => Some(Arc::new(config)),
             Err(error) => {
@@ -100,14 +118,20 @@ impl Challenges {
         }
     }
 
-    /// Among those that are open, else among those that are after a look that began after this call.
-    async fn find(&self, is_meant: impl Fn(&PendingChallenge) -> bool) -> Option<PendingChallenge> {
+    /// Among those that are open, else, if it `may_be_ours` and not too many wait already, among those that are after a look that began
+    /// after this call.
+    async fn find(
+        &self,
+        may_be_ours: bool,
+        is_meant: impl Fn(&PendingChallenge) -> bool,
+    ) -> Option<PendingChallenge> {
         let mut looked = self.looked.subscribe();
         let before = *looked.borrow_and_update();
         let find = || self.open.load().iter().find(|open| is_meant(open)).cloned();
         if let Some(found) = find() {
             return Some(found);
         }
+        let _place = self.waiting.try_acquire().ok().filter(|_place| may_be_ours)?;
         self.wanted.notify_one();
         let found = async {
             loop {
@@ -150,6 +174,22 @@ impl Challenges {
 mod tests {
     use super::*;
 
+    fn of(challenge: Challenge) -> Challenges {
+        Challenges::new(&["a.example".to_owned()], challenge)
+    }
+
+    #[tokio::test]
+    async fn strangers_cannot_make_the_gateway_look() {
+        let (clear, handshake) = (of(Challenge::Http01), of(Challenge::TlsAlpn01));
+        assert!(clear.handshake("a.example").await.is_none());
+        assert!(handshake.handshake("b.example").await.is_none());
+        assert!(handshake.answer("token-1").await.is_none());
+        for challenges in [clear, handshake] {
+            let wanted = tokio::time::timeout(Duration::ZERO, challenges.look_wanted()).await;
+            assert!(wanted.is_err(), "nobody asked for a look");
+        }
+    }
+
     fn open() -> Vec<PendingChallenge> {
         vec![PendingChallenge {
             domain: "a.example".to_owned(),
@@ -160,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_open_challenge_is_answered_from_memory() {
-        let challenges = Challenges::new();
+        let challenges = of(Challenge::Http01);
         challenges.replace(&open());
         assert_eq!(
             challenges.answer("token-1").await.as_deref(),
@@ -171,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_token_is_not_looked_for() {
-        let challenges = Challenges::new();
+        let challenges = of(Challenge::Http01);
         for token in ["", "a/b", "a.b", "%41", "\u{e9}", &"x".repeat(129)] {
             assert_eq!(challenges.answer(token).await, None, "{token}");
         }
@@ -181,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_token_is_looked_for_in_the_store_once_more() {
-        let challenges = Arc::new(Challenges::new());
+        let challenges = Arc::new(of(Challenge::Http01));
         let asked = Arc::clone(&challenges);
         let answer = tokio::spawn(async move { asked.answer("token-1").await });
         challenges.look_wanted().await;

@@ -71,7 +71,7 @@ pub(super) enum DocumentError {
     Seal(#[source] SealError),
 }
 
-/// Seals documents with a key that all gateways have and nobody else needs.
+/// Seals documents with a key that follows from that of the exchange: who holds that one can open them.
 #[derive(Debug)]
 pub(super) struct DocumentSeal {
     keyring: Keyring,

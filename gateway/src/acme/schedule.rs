@@ -1,5 +1,7 @@
 //! When is a certificate to be renewed, and when is a failed attempt repeated? Every replica must come to the same answer.
 
+use std::time::Duration;
+
 use super::document::Failure;
 use crate::tls::Pair;
 
@@ -14,6 +16,18 @@ pub(super) fn renewal_unix_s(pair: &Pair) -> i64 {
     let life = pair.not_after_unix_s().saturating_sub(pair.not_before_unix_s());
     let early = life / 20 * i64::from(pair.fingerprint()) / i64::from(u8::MAX);
     pair.not_before_unix_s() + life / 3 * 2 - early
+}
+
+/// How long no further certificate is ordered after one was issued, whatever anybody's clock says: a tenth of its life.
+pub(super) fn rest_after(pair: &Pair) -> Duration {
+    let life = pair.not_after_unix_s().saturating_sub(pair.not_before_unix_s());
+    Duration::from_secs(u64::try_from(life / 10).unwrap_or(0))
+}
+
+/// Whether a failure still asks to wait. One that asks for longer than any failure does was written by a clock that is wrong.
+pub(super) fn asks_to_wait(failure: &Failure, now_unix_s: i64) -> bool {
+    (now_unix_s..=now_unix_s.saturating_add(RETRY_LONGEST_S)).contains(&failure.not_before_unix_s)
+        && failure.not_before_unix_s > now_unix_s
 }
 
 /// What is remembered after another failure; `chance` is a random byte that shortens the wait by up to a half.
@@ -51,6 +65,17 @@ mod tests {
             let after = renewal_unix_s(&pair) - 1_000_000;
             assert!((90 * day * 6 / 10..=60 * day).contains(&after), "{after}");
         }
+    }
+
+    #[test]
+    fn a_wait_longer_than_any_is_nobodys_wait() {
+        let failure = |not_before_unix_s| Failure {
+            attempts: 1,
+            not_before_unix_s,
+        };
+        assert!(asks_to_wait(&failure(1_001), 1_000));
+        assert!(!asks_to_wait(&failure(1_000), 1_000));
+        assert!(!asks_to_wait(&failure(1_000 + RETRY_LONGEST_S + 1), 1_000));
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Store {
     /// [`StoreError::Sts`].
     pub(super) async fn read(&self) -> Result<Kept, StoreError> {
         let answer = self.sts.document(&self.name).await?;
-        Ok(self.open(&answer))
+        self.open(&answer)
     }
 
     /// Takes or keeps the lease; `None` when another replica has it. One call.
@@ -75,7 +75,7 @@ impl Store {
             .sts
             .lease_document(&self.name, &self.holder, LEASE_SECONDS)
             .await?;
-        Ok(answer.map(|answer| self.open(&answer)))
+        answer.map(|answer| self.open(&answer)).transpose()
     }
 
     /// Gives the lease back. One call.
@@ -102,25 +102,27 @@ impl Store {
         Ok(())
     }
 
-    /// What was written by a gateway with another key is of no use: it is begun anew.
-    fn open(&self, answer: &GatewayDocument) -> Kept {
+    /// What was written by a gateway with another key is of no use: it is begun anew. What opens and cannot be read was written by
+    /// another version, and is left to it.
+    fn open(&self, answer: &GatewayDocument) -> Result<Kept, StoreError> {
         let sealed = answer.document.as_deref();
         let sealed = sealed.map(|text| URL_SAFE_NO_PAD.decode(text).unwrap_or_default());
         let document = match sealed.map(|sealed| self.seal.open(&sealed)) {
             None => Document::default(),
             Some(Ok(document)) => document,
-            Some(Err(error)) => {
+            Some(Err(error @ DocumentError::Open(_))) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the certificates that are kept cannot be read and are obtained anew"
                 );
                 Document::default()
             }
+            Some(Err(error)) => return Err(error.into()),
         };
-        Kept {
+        Ok(Kept {
             version: answer.version,
             document,
             is_leased: answer.is_leased,
-        }
+        })
     }
 }

@@ -148,6 +148,13 @@ impl Leash {
         }
     }
 
+    /// The upstream's first word is due within `silence_max` from now, whatever was due before.
+    pub(crate) fn head_due_within(&self, silence_max: Duration) {
+        if let Phase::Forwarding(forwarding) = &mut self.lock().phase {
+            forwarding.silent_at = Instant::now() + silence_max;
+        }
+    }
+
     /// Whether the authority of the open response ended; remembers it if so. For checks between chunks.
     pub(crate) fn check(&self) -> Option<Trip> {
         let mut state = self.lock();

@@ -170,8 +170,9 @@ pub(crate) fn peer(
         interval: PROBE_AFTER,
         count: 3,
         #[cfg(target_os = "linux")]
-        user_timeout: std::time::Duration::ZERO,
+        user_timeout: PROBE_AFTER,
     });
+    options.h2_ping_interval = Some(PING_EVERY);
     Some(peer)
 }
 
@@ -211,6 +212,15 @@ pub(crate) fn may_repeat(session: &Session, error: &Error) -> bool {
         && !heard_something(error)
 }
 
+/// Keeps one answer from changing how an address is spoken to for everybody, for ever: Pingora would use HTTP/1.1 from then on. An
+/// upstream that breaks HTTP/2, or refuses it for one request, has answered: the request is not sent again.
+pub(crate) fn forget_downgrade(error: &mut Error) {
+    if matches!(error.etype(), ErrorType::InvalidH2 | ErrorType::H2Downgrade) {
+        error.etype = ErrorType::H2Error;
+        error.set_retry(false);
+    }
+}
+
 /// Whether a connection ended in the middle of an answer's head: an HTTP/1.1 upstream has begun to answer then. Pingora
 /// says so in words only; what it says otherwise counts as having heard something.
 fn heard_something(error: &Error) -> bool {
@@ -228,7 +238,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
 
 /// How long an unused connection to an upstream is kept.
 const KEEP_FOR: std::time::Duration = std::time::Duration::from_secs(90);
-/// When a silent connection is probed.
+/// How often an HTTP/2 connection with something open is asked whether anybody is there: one that is not would be handed out on
+/// and on.
+const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(15);
+/// When a silent connection is probed, and how long what was sent may go without acknowledgement.
 const PROBE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a failed exchange with the upstream means to the client.

@@ -27,31 +27,57 @@ const REVOKED: &[u8] = b"0\r\nX-Caracal-Revoked: true\r\n\r\n";
 /// The end of a chunked response whose mandate expired.
 const EXPIRED: &[u8] = b"0\r\nX-Caracal-Revoked: expired\r\n\r\n";
 
+/// Beyond the read timeout of the client's connection, which is to speak first.
+const READ_SLACK: Duration = Duration::from_secs(5);
+
 /// The request goes upstream; the client connection waits for the answer's head. What the client still sends, and the
 /// waiting itself, last only as long as the authority does; a public request has none.
-pub(crate) fn await_head(gateway: &Gateway, timeouts: &Timeouts, leash: &Leash, standing: Option<&Standing>) {
-    leash.forwarding(
-        standing.map(|standing| authority(gateway, standing)),
-        timeouts.upstream,
-    );
+pub(crate) fn await_head(
+    gateway: &Gateway,
+    timeouts: &Timeouts,
+    leash: &Leash,
+    standing: Option<&Standing>,
+    is_whole: bool,
+) {
+    let authority = standing.map(|standing| authority(gateway, standing));
+    leash.forwarding(authority, head_due_within(timeouts, is_whole));
 }
 
 /// A piece of the request goes upstream: the answer's head is due only after the last one. Returns why the piece must not
 /// go, if so: a busy request has no pause in which a signal could be heard. Memory only.
-pub(crate) fn sent_piece(timeouts: &Timeouts, leash: &Leash) -> Option<Trip> {
-    leash.progress(timeouts.upstream);
+pub(crate) fn sent_piece(
+    timeouts: &Timeouts,
+    leash: &Leash,
+    is_whole: bool,
+    is_answered: bool,
+) -> Option<Trip> {
+    if is_answered {
+        leash.progress(timeouts.stream_idle);
+    } else {
+        leash.head_due_within(head_due_within(timeouts, is_whole));
+    }
     leash.check()
 }
 
+/// While the client has not sent everything, it is the client that everybody waits for.
+fn head_due_within(timeouts: &Timeouts, is_whole: bool) -> Duration {
+    if is_whole {
+        timeouts.upstream
+    } else {
+        timeouts.upstream.max(timeouts.read + READ_SLACK)
+    }
+}
+
 /// The answer's head is here: from now on the response stays open only as long as its authority lasts, by the clock of
-/// this moment. Returns why it must not even begin, if so.
+/// this moment, if it needs one. Returns why it must not even begin, if so.
 pub(crate) fn begin(
     gateway: &Gateway,
     timeouts: &Timeouts,
     leash: &Leash,
-    standing: &Standing,
+    standing: Option<&Standing>,
 ) -> Option<Trip> {
-    leash.forwarding(Some(authority(gateway, standing)), timeouts.stream_idle);
+    let authority = standing.map(|standing| authority(gateway, standing));
+    leash.forwarding(authority, timeouts.stream_idle);
     leash.check()
 }
 

@@ -356,3 +356,65 @@ async fn an_upstream_that_declines_a_websocket_answers_as_usual() {
     let text = raw.until("\r\n\r\nno").await;
     assert!(text.starts_with("HTTP/1.1 403 "), "{text}");
 }
+
+/// Lets `UPSTREAM_TIMEOUT` pass: a call to an upstream that never answers is refused for it.
+async fn until_an_upstream_would_be_silent_for_too_long(rig: &Rig) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
+    let answer = rig.send(rig.get("/")).await;
+    assert_eq!(answer.refusal().2, "upstream timeout");
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_its_upload_is_not_a_silent_upstream() {
+    let rig = Rig::with(&[("UPSTREAM_TIMEOUT", "200ms")]).await;
+    let mut requests = raw_upstream(&rig).await;
+    let mut client = Raw::connect(rig.gateway.addresses.main).await;
+    client
+        .write(head(
+            &rig,
+            "POST / HTTP/1.1",
+            "content-length: 10\r\nconnection: close\r\n",
+        ))
+        .await;
+    client.write("half ").await;
+    let (mut upstream, _head) = requests.recv().await.unwrap();
+    until_an_upstream_would_be_silent_for_too_long(&rig).await;
+    client.write("whole").await;
+    let mut body = [0; 10];
+    upstream.read_exact(&mut body).await.unwrap();
+    assert_eq!(&body, b"half whole");
+    upstream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        .await
+        .unwrap();
+    let answer = client.until_closed().await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn an_open_public_answer_may_be_silent_for_longer_than_its_head() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    let route = format!(r#"[{{"path_prefix":"/public","public":true,"upstream":"http://{upstream}"}}]"#);
+    let rig = Rig::with(&[("UPSTREAM_TIMEOUT", "200ms"), ("ROUTE", &route)]).await;
+    let mut client = Raw::connect(rig.gateway.addresses.main).await;
+    client.write("GET /public HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let (mut upstream, _peer) = listener.accept().await.unwrap();
+    let mut head = [0; 4_096];
+    let _read = upstream.read(&mut head).await.unwrap();
+    upstream
+        .write_all(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let _head = client.until("\r\n\r\n").await;
+    until_an_upstream_would_be_silent_for_too_long(&rig).await;
+    upstream.write_all(b"b\r\ndata: one\n\n\r\n").await.unwrap();
+    client.until("data: one\n\n").await;
+}
