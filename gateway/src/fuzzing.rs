@@ -22,7 +22,7 @@ pub fn response_head(status: u16, headers: &[(&str, &[u8])]) -> Option<Headers> 
     for (name, value) in headers {
         head.append_header((*name).to_owned(), *value).ok()?;
     }
-    crate::header::clean_response(&mut head);
+    crate::header::clean_response(&mut head, false);
     Some(listed(&head.headers))
 }
 

@@ -81,8 +81,8 @@ fn clean_baggage(request: &mut RequestHeader) -> Result<()> {
 }
 
 /// Takes from an answer what ends here, what tells about the upstream's software, and what would send the client
-/// elsewhere behind the gateway's back.
-pub(crate) fn clean_response(response: &mut ResponseHeader) {
+/// elsewhere behind the gateway's back; a public upstream is a site of the operator's, whose sign-in sends clients on.
+pub(crate) fn clean_response(response: &mut ResponseHeader, is_public: bool) {
     let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
     let named: Vec<HeaderName> = response
         .headers
@@ -98,7 +98,7 @@ pub(crate) fn clean_response(response: &mut ResponseHeader) {
         (is_hop_by_hop(name.as_str()) && !is_handshake)
             || is_removed_from_response(name.as_str())
             || is_ours(name.as_str())
-            || ((*name == LOCATION || *name == CONTENT_LOCATION) && !is_relative(value))
+            || ((*name == LOCATION || *name == CONTENT_LOCATION) && !is_public && !is_relative(value))
     };
     let unwanted: Vec<HeaderName> = response
         .headers
@@ -335,7 +335,7 @@ mod tests {
             ("Content-Location", "https://elsewhere.example/x"),
         ] {
             let mut response = response(200, &[(name_of(name), value)]);
-            clean_response(&mut response);
+            clean_response(&mut response, false);
             assert!(response.headers.is_empty(), "{name}: {value}");
         }
     }
@@ -352,9 +352,23 @@ mod tests {
             ("ETag", "\"1\""),
         ] {
             let mut response = response(200, &[(name_of(name), value)]);
-            clean_response(&mut response);
+            clean_response(&mut response, false);
             assert_eq!(response.headers.get(name).unwrap(), value);
         }
+    }
+
+    #[test]
+    fn a_public_site_sends_its_clients_on() {
+        let mut response = response(
+            302,
+            &[("Location", "https://elsewhere.example/"), ("Server", "s")],
+        );
+        clean_response(&mut response, true);
+        assert_eq!(
+            response.headers.get("Location").unwrap(),
+            "https://elsewhere.example/"
+        );
+        assert_eq!(response.headers.len(), 1);
     }
 
     #[test]
@@ -363,7 +377,7 @@ mod tests {
             200,
             &[("Connection", "close, X-Hop"), ("X-Hop", "1"), ("X-Stays", "1")],
         );
-        clean_response(&mut response);
+        clean_response(&mut response, false);
         assert_eq!(response.headers.len(), 1);
     }
 
@@ -378,7 +392,7 @@ mod tests {
                 ("Server", "s"),
             ],
         );
-        clean_response(&mut response);
+        clean_response(&mut response, false);
         assert_eq!(response.headers.len(), 3);
     }
 

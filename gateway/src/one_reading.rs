@@ -5,10 +5,9 @@
 //! HTTP/1.0, two hosts, a host that disagrees with the target, folded lines, and control characters. Of a length beside chunks it
 //! drops the length and closes the connection after the request (RFC 9112 section 6.3).
 
-use std::str::FromStr;
+use std::net::Ipv6Addr;
 
 use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
-use http::uri::Authority;
 use http::{HeaderMap, Method, Version};
 use pingora_http::RequestHeader;
 
@@ -44,12 +43,32 @@ fn is_target(target: &[u8], method: &Method) -> bool {
 
 /// Whether there is a host, as HTTP/1.1 demands, and it is one (RFC 9112 section 3.2).
 fn is_addressed(headers: &HeaderMap, version: Version) -> bool {
-    match headers.get(HOST).map(HeaderValue::to_str) {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return false;
+    }
+    match host.map(HeaderValue::to_str) {
         None => version == Version::HTTP_10,
         Some(Ok("")) => true,
-        Some(Ok(host)) => Authority::from_str(host).is_ok_and(|authority| !authority.as_str().contains('@')),
+        Some(Ok(host)) => is_host(host),
         Some(Err(_)) => false,
     }
+}
+
+/// Whether it is a name or an address, and digits after the colon of a port if there is one: what comes after a colon is the port to some and
+/// part of the name to others.
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (host, ""),
+    };
+    let is_name = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let is_address = address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    (is_name || is_address) && !name.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether the body is chunked or not encoded at all: codings below the chunks would be lost on the way, and nobody here undoes
@@ -111,6 +130,11 @@ mod tests {
             ("/", Version::HTTP_2, &[]),
             ("/", Version::HTTP_2, &[("host", "a.test, b.test")]),
             ("/", Version::HTTP_2, &[("host", "a.test/path")]),
+            ("/", Version::HTTP_11, &[("host", "a.test:x")]),
+            ("/", Version::HTTP_11, &[("host", "a.test:80:80")]),
+            ("/", Version::HTTP_11, &[("host", "a.test,b.test")]),
+            ("/", Version::HTTP_11, &[("host", "a.test;b.test")]),
+            ("/", Version::HTTP_11, &[("host", "[a]:80")]),
             (
                 "/",
                 Version::HTTP_11,

@@ -18,6 +18,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -34,6 +35,9 @@ use crate::stage::route::Location;
 use crate::stage::stream::Farewell;
 use crate::stage::{forward, revocation, route, stream};
 
+/// How long an answer about readiness holds on the port of requests.
+const READINESS_HOLDS: Duration = Duration::from_millis(500);
+
 /// How long a request body that is not wanted any more is read, so that the client gets the refusal instead of a
 /// broken connection.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -42,12 +46,18 @@ const DRAIN_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Proxy {
     gateway: Arc<Gateway>,
     readiness: Readiness,
+    /// What it was, and when.
+    known_readiness: Mutex<Option<(Instant, Result<(), &'static str>)>>,
 }
 
 impl Proxy {
     /// The hooks of `gateway`.
     pub(crate) fn new(gateway: Arc<Gateway>, readiness: Readiness) -> Self {
-        Self { gateway, readiness }
+        Self {
+            gateway,
+            readiness,
+            known_readiness: Mutex::default(),
+        }
     }
 }
 
@@ -237,7 +247,7 @@ impl ProxyHttp for Proxy {
                 context.seen.answered = Some(Instant::now());
             }
         }
-        clean_response(response);
+        clean_response(response, matches!(context.verdict, Verdict::Public(_)));
         Ok(())
     }
 
@@ -395,7 +405,7 @@ impl Proxy {
         }
         let body = match session.req_header().uri.path() {
             "/health" => Ok(()),
-            "/ready" => self.readiness.evaluate().await,
+            "/ready" => self.is_ready().await,
             _ => return Ok(false),
         };
         context.verdict = Verdict::Served;
@@ -408,6 +418,19 @@ impl Proxy {
         session.set_close_on_response_before_downstream_finish(false);
         answer::document(session, status, &body, &context.seen.request_id).await?;
         Ok(true)
+    }
+
+    /// Whether the gateway is ready, as it was a moment ago: anybody may ask here, and must not make it ask others each time.
+    async fn is_ready(&self) -> Result<(), &'static str> {
+        let mut known = self.known_readiness.lock().await;
+        if let Some((at, readiness)) = &*known
+            && at.elapsed() < READINESS_HOLDS
+        {
+            return *readiness;
+        }
+        let readiness = self.readiness.evaluate().await;
+        *known = Some((Instant::now(), readiness));
+        readiness
     }
 
     /// Answers the certificate authority that asks whether a name is ours. What nobody was asked for may be an upstream's.

@@ -119,6 +119,13 @@ pub fn is_removed_from_request(name: &str) -> bool {
             PROOF,
             "client-cert",
             "client-cert-chain",
+            // Another method or path than was decided about.
+            "x-http-method-override",
+            "x-http-method",
+            "x-method-override",
+            "x-original-url",
+            "x-original-uri",
+            "x-rewrite-url",
         ]
         .iter()
         .any(|held| is_same_name(held, name))

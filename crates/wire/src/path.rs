@@ -65,6 +65,18 @@ pub fn obliging(raw_path: &str) -> Cow<'_, str> {
     Cow::Owned(read)
 }
 
+/// A path that was read ([`obliging`]) as a server reads it that tells neither case nor a slash at the end apart. Some do, so what is
+/// protected under one spelling must not be open under another.
+pub fn careless(read: &str) -> Cow<'_, str> {
+    let trimmed = read.trim_end_matches('/');
+    let trimmed = if trimmed.is_empty() { "/" } else { trimmed };
+    if trimmed.chars().any(char::is_uppercase) {
+        Cow::Owned(trimmed.to_lowercase())
+    } else {
+        Cow::Borrowed(trimmed)
+    }
+}
+
 fn climbs(path: &[u8]) -> bool {
     path.iter().any(|byte| *byte == b'\\' || byte.is_ascii_control())
         || path

@@ -39,10 +39,23 @@ pub fn parse(bytes: &[u8]) -> Said {
         HeaderResult::V2(Ok(header)) => (client_v2(&header), header.len()),
         HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return Said::Nothing,
     };
+    // The library takes a blank for the first character of the line's end as long as nothing follows.
+    if is_line(bytes)
+        && !bytes
+            .get(..length)
+            .is_some_and(|header| header.ends_with(b"\r\n"))
+    {
+        return Said::Nothing;
+    }
     if length > HEADER_BYTES_MAX {
         return Said::Nothing;
     }
     Said::Header { client, length }
+}
+
+/// Whether it is a header of version 1.
+fn is_line(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PROXY")
 }
 
 fn client_v1(addresses: v1::Addresses) -> Option<SocketAddr> {
@@ -106,6 +119,7 @@ mod tests {
         for bytes in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"PROXY TCP4 nobody 10.0.0.1 1 2\r\n",
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 1 2 \n",
             b"\x16\x03\x01\x02\x00\x01",
         ] {
             assert_eq!(parse(bytes), Said::Nothing, "{bytes:?}");

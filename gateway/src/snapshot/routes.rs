@@ -9,7 +9,7 @@ mod rule;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use caracal_wire::path::{PathTable, obliging};
+use caracal_wire::path::{PathTable, careless, obliging};
 use http::Method;
 
 pub(crate) use gate::{Gate, Place};
@@ -26,6 +26,11 @@ impl Line {
     /// What it says.
     pub(crate) fn rule(&self) -> &RouteRule {
         &self.rule
+    }
+
+    /// Whether it asks for a mandate.
+    fn is_protected(&self) -> bool {
+        matches!(self.rule.destination, Destination::Resource { .. })
     }
 
     /// Who may take it now.
@@ -83,6 +88,8 @@ struct Paths {
     as_sent: PathTable<Arc<Line>>,
     /// The paths as an obliging server reads them.
     as_read: PathTable<Arc<Line>>,
+    /// The paths as a careless server reads them.
+    as_misread: PathTable<Arc<Line>>,
 }
 
 impl Routes {
@@ -120,6 +127,8 @@ impl Routes {
         paths.as_sent.insert(&line.rule.path, Arc::clone(line));
         let read = line.rule.path.map(|path| obliging(path).into_owned());
         paths.as_read.insert(&read, Arc::clone(line));
+        let misread = read.map(|read| careless(read).into_owned());
+        paths.as_misread.insert(&misread, Arc::clone(line));
         self.lines.push(Arc::clone(line));
     }
 
@@ -162,14 +171,17 @@ impl Paths {
     fn find(&self, asked: Asked<'_>) -> Found<'_> {
         let sent = one_of(self.as_sent.find(asked.path), asked.method);
         let read = obliging(asked.path);
-        if *read == *asked.path {
-            return sent;
-        }
         match (&sent, one_of(self.as_read.find(&read), asked.method)) {
-            (Found::Nothing, Found::Nothing) | (Found::OtherMethods(_), Found::OtherMethods(_)) => sent,
-            (Found::Line(sent_line), Found::Line(read_line)) if Arc::ptr_eq(sent_line, read_line) => sent,
-            _ => Found::Ambiguous,
+            (Found::Nothing, Found::Nothing) | (Found::OtherMethods(_), Found::OtherMethods(_)) => {}
+            (Found::Line(sent_line), Found::Line(read_line)) if Arc::ptr_eq(sent_line, read_line) => {}
+            _ => return Found::Ambiguous,
         }
+        let is_open = !matches!(&sent, Found::Line(line) if line.is_protected());
+        let misread = one_of(self.as_misread.find(&careless(&read)), asked.method);
+        if is_open && matches!(misread, Found::Line(line) if line.is_protected()) {
+            return Found::Ambiguous;
+        }
+        sent
     }
 }
 
@@ -321,6 +333,33 @@ mod tests {
             ("/admin/a%2Fb//c;d", "admin"),
             ("/other/a%2Fb//c", "any"),
             ("/a%20b/c", "escaped"),
+        ] {
+            assert_eq!(found(&table, "GET", "a", path), resource, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_protected_is_not_public_in_another_spelling() {
+        let mut site = rule(None, prefix("/"), "");
+        site.destination = Destination::Public {
+            upstream: "http://site".parse().unwrap(),
+            keeps_authorization: false,
+        };
+        let exact = PathRule::Exact("/admin".to_owned());
+        let encoded = rule(None, prefix("/users/%40me"), "me");
+        let table = Routes::new(vec![site, rule(None, exact, "admin"), encoded], None);
+        for (path, resource) in [
+            ("/", "public"),
+            ("/administrators", "public"),
+            ("/admin/users", "public"),
+            ("/admin", "admin"),
+            ("/admin/", "ambiguous"),
+            ("/ADMIN", "ambiguous"),
+            ("/Admin/", "ambiguous"),
+            ("/admin%2F", "ambiguous"),
+            ("/users/%40me", "me"),
+            ("/users/@me", "ambiguous"),
+            ("/Users/@me/x", "ambiguous"),
         ] {
             assert_eq!(found(&table, "GET", "a", path), resource, "{path}");
         }

@@ -130,7 +130,7 @@ pub(crate) fn plan_public(
 fn authorization_of_the_application<'a>(gateway: &Gateway, request: &Inbound<'a>) -> Option<&'a HeaderValue> {
     let mut values = request.headers().get_all(AUTHORIZATION).iter();
     let value = values.next().filter(|_value| values.next().is_none())?;
-    let mut words = value.to_str().ok()?.split_ascii_whitespace();
+    let mut words = value.to_str().ok()?.split([' ', '\t', ',', '=', '"', ';']);
     let is_mandate = |word: &str| {
         UnverifiedToken::parse(word)
             .is_ok_and(|token| token.unverified_claims().iss == gateway.config.issuer_url)

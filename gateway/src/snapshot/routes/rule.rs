@@ -167,6 +167,7 @@ impl RouteRule {
             && self.path == other.path
             && self.methods == other.methods
             && self.limits == other.limits
+            && self.leads_to_https() == other.leads_to_https()
     }
 }
 

@@ -22,6 +22,8 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const PAYLOAD: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+/// Beginning of the headers in which S3 is told to read another object.
+const COPY_SOURCE: &str = "x-amz-copy-source";
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 /// SHA-256 of no bytes.
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -51,13 +53,18 @@ impl Signing {
     /// Decides how `request` is signed at `unix_seconds`, before anything is recorded or sent.
     ///
     /// # Errors
-    /// [`Denial::Unbuildable`] when there is a body of unknown hash and the service does not take it unsigned.
+    /// [`Denial::Unbuildable`] when there is a body of unknown hash and the service does not take it unsigned, and when the request
+    /// names another object to read: what it is for was decided by its path.
     pub(super) fn plan(
         aws: &AwsSigning,
         request: &Inbound<'_>,
         is_tls: bool,
         unix_seconds: i64,
     ) -> Result<Self, Denial> {
+        let names_source = |name: &HeaderName| name.as_str().starts_with(COPY_SOURCE);
+        if request.headers().keys().any(names_source) {
+            return Err(Denial::Unbuildable("x-amz-copy-source"));
+        }
         Ok(Self {
             payload: payload(aws, request, is_tls)?,
             date: Date::at(unix_seconds).ok_or(Denial::Unbuildable("time"))?,

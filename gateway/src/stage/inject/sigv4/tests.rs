@@ -261,3 +261,10 @@ fn origin() -> Origin {
         certificate: None,
     }
 }
+
+#[test]
+fn no_signature_reads_an_object_that_the_path_does_not_name() {
+    let source = [("x-amz-copy-source", "/other/secret")];
+    assert_eq!(planned("s3", true, &source), None);
+    assert!(planned("s3", true, &[("x-amz-meta-owner", "me")]).is_some());
+}
