@@ -85,11 +85,11 @@ struct Hosts {
 #[derive(Debug, Default)]
 struct Paths {
     /// The paths as they are written.
-    as_sent: PathTable<Arc<Line>>,
+    sent: PathTable<Arc<Line>>,
     /// The paths as an obliging server reads them.
-    as_read: PathTable<Arc<Line>>,
+    read: PathTable<Arc<Line>>,
     /// The paths as a careless server reads them.
-    as_misread: PathTable<Arc<Line>>,
+    misread: PathTable<Arc<Line>>,
 }
 
 impl Routes {
@@ -124,11 +124,11 @@ impl Routes {
             Some(HostRule::LabelBefore(name)) => hosts.label_before.entry(name.clone()).or_default(),
             None => &mut hosts.any,
         };
-        paths.as_sent.insert(&line.rule.path, Arc::clone(line));
+        paths.sent.insert(&line.rule.path, Arc::clone(line));
         let read = line.rule.path.map(|path| obliging(path).into_owned());
-        paths.as_read.insert(&read, Arc::clone(line));
+        paths.read.insert(&read, Arc::clone(line));
         let misread = read.map(|read| careless(read).into_owned());
-        paths.as_misread.insert(&misread, Arc::clone(line));
+        paths.misread.insert(&misread, Arc::clone(line));
         self.lines.push(Arc::clone(line));
     }
 
@@ -169,15 +169,15 @@ impl Hosts {
 
 impl Paths {
     fn find(&self, asked: Asked<'_>) -> Found<'_> {
-        let sent = one_of(self.as_sent.find(asked.path), asked.method);
+        let sent = one_of(self.sent.find(asked.path), asked.method);
         let read = obliging(asked.path);
-        match (&sent, one_of(self.as_read.find(&read), asked.method)) {
+        match (&sent, one_of(self.read.find(&read), asked.method)) {
             (Found::Nothing, Found::Nothing) | (Found::OtherMethods(_), Found::OtherMethods(_)) => {}
             (Found::Line(sent_line), Found::Line(read_line)) if Arc::ptr_eq(sent_line, read_line) => {}
             _ => return Found::Ambiguous,
         }
         let is_open = !matches!(&sent, Found::Line(line) if line.is_protected());
-        let misread = one_of(self.as_misread.find(&careless(&read)), asked.method);
+        let misread = one_of(self.misread.find(&careless(&read)), asked.method);
         if is_open && matches!(misread, Found::Line(line) if line.is_protected()) {
             return Found::Ambiguous;
         }
