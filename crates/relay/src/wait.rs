@@ -12,6 +12,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts during an outage.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// Longest wait of a relay that could not begin to listen.
+const UNHEARD: Duration = Duration::from_secs(1);
+
 /// Waits `time`, or until the relay stops.
 pub(crate) async fn pause(stopped: &mut watch::Receiver<bool>, time: Duration) {
     tokio::select! {
@@ -88,7 +91,8 @@ impl<'d> Wakeups<'d> {
     /// Waits until a row is announced, the connection was lost, or `poll` is over.
     pub(crate) async fn wait(&mut self, poll: Duration) {
         let Some(notifications) = &mut self.listening else {
-            return tokio::time::sleep(poll).await;
+            // Nobody announces anything: until it can listen again, it looks.
+            return tokio::time::sleep(poll.min(UNHEARD)).await;
         };
         if let Ok(Err(_lost)) = tokio::time::timeout(poll, notifications.next()).await {
             self.listening = None;
