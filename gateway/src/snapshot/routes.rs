@@ -176,9 +176,17 @@ impl Paths {
             (Found::Line(sent_line), Found::Line(read_line)) if Arc::ptr_eq(sent_line, read_line) => {}
             _ => return Found::Ambiguous,
         }
-        let is_open = !matches!(&sent, Found::Line(line) if line.is_protected());
-        let misread = one_of(self.misread.find(&careless(&read)), asked.method);
-        if is_open && matches!(misread, Found::Line(line) if line.is_protected()) {
+        let misread = self.misread.find(&careless(&read));
+        let would_be_protected = match one_of(misread, asked.method) {
+            Found::Line(line) => line.is_protected(),
+            // What is only for other methods there is not for this one under another name.
+            Found::OtherMethods(_) if !matches!(sent, Found::OtherMethods(_)) => {
+                misread.iter().any(|line| line.is_protected())
+            }
+            _ => false,
+        };
+        let is_protected = matches!(&sent, Found::Line(line) if line.is_protected());
+        if would_be_protected && !is_protected {
             return Found::Ambiguous;
         }
         sent
@@ -347,7 +355,12 @@ mod tests {
         };
         let exact = PathRule::Exact("/admin".to_owned());
         let encoded = rule(None, prefix("/users/%40me"), "me");
-        let table = Routes::new(vec![site, rule(None, exact, "admin"), encoded], None);
+        let mut for_get = rule(None, PathRule::Exact("/report".to_owned()), "report");
+        for_get.methods = vec![Method::GET];
+        let rules = vec![site, rule(None, exact, "admin"), encoded, for_get];
+        let table = Routes::new(rules, None);
+        assert_eq!(found(&table, "POST", "a", "/Report"), "ambiguous");
+        assert_eq!(found(&table, "POST", "a", "/report"), "only [GET]");
         for (path, resource) in [
             ("/", "public"),
             ("/administrators", "public"),
