@@ -32,8 +32,12 @@ async fn each_store_and_the_sts_may_go_away_and_come_back() {
         faults: true,
         ..StackOptions::default()
     };
-    // Long enough that a slow machine makes its calls within it.
-    let world = World::start(options.set("REVOCATION_FRESHNESS", "15s")).await;
+    // Fresh for long enough that a slow machine makes its calls within it; and what the audit service could not store in
+    // that time must come again before the wait at the end is over.
+    let options = options
+        .set("REVOCATION_FRESHNESS", "15s")
+        .set("AUDIT_CLAIM_IDLE_SECS", "5");
+    let world = World::start(options).await;
     let agent = world.agent().await;
     assert_eq!(attempt(&world, &agent).await.status, 200);
     let faults = world.stack.faults.as_ref().unwrap();
