@@ -2,11 +2,15 @@
 //! proofs together.
 
 use caracal_token::fingerprint;
+use http::header::HOST;
+use pingora_error::Error;
+use pingora_http::RequestHeader;
 
 use crate::Gateway;
 use crate::context::{Inbound, Observation, SeenCaller, Way};
 use crate::denial::Denial;
 use crate::metrics::Stage;
+use crate::snapshot::routes::HostSent;
 use crate::stage::audit::Recorded;
 use crate::stage::exchange::Credential;
 use crate::stage::forward::Reachable;
@@ -117,6 +121,8 @@ pub(crate) async fn admit(
 pub(crate) struct Passage {
     reachable: Reachable,
     injection: Injection,
+    /// Whether the upstream is asked for by its own name.
+    names_upstream: bool,
 }
 
 impl Passage {
@@ -125,9 +131,16 @@ impl Passage {
         &self.reachable
     }
 
-    /// What is sent.
-    pub(crate) fn injection(&self) -> &Injection {
-        &self.injection
+    /// Turns the client's head into that for the upstream which the last of so many attempts goes to.
+    ///
+    /// # Errors
+    /// Those of [`Injection::apply`].
+    pub(crate) fn apply(&self, head: &mut RequestHeader, attempts: usize) -> Result<(), Box<Error>> {
+        self.injection.apply(head)?;
+        match self.reachable.chosen(attempts) {
+            Some(target) if self.names_upstream => head.insert_header(HOST, target.authority()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -143,9 +156,13 @@ pub(crate) async fn pass(
     seen: &Observation,
 ) -> Result<Passage, Denial> {
     forward::within_limits(way.request_bytes_max(&gateway.config), request)?;
-    let reachable = forward::reach_url(gateway, route.upstream()).await?;
+    let reachable = forward::reach_pool(gateway, route.pool(), route.checks()).await?;
     let injection = inject::plan_public(gateway, request, route, &reachable, seen)?;
-    Ok(Passage { reachable, injection })
+    Ok(Passage {
+        reachable,
+        injection,
+        names_upstream: *route.trail().host_sent() == HostSent::Upstream,
+    })
 }
 
 impl SeenCaller {

@@ -19,6 +19,7 @@ use crate::denial::Denial;
 use crate::snapshot::routes::{self, Limits, Line};
 use crate::source::Place;
 use crate::stage::forward::Reachable;
+use crate::upstream::ConnectionId;
 
 /// The per-request state of the proxy.
 #[derive(Debug)]
@@ -47,8 +48,8 @@ impl Way {
     ///
     /// # Errors
     /// Those of [`crate::snapshot::routes::Gate::enter`].
-    pub(crate) fn enter(line: &Arc<Line>, source: IpAddr) -> Result<Self, Denial> {
-        let place = line.gate().enter(source)?;
+    pub(crate) fn enter(line: &Arc<Line>, source: IpAddr, speaks_for_many: bool) -> Result<Self, Denial> {
+        let place = line.gate().enter(source, speaks_for_many)?;
         Ok(Self {
             line: Some(Arc::clone(line)),
             _place: Some(place),
@@ -152,6 +153,8 @@ pub(crate) struct Observation {
     pub(crate) response_bytes: u64,
     /// How often this request tried to reach its upstream.
     pub(crate) attempts: usize,
+    /// The connection to the upstream that it goes over.
+    pub(crate) connection: Option<ConnectionId>,
 }
 
 /// The proven caller.
@@ -194,6 +197,7 @@ impl Context {
                 request_bytes: 0,
                 response_bytes: 0,
                 attempts: 0,
+                connection: None,
             },
         }
     }

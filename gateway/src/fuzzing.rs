@@ -1,6 +1,12 @@
 //! What the fuzz targets of the workspace may call: the parsers of bytes that strangers write. Not for anybody else.
 
+use std::sync::Arc;
+
+use http::Method;
 use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::Config;
+use crate::snapshot::routes::{Asked, Destination, Found, Routes};
 
 /// Headers by name.
 pub type Headers = Vec<(String, Vec<u8>)>;
@@ -31,4 +37,53 @@ fn listed(headers: &http::HeaderMap) -> Headers {
     headers
         .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
         .collect()
+}
+
+/// The routes of a configuration.
+#[derive(Debug)]
+pub struct RouteTable {
+    table: Routes,
+    paths: Vec<String>,
+}
+
+/// Where a path leads.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// Which route takes it, by its place in memory.
+    pub route: usize,
+    /// Whether that asks for a mandate.
+    pub is_protected: bool,
+}
+
+impl RouteTable {
+    /// The table of `config`.
+    pub fn of(config: Config) -> Self {
+        let paths = config.routes.iter().map(|rule| rule.path.text().to_owned());
+        Self {
+            paths: paths.collect(),
+            table: Routes::new(config.routes, None),
+        }
+    }
+
+    /// The paths its routes are written for.
+    pub fn paths(&self) -> Vec<String> {
+        self.paths.clone()
+    }
+
+    /// The route that a `GET` for `path` takes, at no host in particular; `None` when it takes none.
+    pub fn find(&self, path: &str) -> Option<Lead> {
+        let found = self.table.find(Asked {
+            host: None,
+            path,
+            method: &Method::GET,
+            is_https: true,
+        });
+        match found {
+            Found::Line(line) => Some(Lead {
+                route: Arc::as_ptr(line).addr(),
+                is_protected: matches!(line.rule().destination, Destination::Resource { .. }),
+            }),
+            Found::Nothing | Found::OtherMethods(_) | Found::Ambiguous => None,
+        }
+    }
 }

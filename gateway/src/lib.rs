@@ -48,6 +48,7 @@ use arc_swap::ArcSwap;
 use caracal_bus::Bus;
 use caracal_chassis::Clock;
 use caracal_egress::Guard;
+use tokio::sync::Notify;
 
 pub use config::Config;
 pub use run::{Addresses, Deps, RunError, run};
@@ -73,6 +74,8 @@ struct Gateway {
     config: Config,
     clock: Clock,
     routes: ArcSwap<Routes>,
+    /// Told when `routes` is another table.
+    table_changed: Notify,
     bus: Arc<dyn Bus>,
     sts: Arc<StsClient>,
     keys: Arc<ZoneKeys>,

@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, Doors, ProxyTrust};
 use crate::connection::{ClientConnection, Leash, Origin, Patience, Socket};
 use crate::proxy::Proxy;
-use crate::source::{Place, Places};
+use crate::source::{Place, Places, network};
 use crate::tls::Tls;
 
 /// How long to leave the operating system alone after it refused a connection (out of descriptors).
@@ -330,7 +330,10 @@ impl Server {
         if self.trust.lists(peer.ip()) {
             return Ok(None);
         }
-        self.places.take(peer.ip()).map(Some).ok_or(Refused::TooMany)
+        self.places
+            .take(network(peer.ip()))
+            .map(Some)
+            .ok_or(Refused::TooMany)
     }
 
     async fn http1(&self, connection: ClientConnection) {

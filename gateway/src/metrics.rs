@@ -134,6 +134,8 @@ pub(crate) struct Metrics {
     upstream_errors: IntCounter,
     /// Attempts after the first.
     pub(crate) upstream_retries: IntCounter,
+    /// By result, `ok` or `failed`.
+    pub(crate) health_checks: IntCounterVec,
     state: State,
 }
 
@@ -153,6 +155,7 @@ struct State {
     replay_table: IntGauge,
     upstream_ejected: IntGauge,
     upstream_ejections: IntGauge,
+    upstream_unhealthy: IntGauge,
     audit_pending: IntGauge,
     audit_bytes: IntGauge,
     audit_files: IntGauge,
@@ -233,6 +236,11 @@ impl Metrics {
                 "upstream_retries_total",
                 "Attempts to reach an upstream after the first.",
             ),
+            health_checks: registry.counter_vec(
+                &name("upstream_health_checks_total"),
+                "Health checks of upstream addresses.",
+                &["result"],
+            ),
             state: State {
                 sts_circuit_open: gauge("sts_circuit_open", "1 while the STS is left alone."),
                 sts_circuit_opened: gauge("sts_circuit_opened_total", "Times a breaker opened."),
@@ -255,6 +263,10 @@ impl Metrics {
                 upstream_ejections: gauge(
                     "upstream_ejections_total",
                     "Times an upstream address was left alone.",
+                ),
+                upstream_unhealthy: gauge(
+                    "upstream_addresses_unhealthy",
+                    "Upstream addresses that fail their health check.",
                 ),
                 audit_pending: gauge("audit_queue_depth", "Events the bus has not taken yet."),
                 audit_bytes: gauge("audit_replay_bytes", "Size of the evidence spool."),
@@ -346,6 +358,9 @@ impl Metrics {
         let (ejected, ejections) = gateway.outliers.counts();
         set_len(&state.upstream_ejected, ejected);
         set(&state.upstream_ejections, ejections);
+        let table = gateway.routes.load();
+        let ill = table.checks().values().map(|check| check.ill_count()).sum();
+        set_len(&state.upstream_unhealthy, ill);
         let spool = gateway.evidence.spool().stats();
         set(&state.audit_pending, spool.pending_events);
         set(&state.audit_bytes, spool.bytes);

@@ -4,6 +4,7 @@
 mod answer;
 mod http2;
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use caracal_chassis::health::Readiness;
 use caracal_chassis::server::RequestId;
 use http::Version;
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -31,9 +33,11 @@ use crate::denial::Denial;
 use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
 use crate::metrics::Stage;
 use crate::one_reading;
+use crate::source::network;
 use crate::stage::route::Location;
 use crate::stage::stream::Farewell;
 use crate::stage::{forward, revocation, route, stream};
+use crate::upstream::Failure;
 
 /// How long an answer about readiness holds on the port of requests.
 const READINESS_HOLDS: Duration = Duration::from_millis(500);
@@ -149,10 +153,24 @@ impl ProxyHttp for Proxy {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(reachable) = context.verdict.reachable() {
-            reachable.failed(&self.gateway, context.seen.attempts);
+            reachable.failed(&self.gateway, context.seen.attempts, Failure::Request);
             error.set_retry(reachable.has_more(context.seen.attempts));
         }
         error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        fd: RawFd,
+        digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        let made = digest.and_then(|digest| digest.timing_digest.first()?.as_ref());
+        context.seen.connection = Some((fd, made.map(|made| made.established_ts)));
+        Ok(())
     }
 
     fn error_while_proxy(
@@ -164,10 +182,10 @@ impl ProxyHttp for Proxy {
         was_kept: bool,
     ) -> Box<Error> {
         if context.seen.upstream_status.is_none()
-            && forward::is_its_fault(&error, was_kept)
+            && let Some(failure) = forward::its_failure(&error, was_kept, context.seen.connection)
             && let Some(reachable) = context.verdict.reachable()
         {
-            reachable.failed(&self.gateway, context.seen.attempts);
+            reachable.failed(&self.gateway, context.seen.attempts, failure);
         }
         forward::forget_downgrade(&mut error);
         if !context.seen.heard_upstream && forward::may_repeat(session, &error) {
@@ -190,11 +208,14 @@ impl ProxyHttp for Proxy {
             && let Err(denial) = revocation::recheck(&self.gateway, admission.standing())
         {
             // Connected, and not a byte sent.
+            admission
+                .reachable()
+                .untried(&self.gateway, context.seen.attempts);
             return context.stop(denial);
         }
         match &context.verdict {
             Verdict::Admitted(admission) => admission.injection().apply(upstream_request)?,
-            Verdict::Public(passage) => passage.injection().apply(upstream_request)?,
+            Verdict::Public(passage) => passage.apply(upstream_request, context.seen.attempts)?,
             Verdict::Pending | Verdict::Served | Verdict::Denied(_) => return undecided(),
         }
         if upstream_request.version == Version::HTTP_2 {
@@ -330,7 +351,7 @@ impl ProxyHttp for Proxy {
             && context.seen.upstream_status.is_none()
             && let Some(reachable) = context.verdict.reachable()
         {
-            reachable.failed(&self.gateway, context.seen.attempts);
+            reachable.failed(&self.gateway, context.seen.attempts, Failure::Request);
         }
         if let Some(leash) = &leash {
             leash.deciding();
@@ -465,7 +486,7 @@ impl Proxy {
         let speaks_for_many =
             source == request.peer().ip().to_canonical() && gateway.config.trust.lists(source);
         if !speaks_for_many {
-            context.place = gateway.in_progress.take(source);
+            context.place = gateway.in_progress.take(network(source));
             if context.place.is_none() {
                 return Ok(Verdict::Denied(Denial::TooManyRequests));
             }
@@ -477,7 +498,7 @@ impl Proxy {
             Err(denial) => return Ok(Verdict::Denied(denial)),
         };
         if let Some(line) = chosen.line() {
-            match Way::enter(line, context.seen.source) {
+            match Way::enter(line, source, speaks_for_many) {
                 Ok(way) => context.way = way,
                 Err(denial) => return Ok(Verdict::Denied(denial)),
             }

@@ -12,6 +12,16 @@ pub(crate) struct Rate {
     pub(crate) per_s: f64,
 }
 
+impl Rate {
+    /// So many times as much.
+    pub(crate) fn times(self, factor: f64) -> Self {
+        Self {
+            burst: self.burst * factor,
+            per_s: self.per_s * factor,
+        }
+    }
+}
+
 /// What is left of a [`Rate`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {

@@ -17,6 +17,7 @@ use caracal_chassis::tasks::{Tasks, TasksError};
 use caracal_egress::{DnsServer, Guard, Resolve, SystemResolver};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
+use tokio::sync::Notify;
 
 use crate::acme::Acme;
 use crate::config::Config;
@@ -36,7 +37,7 @@ use crate::sts_client::StsClient;
 use crate::tls::Tls;
 use crate::trust::{TrustError, TrustFile};
 use crate::upgrade::{self, UpgradeError};
-use crate::upstream::{Identity, Outliers};
+use crate::upstream::{Identity, Outliers, Prober, run_probes};
 use crate::{Gateway, admin};
 use bind::Bound;
 
@@ -136,8 +137,10 @@ pub async fn run(
     let addresses = bound.addresses()?;
     let readiness = admin::readiness(&gateway, shutdown.clone());
     let proxy = Proxy::new(Arc::clone(&gateway), readiness.clone());
+    let settings = pingora_settings(&gateway.config, ca_file);
+    let prober = Prober::new(&settings);
     let front = Server::new(
-        http_proxy(&pingora_settings(&gateway.config, ca_file), proxy),
+        http_proxy(&settings, proxy),
         &gateway.config,
         gateway.tls.clone(),
         gateway.metrics.connections_refused.clone(),
@@ -149,6 +152,8 @@ pub async fn run(
     let background = Shutdown::new();
     let tasks = Tasks::new(background.clone());
     spawn_background(&tasks, &gateway, &background);
+    let probes = run_probes(Arc::clone(&gateway), prober, background.clone());
+    tasks.spawn("health-checks", probes);
     if let Some(predecessor) = bound.predecessor.take() {
         until_ready(&readiness, &shutdown).await?;
         let relieved = tokio::task::spawn_blocking(move || predecessor.relieve()).await;
@@ -269,6 +274,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         in_progress: Places::new(config.doors.requests_of_source_max),
         skew: ClockSkew::default(),
         metrics: Metrics::new(),
+        table_changed: Notify::new(),
         routes: ArcSwap::from_pointee(Routes::new(std::mem::take(&mut config.routes), None)),
         outliers: Outliers::new(config.upstreams.ejection),
         identity: identity.map_err(|error| RunError::UpstreamCertificate(Box::new(error)))?,

@@ -8,10 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The part of an IPv6 address that names a network: who has one address of it has all (RFC 4291 section 2.5.1).
 const NETWORK: u128 = !(u64::MAX as u128);
 
+/// The part of an IPv6 address that names a site: what one customer is given at most (RFC 6177 section 2).
+const SITE: u128 = !(u128::MAX >> 48);
+
 /// What counts as one source: the address itself, or the /64 of an IPv6 address.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
+    masked(address, NETWORK)
+}
+
+/// What one customer may have many sources in: the address itself, or the /48 of an IPv6 address.
+pub(crate) fn site(address: IpAddr) -> IpAddr {
+    masked(address, SITE)
+}
+
+fn masked(address: IpAddr, mask: u128) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & mask).into(),
         address @ IpAddr::V4(_) => address,
     }
 }
@@ -39,9 +51,8 @@ impl Places {
         })
     }
 
-    /// Takes a place for `source`; `None` when it holds all it may. One map operation.
+    /// Takes a place for `source`, which is a [`network`] or a [`site`]; `None` when it holds all it may. One map operation.
     pub(crate) fn take(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
-        let source = network(source);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(source).or_default();
         if *count >= self.of_source_max {
@@ -76,7 +87,7 @@ mod tests {
         let places = Places::new(2);
         let here: IpAddr = "10.0.0.1".parse().unwrap();
         let first = places.take(here);
-        let _second = places.take("::ffff:10.0.0.1".parse().unwrap());
+        let _second = places.take(network("::ffff:10.0.0.1".parse().unwrap()));
         assert!(places.take(here).is_none());
         assert!(
             places.take("10.0.0.2".parse().unwrap()).is_some(),
@@ -94,10 +105,19 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_source() {
-        let places = Places::new(1);
-        let _held = places.take("2001:db8::1".parse().unwrap());
-        assert!(places.take("2001:db8::ffff".parse().unwrap()).is_none());
-        assert!(places.take("2001:db8:0:1::1".parse().unwrap()).is_some());
+    fn an_ipv6_network_is_one_source_and_a_site_has_many() {
+        let parsed = |text: &str| text.parse::<IpAddr>().unwrap();
+        let here = parsed("2001:db8:1:2::1");
+        for (other, is_network, is_site) in [
+            ("2001:db8:1:2:ffff::1", true, true),
+            ("2001:db8:1:ffff::1", false, true),
+            ("2001:db8:2:2::1", false, false),
+            ("10.0.0.1", false, false),
+        ] {
+            let other = parsed(other);
+            assert_eq!(network(here) == network(other), is_network, "{other}");
+            assert_eq!(site(here) == site(other), is_site, "{other}");
+        }
+        assert_ne!(site(parsed("10.0.0.1")), site(parsed("10.0.0.2")));
     }
 }

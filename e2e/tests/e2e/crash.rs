@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use caracal_testing::{Service, StackOptions, wait_until};
+use caracal_testing::{Service, StackOptions, wait_for, wait_until};
 use caracal_token::UnverifiedToken;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
@@ -134,24 +133,21 @@ async fn nothing_is_forwarded_unrecorded_or_twice_whatever_is_killed() {
         .flat_map(|id| [(id.clone(), "forwarding"), (id.clone(), "complete")])
         .chain(seen.minted.iter().map(|token| (token.clone(), MINTED)))
         .collect();
-    let until = tokio::time::Instant::now() + 3 * SOON;
-    loop {
+    let mut missing = Vec::new();
+    let complete = wait_until(6 * SOON, async || {
         let ledger = ledger(&world).await;
-        let missing: Vec<_> = expected
-            .iter()
-            .filter(|(id, status)| !ledger.contains(&(id.clone(), (*status).to_owned())))
-            .collect();
-        if missing.is_empty() {
-            break;
-        }
-        assert!(
-            tokio::time::Instant::now() < until,
-            "{} of {} events never reached the ledger: {missing:?}",
-            missing.len(),
-            expected.len()
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+        let is_missing =
+            |(id, status): &&(String, &str)| !ledger.contains(&(id.clone(), (*status).to_owned()));
+        missing = expected.iter().filter(is_missing).cloned().collect();
+        missing.is_empty()
+    });
+    let complete = tokio::time::timeout(3 * SOON, complete).await;
+    assert!(
+        complete.is_ok(),
+        "{} of {} events never reached the ledger: {missing:?}",
+        missing.len(),
+        expected.len()
+    );
     // The outcome is written after the answer, so a kill may take the one of the call each worker had in hand; never more.
     let ledger = ledger(&world).await;
     let without = seen
@@ -182,25 +178,28 @@ impl Worker {
     async fn run(self) -> Seen {
         let mut seen = Seen::default();
         while !self.stop.load(Ordering::SeqCst) {
-            match self.mint().await {
-                Some(mandate) => {
-                    let claims = UnverifiedToken::parse(&mandate)
-                        .unwrap()
-                        .unverified_claims()
-                        .jti
-                        .to_string();
-                    seen.minted.push(claims);
-                    let id = unique("load");
-                    match self.call(&mandate, &id).await {
-                        Some(200) => {
-                            self.answered.fetch_add(1, Ordering::SeqCst);
-                            seen.passed.push((mandate, id));
-                        }
-                        Some(_refused) => {}
-                        None => seen.unanswered.push((mandate, id)),
-                    }
+            // While the token service is away there is nothing to do but to ask again.
+            let minted = wait_for(3 * SOON, async || match self.mint().await {
+                None if self.stop.load(Ordering::SeqCst) => Some(None),
+                minted => minted.map(Some),
+            });
+            let Some(mandate) = minted.await else {
+                break;
+            };
+            let claims = UnverifiedToken::parse(&mandate)
+                .unwrap()
+                .unverified_claims()
+                .jti
+                .to_string();
+            seen.minted.push(claims);
+            let id = unique("load");
+            match self.call(&mandate, &id).await {
+                Some(200) => {
+                    self.answered.fetch_add(1, Ordering::SeqCst);
+                    seen.passed.push((mandate, id));
                 }
-                None => tokio::time::sleep(Duration::from_millis(20)).await,
+                Some(_refused) => {}
+                None => seen.unanswered.push((mandate, id)),
             }
         }
         seen

@@ -2,6 +2,7 @@
 
 mod destination;
 mod limits;
+mod upstreams;
 
 use caracal_chassis::config::Reader;
 use caracal_wire::path::PathRule;

@@ -1,5 +1,7 @@
 //! How does the gateway speak to upstreams? (docs/contract/gateway-upstreams.md)
 
+use std::net::SocketAddr;
+
 use caracal_chassis::config::Reader;
 use caracal_egress::Target;
 
@@ -11,7 +13,7 @@ use crate::upstream::{EjectionRules, IdentityFiles};
 pub(crate) struct UpstreamSettings {
     /// Whether HTTP/2 is offered to upstreams that speak TLS.
     pub(crate) http2: bool,
-    h2c_hosts: Vec<String>,
+    h2c_hosts: Vec<HostAndPort>,
     /// When an address is left alone.
     pub(crate) ejection: EjectionRules,
     /// The certificate shown to upstreams that ask.
@@ -21,8 +23,9 @@ pub(crate) struct UpstreamSettings {
 impl UpstreamSettings {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let hosts = reader.list("UPSTREAM_H2C_HOSTS");
+        let h2c_hosts: Vec<_> = hosts.iter().filter_map(|host| HostAndPort::parse(host)).collect();
         reader.check(
-            hosts.iter().all(|host| is_authority(host)),
+            h2c_hosts.len() == hosts.len(),
             "UPSTREAM_H2C_HOSTS",
             "names something that is neither a host nor a host with a port",
             "write e.g. grpc.internal:50051, without a scheme",
@@ -43,18 +46,37 @@ impl UpstreamSettings {
             ejection,
             identity: read_identity(reader),
             http2: reader.boolean("UPSTREAM_HTTP2", true),
-            h2c_hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            h2c_hosts,
         }
     }
 
     /// Whether an upstream in clear speaks HTTP/2 from the first byte: its host is listed, or its host and port.
     pub(crate) fn speaks_h2c(&self, target: &Target) -> bool {
-        !self.h2c_hosts.is_empty()
-            && !target.is_tls()
-            && self
-                .h2c_hosts
-                .iter()
-                .any(|host| host == target.host() || host == target.authority())
+        let port = target.addresses().first().map(SocketAddr::port);
+        let is_meant = |listed: &HostAndPort| {
+            listed.host == target.host() && (listed.port.is_none() || listed.port == port)
+        };
+        !target.is_tls() && self.h2c_hosts.iter().any(is_meant)
+    }
+}
+
+/// A host, at one port or at any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct HostAndPort {
+    /// In lower case, an address of IPv6 without brackets.
+    host: String,
+    port: Option<u16>,
+}
+
+impl HostAndPort {
+    fn parse(text: &str) -> Option<Self> {
+        let authority: http::uri::Authority = text.parse().ok()?;
+        let host = authority.host().trim_matches(['[', ']']).trim_end_matches('.');
+        let is_whole = !text.contains(['/', '@']) && !host.is_empty() && !text.ends_with(':');
+        is_whole.then(|| Self {
+            host: host.to_ascii_lowercase(),
+            port: authority.port_u16(),
+        })
     }
 }
 
@@ -76,15 +98,13 @@ fn read_identity(reader: &mut Reader<'_>) -> Option<IdentityFiles> {
     })
 }
 
-fn is_authority(text: &str) -> bool {
-    !text.contains('/')
-        && text
-            .parse::<http::uri::Authority>()
-            .is_ok_and(|authority| !authority.host().is_empty())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use caracal_egress::{Guard, SystemResolver};
+
     use crate::config::tests::read;
 
     #[test]
@@ -120,6 +140,26 @@ mod tests {
         }
         for right in ["a", "a.internal:50051,b", "10.0.0.1:80", "[::1]:80"] {
             assert!(read(&[("UPSTREAM_H2C_HOSTS", right)]).is_ok(), "{right}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listed_host_is_meant_at_every_port_and_with_a_port_at_that_one() {
+        for (listed, url, is_meant) in [
+            ("10.0.0.1", "http://10.0.0.1:50051", true),
+            ("10.0.0.1:80", "http://10.0.0.1", true),
+            ("10.0.0.1:80", "http://10.0.0.1:80/x", true),
+            ("10.0.0.1:81", "http://10.0.0.1", false),
+            ("10.0.0.1:81", "http://10.0.0.1:81", true),
+            ("10.0.0.2", "http://10.0.0.1", false),
+            ("[fd00::1]:80", "http://[fd00::1]", true),
+            ("[fd00::1]", "http://[fd00::1]:81", true),
+            ("10.0.0.1", "https://10.0.0.1", false),
+        ] {
+            let settings = read(&[("UPSTREAM_H2C_HOSTS", listed)]).unwrap().upstreams;
+            let guard = Guard::of_upstreams(Arc::new(SystemResolver), &[], Duration::ZERO);
+            let target = guard.resolve(&url.parse().unwrap()).await.unwrap();
+            assert_eq!(settings.speaks_h2c(&target), is_meant, "{listed} {url}");
         }
     }
 }

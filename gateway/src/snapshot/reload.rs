@@ -33,6 +33,8 @@ pub(crate) struct Follower {
     last: Option<String>,
     /// The keys last said to need a restart.
     told: Vec<String>,
+    /// What was last said to be wrong, while it is: the file may be right, and another one that it names missing.
+    wrong: Option<String>,
 }
 
 /// What a file says, as far as it can be put in force.
@@ -55,6 +57,7 @@ impl Follower {
             hangups: hangups.ok(),
             last: None,
             told: Vec::new(),
+            wrong: None,
             path,
         })
     }
@@ -65,7 +68,10 @@ impl Follower {
             tokio::select! {
                 () = shutdown.requested() => return,
                 () = tokio::time::sleep(self.gateway.config.reload.every) => {}
-                () = hangup(self.hangups.as_mut()) => self.last = Some(String::new()),
+                () = hangup(self.hangups.as_mut()) => {
+                    self.last = Some(String::new());
+                    self.wrong = None;
+                }
             }
             self.look().await;
         }
@@ -80,6 +86,13 @@ impl Follower {
                     self.apply(&text);
                 }
                 self.last = Some(text);
+            }
+            // The same file may be right now.
+            Ok(None) if self.wrong.is_some() => {
+                if let Some(text) = self.last.take() {
+                    self.apply(&text);
+                    self.last = Some(text);
+                }
             }
             Ok(None) => {}
             // Between a removal and its replacement there is no file; the next look finds it.
@@ -100,9 +113,11 @@ impl Follower {
         let gateway = &self.gateway;
         match read(&gateway.config.reload.source, text) {
             Ok(said) => {
+                self.wrong = None;
                 let table = Routes::new(said.routes, Some(&gateway.routes.load()));
                 tracing::info!(routes = table.len(), "the route table is loaded");
                 gateway.routes.store(Arc::new(table));
+                gateway.table_changed.notify_one();
                 gateway.metrics.config_reloads.inc();
                 if !said.needs_restart.is_empty() && said.needs_restart != self.told {
                     let keys = said.needs_restart.join(", ");
@@ -111,6 +126,11 @@ impl Follower {
                 self.told = said.needs_restart;
             }
             Err(errors) => {
+                let wrong = Some(errors.to_string());
+                if self.wrong == wrong {
+                    return;
+                }
+                self.wrong = wrong;
                 for problem in errors.problems() {
                     let (key, mend) = (&problem.key, &problem.mend);
                     tracing::error!(key, problem = problem.problem, mend, "the configuration is wrong");

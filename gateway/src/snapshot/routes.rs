@@ -12,6 +12,8 @@ use std::sync::Arc;
 use caracal_wire::path::{PathTable, careless, obliging};
 use http::Method;
 
+use crate::upstream::{Check, Checks};
+
 pub(crate) use gate::{Gate, Place};
 pub(crate) use rule::{Destination, HostRule, HostSent, Limits, Redirect, RedirectTo, RouteRule};
 
@@ -20,6 +22,7 @@ pub(crate) use rule::{Destination, HostRule, HostSent, Limits, Redirect, Redirec
 pub(crate) struct Line {
     rule: RouteRule,
     gate: Arc<Gate>,
+    checks: Vec<Arc<Check>>,
 }
 
 impl Line {
@@ -31,6 +34,11 @@ impl Line {
     /// Whether it asks for a mandate.
     fn is_protected(&self) -> bool {
         matches!(self.rule.destination, Destination::Resource { .. })
+    }
+
+    /// The health checks of its upstreams.
+    pub(crate) fn checks(&self) -> &[Arc<Check>] {
+        &self.checks
     }
 
     /// Who may take it now.
@@ -69,6 +77,7 @@ pub(crate) enum Found<'t> {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     lines: Vec<Arc<Line>>,
+    checks: Checks,
     /// Redirects to https, which come before everything else.
     to_https: Hosts,
     others: Hosts,
@@ -108,7 +117,8 @@ impl Routes {
                 || Arc::new(Gate::new(&rule.limits)),
                 |line| Arc::clone(&line.gate),
             );
-            table.insert(&Arc::new(Line { rule, gate }));
+            let checks = table.checks_of(&rule, previous);
+            table.insert(&Arc::new(Line { rule, gate, checks }));
         }
         table
     }
@@ -130,6 +140,24 @@ impl Routes {
         let misread = read.map(|read| careless(read).into_owned());
         paths.misread.insert(&misread, Arc::clone(line));
         self.lines.push(Arc::clone(line));
+    }
+
+    /// The health checks of the upstreams that `rule` leads to.
+    fn checks_of(&mut self, rule: &RouteRule, previous: Option<&Self>) -> Vec<Arc<Check>> {
+        let Destination::Public { pool, .. } = &rule.destination else {
+            return Vec::new();
+        };
+        let Some(check) = pool.check() else {
+            return Vec::new();
+        };
+        let before = previous.map(|previous| &previous.checks);
+        let shared = |url| Check::shared(url, check, &mut self.checks, before);
+        pool.urls().map(shared).collect()
+    }
+
+    /// Every health check, once.
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// How many routes there are.
@@ -177,14 +205,10 @@ impl Paths {
             _ => return Found::Ambiguous,
         }
         let misread = self.misread.find(&careless(&read));
-        let would_be_protected = match one_of(misread, asked.method) {
-            Found::Line(line) => line.is_protected(),
-            // What is only for other methods there is not for this one under another name.
-            Found::OtherMethods(_) if !matches!(sent, Found::OtherMethods(_)) => {
-                misread.iter().any(|line| line.is_protected())
-            }
-            _ => false,
-        };
+        let has_methods = matches!(sent, Found::OtherMethods(_));
+        let would_be_protected = misread
+            .iter()
+            .any(|line| is_protected_beside(misread, line, asked.method, has_methods));
         let is_protected = matches!(&sent, Found::Line(line) if line.is_protected());
         if would_be_protected && !is_protected {
             return Found::Ambiguous;
@@ -193,17 +217,30 @@ impl Paths {
     }
 }
 
+/// Whether a careless server could take the request for one that the path of `line`, as it is written, keeps protected; that path may
+/// stand in `lines` beside others that only such a server takes for the same.
+fn is_protected_beside(lines: &[Arc<Line>], line: &Line, method: &Method, has_methods: bool) -> bool {
+    let is_same_path = |other: &&Arc<Line>| other.rule.path == line.rule.path;
+    match one_of(lines.iter().filter(is_same_path), method) {
+        Found::Line(line) => line.is_protected(),
+        // What is only for other methods there is not for this one under another name.
+        Found::OtherMethods(_) => line.is_protected() && !has_methods,
+        Found::Nothing | Found::Ambiguous => false,
+    }
+}
+
 /// The line among those of one path that is for `method`: one that names it, else one for all.
-fn one_of<'t>(lines: &'t [Arc<Line>], method: &Method) -> Found<'t> {
+fn one_of<'t>(lines: impl IntoIterator<Item = &'t Arc<Line>> + Clone, method: &Method) -> Found<'t> {
+    let all = || lines.clone().into_iter();
     let names = |line: &&Arc<Line>| line.rule.methods.contains(method);
     let for_all = |line: &&Arc<Line>| line.rule.methods.is_empty();
-    if let Some(line) = lines.iter().find(names).or_else(|| lines.iter().find(for_all)) {
+    if let Some(line) = all().find(names).or_else(|| all().find(for_all)) {
         return Found::Line(line);
     }
-    match lines {
-        [] => Found::Nothing,
-        lines => Found::OtherMethods(lines.iter().flat_map(|line| &line.rule.methods).collect()),
+    if all().next().is_none() {
+        return Found::Nothing;
     }
+    Found::OtherMethods(all().flat_map(|line| &line.rule.methods).collect())
 }
 
 #[cfg(test)]
@@ -212,6 +249,7 @@ mod tests {
 
     use super::*;
     use crate::rate::Rate;
+    use crate::upstream::Pool;
 
     pub(super) fn rule(host: Option<&str>, path: PathRule, resource: &str) -> RouteRule {
         let host = host.map(|host| match host.strip_prefix("*.") {
@@ -350,7 +388,7 @@ mod tests {
     fn what_is_protected_is_not_public_in_another_spelling() {
         let mut site = rule(None, prefix("/"), "");
         site.destination = Destination::Public {
-            upstream: "http://site".parse().unwrap(),
+            pool: Pool::new(vec!["http://site".parse().unwrap()], None).unwrap(),
             keeps_authorization: false,
         };
         let exact = PathRule::Exact("/admin".to_owned());
@@ -375,6 +413,44 @@ mod tests {
             ("/Users/@me/x", "ambiguous"),
         ] {
             assert_eq!(found(&table, "GET", "a", path), resource, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_public_route_does_not_hide_a_protected_one_of_another_spelling() {
+        let public = |path: PathRule| {
+            let mut rule = rule(None, path, "");
+            rule.destination = Destination::Public {
+                pool: Pool::new(vec!["http://site".parse().unwrap()], None).unwrap(),
+                keeps_authorization: false,
+            };
+            rule
+        };
+        let exact = |path: &str| PathRule::Exact(path.to_owned());
+        let mut to_read = public(exact("/report"));
+        to_read.methods = vec![Method::GET];
+        for is_first in [true, false] {
+            let mut rules = vec![
+                public(exact("/Admin")),
+                rule(None, exact("/admin"), "admin"),
+                public(prefix("/")),
+                rule(None, exact("/report"), "report"),
+                to_read.clone(),
+            ];
+            if is_first {
+                rules.reverse();
+            }
+            let table = Routes::new(rules, None);
+            for (method, path, resource) in [
+                ("GET", "/admin", "admin"),
+                ("GET", "/Admin", "ambiguous"),
+                ("GET", "/ADMIN", "ambiguous"),
+                ("GET", "/report", "public"),
+                ("POST", "/report", "report"),
+                ("POST", "/Report", "ambiguous"),
+            ] {
+                assert_eq!(found(&table, method, "a", path), resource, "{method} {path}");
+            }
         }
     }
 
@@ -417,7 +493,7 @@ mod tests {
                 is_https: true,
             };
             match table.find(asked) {
-                Found::Line(line) => line.gate().enter([127, 0, 0, 1].into()).is_ok(),
+                Found::Line(line) => line.gate().enter([127, 0, 0, 1].into(), false).is_ok(),
                 other => panic!("{other:?}"),
             }
         };

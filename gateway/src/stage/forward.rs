@@ -5,10 +5,14 @@ pub(crate) mod handshake;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use caracal_egress::Target;
+use caracal_egress::{EgressError, Target};
 use caracal_model::ZoneId;
 use caracal_wire::sts::AuthMode;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use http::Version;
 use http::header::UPGRADE;
 use pingora_core::protocols::http::ServerSession as HttpSession;
@@ -17,7 +21,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, RetryType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::exchange::Credential;
@@ -26,58 +30,114 @@ use crate::config::{Timeouts, UpstreamSettings};
 use crate::connection::Trip;
 use crate::context::Inbound;
 use crate::denial::Denial;
+use crate::upstream::{Check, ConnectionId, Failure, Pool};
 
 /// Proof that the upstream may be dialled and may receive the credential.
 #[derive(Debug)]
 pub(crate) struct Reachable {
     target: Target,
-    /// The addresses in the order in which they are tried.
-    order: Vec<SocketAddr>,
+    /// Upstreams that serve the same, for a public route that has several.
+    others: Vec<Target>,
+    /// What those are called together.
+    pool: Option<Arc<str>>,
+    /// What health checks know of the addresses.
+    checks: Vec<Arc<Check>>,
+    /// The addresses in the order in which they are tried, decided when the first one is.
+    order: OnceLock<Vec<SocketAddr>>,
 }
 
 impl Reachable {
-    fn new(gateway: &Gateway, target: Target) -> Self {
-        let order = gateway
-            .outliers
-            .order(target.authority(), target.addresses(), Instant::now());
-        Self { target, order }
+    fn new(target: Target) -> Self {
+        Self {
+            target,
+            others: Vec::new(),
+            pool: None,
+            checks: Vec::new(),
+            order: OnceLock::new(),
+        }
     }
 
-    /// Where to.
+    /// Where to; the first of several.
     pub(crate) fn target(&self) -> &Target {
         &self.target
     }
 
+    /// What the addresses are known under.
+    fn name(&self) -> &str {
+        self.pool.as_deref().unwrap_or(self.target.authority())
+    }
+
+    /// Decided at the first look, so that the request whose turn it is to try an address is one that comes to it.
+    fn order(&self, gateway: &Gateway) -> &[SocketAddr] {
+        self.order.get_or_init(|| {
+            let mut addresses = self.target.addresses().to_vec();
+            for address in self.others.iter().flat_map(Target::addresses) {
+                if !addresses.contains(address) {
+                    addresses.push(*address);
+                }
+            }
+            let is_ill = |address| self.checks.iter().any(|check| check.is_ill(address));
+            gateway
+                .outliers
+                .order(self.name(), &addresses, is_ill, Instant::now())
+        })
+    }
+
     /// Whether there is an address that the first `attempts` did not try.
     pub(crate) fn has_more(&self, attempts: usize) -> bool {
-        attempts < self.order.len().min(ATTEMPTS_MAX)
+        let count = self.order.get().map_or(0, Vec::len);
+        attempts < count.min(ATTEMPTS_MAX)
     }
 
     /// The address of an attempt, counted from 0: each takes the next.
     fn address(&self, attempt: usize) -> Option<SocketAddr> {
-        self.order.get(attempt % self.order.len().max(1)).copied()
+        let order = self.order.get()?;
+        order.get(attempt % order.len().max(1)).copied()
+    }
+
+    /// The one of several upstreams that the last of so many attempts went to; `None` where there is only one.
+    pub(crate) fn chosen(&self, attempts: usize) -> Option<&Target> {
+        if self.others.is_empty() {
+            return None;
+        }
+        let address = self.address(attempts.saturating_sub(1))?;
+        Some(self.target_at(address))
+    }
+
+    fn target_at(&self, address: SocketAddr) -> &Target {
+        let other = |target: &&Target| target.addresses().contains(&address);
+        if self.others.is_empty() || self.target.addresses().contains(&address) {
+            return &self.target;
+        }
+        self.others.iter().find(other).unwrap_or(&self.target)
     }
 
     /// Notes that the last of so many attempts was answered.
     pub(crate) fn answered(&self, gateway: &Gateway, attempts: usize) {
-        if self.order.len() > 1
-            && let Some(address) = self.address(attempts.saturating_sub(1))
-        {
-            gateway.outliers.answered(self.target.authority(), address);
+        let has_several = self.order.get().is_some_and(|order| order.len() > 1);
+        if has_several && let Some(address) = self.address(attempts.saturating_sub(1)) {
+            gateway.outliers.answered(self.name(), address);
         }
     }
 
     /// Notes that the last of so many attempts reached nobody, or nobody who answers.
-    pub(crate) fn failed(&self, gateway: &Gateway, attempts: usize) {
-        let Some(address) = self.address(attempts.saturating_sub(1)) else {
+    pub(crate) fn failed(&self, gateway: &Gateway, attempts: usize, failure: Failure) {
+        let Some((order, address)) = self.order.get().zip(self.address(attempts.saturating_sub(1))) else {
             return;
         };
-        let upstream = self.target.authority();
+        let upstream = self.name();
         if gateway
             .outliers
-            .failed(upstream, &self.order, address, Instant::now())
+            .failed(upstream, order, address, failure, Instant::now())
         {
             tracing::warn!(upstream, %address, "an address of the upstream fails and is left alone for a while");
+        }
+    }
+
+    /// Notes that nothing was sent in the last of so many attempts, for a reason of the gateway's own.
+    pub(crate) fn untried(&self, gateway: &Gateway, attempts: usize) {
+        if let Some(address) = self.address(attempts.saturating_sub(1)) {
+            gateway.outliers.untried(self.name(), address, Instant::now());
         }
     }
 }
@@ -98,7 +158,9 @@ pub(crate) fn within_limits(request_bytes_max: u64, request: &Inbound<'_>) -> Re
 /// # Errors
 /// [`Denial::UpstreamBlocked`], [`Denial::CredentialHost`].
 pub(crate) async fn reach(gateway: &Gateway, credential: &Credential) -> Result<Reachable, Denial> {
-    let reachable = reach_url(gateway, credential.url()).await?;
+    let target = gateway.egress.resolve(credential.url()).await;
+    let target = target.map_err(|error| not_addressable(credential.url(), &error))?;
+    let reachable = Reachable::new(target);
     let upstream = credential.upstream();
     let is_custody = matches!(
         upstream.auth_mode,
@@ -112,21 +174,53 @@ pub(crate) async fn reach(gateway: &Gateway, credential: &Credential) -> Result<
     Ok(reachable)
 }
 
-/// Resolves and checks an upstream that gets no credential.
+/// Resolves and checks the upstreams of a public route, which get no credential. One that cannot be resolved does without as
+/// long as another can, and is not waited for long.
 ///
 /// # Errors
 /// [`Denial::UpstreamBlocked`].
-pub(crate) async fn reach_url(gateway: &Gateway, url: &Url) -> Result<Reachable, Denial> {
-    let target = gateway.egress.resolve(url).await.map_err(|error| {
-        let error = &error as &dyn std::error::Error;
-        tracing::warn!(
-            upstream.host = url.host_str(),
-            error,
-            "the upstream is not addressable"
-        );
-        Denial::UpstreamBlocked
-    })?;
-    Ok(Reachable::new(gateway, target))
+pub(crate) async fn reach_pool(
+    gateway: &Gateway,
+    pool: &Pool,
+    checks: &[Arc<Check>],
+) -> Result<Reachable, Denial> {
+    let look_up = async |url| (url, gateway.egress.resolve(url).await);
+    let mut lookups: FuturesOrdered<_> = pool.urls().map(look_up).collect();
+    let mut targets: Vec<Target> = Vec::with_capacity(1);
+    let mut denial = Denial::UpstreamBlocked;
+    loop {
+        let next = lookups.next();
+        let looked_up = if targets.is_empty() {
+            next.await
+        } else {
+            timeout(LATECOMER_MAX, next).await.unwrap_or_default()
+        };
+        match looked_up {
+            None => break,
+            Some((_url, Ok(target))) => targets.push(target),
+            Some((url, Err(error))) => denial = not_addressable(url, &error),
+        }
+    }
+    let mut targets = targets.into_iter();
+    let target = targets.next().ok_or(denial)?;
+    let others: Vec<Target> = targets.collect();
+    let is_pool = pool.urls().nth(1).is_some();
+    Ok(Reachable {
+        others,
+        pool: is_pool.then(|| Arc::clone(pool.name())),
+        checks: checks.to_vec(),
+        ..Reachable::new(target)
+    })
+}
+
+fn not_addressable(url: &Url, error: &EgressError) -> Denial {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(
+        upstream.host = url.host_str(),
+        error,
+        "the upstream is not addressable"
+    );
+    Denial::UpstreamBlocked
 }
 
 /// The peer for the given attempt: each attempt takes the next checked address. Connections are shared within a zone
@@ -139,17 +233,29 @@ pub(crate) fn peer(
     zone: Option<&ZoneId>,
     attempt: usize,
 ) -> Option<HttpPeer> {
-    let target = &reachable.target;
+    reachable.order(gateway);
     let address = reachable.address(attempt)?;
+    let mut peer = peer_at(gateway, timeouts, request, reachable.target_at(address), address);
+    let mut group = DefaultHasher::new();
+    zone.map(ZoneId::as_str).hash(&mut group);
+    peer.group_key = group.finish();
+    Some(peer)
+}
+
+/// The peer for a request to this address of `target`, whoever makes it.
+pub(crate) fn peer_at(
+    gateway: &Gateway,
+    timeouts: &Timeouts,
+    request: &RequestHeader,
+    target: &Target,
+    address: SocketAddr,
+) -> HttpPeer {
     let sni = if target.is_tls() {
         target.host().to_owned()
     } else {
         String::new()
     };
     let mut peer = HttpPeer::new(address, target.is_tls(), sni);
-    let mut group = DefaultHasher::new();
-    zone.map(ZoneId::as_str).hash(&mut group);
-    peer.group_key = group.finish();
     peer.client_cert_key = gateway
         .identity
         .as_ref()
@@ -173,7 +279,7 @@ pub(crate) fn peer(
         user_timeout: PROBE_AFTER,
     });
     options.h2_ping_interval = Some(PING_EVERY);
-    Some(peer)
+    peer
 }
 
 /// What may be spoken on the connection for `request`. A WebSocket handshake and an HTTP/1.0 client need HTTP/1.1: neither
@@ -191,14 +297,43 @@ fn protocols(settings: &UpstreamSettings, request: &RequestHeader, target: &Targ
     }
 }
 
+/// How long an upstream of several is waited for to be resolved once another one is.
+const LATECOMER_MAX: Duration = Duration::from_millis(50);
+
 /// Attempts to reach an upstream: a kept connection that was closed, then other addresses.
 pub(crate) const ATTEMPTS_MAX: usize = 4;
 
-/// Whether an address is to blame for an exchange that failed before its answer: not for a kept connection that it closed
-/// in the meantime, nor for what the client did.
-pub(crate) fn is_its_fault(error: &Error, was_kept: bool) -> bool {
+/// What an exchange that failed before its answer says about the address, if anything: nothing when a kept connection was
+/// closed in the meantime, when the upstream said that it goes away in good order, or when it was the client's doing.
+pub(crate) fn its_failure(
+    error: &Error,
+    was_kept: bool,
+    connection: Option<ConnectionId>,
+) -> Option<Failure> {
     let closed_meanwhile = was_kept && error.retry == RetryType::ReusedOnly;
-    *error.esource() == ErrorSource::Upstream && !closed_meanwhile
+    if *error.esource() != ErrorSource::Upstream || closed_meanwhile || says_goodbye(error) {
+        return None;
+    }
+    let has_ended = matches!(
+        error.etype(),
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error
+    );
+    let connection = connection.filter(|_connection| has_ended && !is_of_one_stream(error));
+    Some(connection.map_or(Failure::Request, Failure::Connection))
+}
+
+/// Whether an HTTP/2 upstream ends the connection in good order (`GOAWAY` with `NO_ERROR`, RFC 9113 section 6.8).
+fn says_goodbye(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(|cause| {
+        cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+    })
+}
+
+/// Whether only one request of an HTTP/2 connection failed.
+fn is_of_one_stream(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(h2::Error::is_reset)
 }
 
 /// Whether a request that failed after it had been connected may be sent again on another connection: its method is
@@ -237,12 +372,12 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
 
 /// How long an unused connection to an upstream is kept.
-const KEEP_FOR: std::time::Duration = std::time::Duration::from_secs(90);
+const KEEP_FOR: Duration = Duration::from_secs(90);
 /// How often an HTTP/2 connection with something open is asked whether anybody is there: one that is not would be handed out on
 /// and on.
-const PING_EVERY: std::time::Duration = std::time::Duration::from_secs(15);
+const PING_EVERY: Duration = Duration::from_secs(15);
 /// When a silent connection is probed, and how long what was sent may go without acknowledgement.
-const PROBE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
+const PROBE_AFTER: Duration = Duration::from_secs(30);
 
 /// What a failed exchange with the upstream means to the client.
 pub(crate) fn denial_of(error: &Error, trip: Option<&Trip>) -> Denial {

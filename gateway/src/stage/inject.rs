@@ -34,7 +34,7 @@ pub(crate) struct Injection {
     /// The presented mandate, which must not pass.
     mandate: Option<Box<str>>,
     /// Removed whatever the client put there, under any name an upstream may take for this one.
-    removed: Option<HeaderName>,
+    removed: Vec<HeaderName>,
     set: Vec<(HeaderName, HeaderValue)>,
     /// Made last, over everything else.
     signing: Option<Signing>,
@@ -79,12 +79,12 @@ pub(crate) fn plan(
     let mut injection = Injection {
         target: target(credential.url(), route.path(), route.query(), in_query),
         mandate: Some(mandate.into()),
-        removed: None,
+        removed: Vec::new(),
         set: common_headers(gateway, request, route.trail(), reachable, seen)?,
         signing: signing(gateway, request, credential, reachable)?,
     };
     if let Some(Place::Header(name, value)) = place {
-        injection.removed = Some(name.clone());
+        injection.removed.push(name.clone());
         injection.set.push((name, value));
     }
     let upstream = credential.upstream();
@@ -118,9 +118,9 @@ pub(crate) fn plan_public(
         );
     }
     Ok(Injection {
-        target: target(route.upstream(), route.path(), route.query(), None),
+        target: target(route.pool().first(), route.path(), route.query(), None),
         mandate: None,
-        removed: None,
+        removed: headers_with_mandates(gateway, request),
         set,
         signing: None,
     })
@@ -130,12 +130,36 @@ pub(crate) fn plan_public(
 fn authorization_of_the_application<'a>(gateway: &Gateway, request: &Inbound<'a>) -> Option<&'a HeaderValue> {
     let mut values = request.headers().get_all(AUTHORIZATION).iter();
     let value = values.next().filter(|_value| values.next().is_none())?;
-    let mut words = value.to_str().ok()?.split([' ', '\t', ',', '=', '"', ';']);
-    let is_mandate = |word: &str| {
-        UnverifiedToken::parse(word)
-            .is_ok_and(|token| token.unverified_claims().iss == gateway.config.issuer_url)
-    };
-    (!words.any(is_mandate)).then_some(value)
+    value.to_str().ok()?;
+    (!holds_mandate(value, &gateway.config.issuer_url)).then_some(value)
+}
+
+/// The headers in which a mandate of this issuer stands, whatever they are called: a public upstream has no use for one.
+fn headers_with_mandates(gateway: &Gateway, request: &Inbound<'_>) -> Vec<HeaderName> {
+    let issuer = &gateway.config.issuer_url;
+    let headers = request.headers().iter();
+    headers
+        .filter(|(_name, value)| holds_mandate(value, issuer))
+        .map(|(name, _value)| name.clone())
+        .collect()
+}
+
+/// What `{"` is in base64url: every token begins with it.
+const BEGINNING: &str = "eyJ";
+
+/// Whether one of the words of a header is a mandate of `issuer`. Only where the beginning of a token stands is there more to do than
+/// to look for it.
+fn holds_mandate(value: &HeaderValue, issuer: &str) -> bool {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    text.contains(BEGINNING)
+        && text.split(|mark: char| !is_of_a_token(mark)).any(|word| {
+            UnverifiedToken::parse(word).is_ok_and(|token| token.unverified_claims().iss == issuer)
+        })
+}
+
+/// Whether a mandate may have this in it (RFC 7515 section 7.1).
+fn is_of_a_token(mark: char) -> bool {
+    mark.is_ascii_alphanumeric() || matches!(mark, '-' | '_' | '.')
 }
 
 /// What is to be signed with AWS credentials, if that is how the upstream is called.
@@ -164,7 +188,7 @@ impl Injection {
     /// None that [`plan`] has not excluded.
     pub(crate) fn apply(&self, head: &mut RequestHeader) -> Result<()> {
         clean_request(head, self.mandate.as_deref())?;
-        if let Some(name) = &self.removed {
+        for name in &self.removed {
             remove_all(head, name);
         }
         for (name, value) in &self.set {
@@ -419,7 +443,7 @@ mod tests {
             let injection = Injection {
                 target: "/".to_owned(),
                 mandate: None,
-                removed: Some(HeaderName::from_static(credential)),
+                removed: vec![HeaderName::from_static(credential)],
                 set: vec![(
                     HeaderName::from_static(credential),
                     HeaderValue::from_static("real"),

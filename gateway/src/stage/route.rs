@@ -7,13 +7,13 @@ use std::sync::Arc;
 use caracal_model::ZoneId;
 use caracal_wire::path::is_traversal;
 use http::header::HeaderName;
-use url::Url;
 
 use crate::config::Config;
 use crate::context::Inbound;
 use crate::denial::Denial;
 use crate::header::{CLIENT_ID, RESOURCE, client_scheme};
 use crate::snapshot::routes::{Asked, Destination, Found, HostSent, Line, Routes};
+use crate::upstream::{Check, Pool};
 
 pub(crate) use redirect::{Location, redirect};
 
@@ -39,7 +39,7 @@ pub(crate) struct Route {
 /// A request to a public upstream: no resource, no mandate.
 #[derive(Debug)]
 pub(crate) struct PublicRoute {
-    upstream: Url,
+    pool: Pool,
     keeps_authorization: bool,
     path: Box<str>,
     query: Option<Box<str>>,
@@ -81,9 +81,14 @@ impl Route {
 }
 
 impl PublicRoute {
-    /// Where the upstream is.
-    pub(crate) fn upstream(&self) -> &Url {
-        &self.upstream
+    /// Where its upstreams are.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// What health checks know of them.
+    pub(crate) fn checks(&self) -> &[Arc<Check>] {
+        self.line.checks()
     }
 
     /// Whether the upstream gets the client's `Authorization`, unless that is a mandate.
@@ -160,14 +165,14 @@ pub(crate) fn choose(config: &Config, routes: &Routes, request: &Inbound<'_>) ->
 pub(crate) fn public(chosen: &Chosen, request: &Inbound<'_>) -> Option<PublicRoute> {
     let line = chosen.line()?;
     let Destination::Public {
-        upstream,
+        pool,
         keeps_authorization,
     } = &line.rule().destination
     else {
         return None;
     };
     Some(PublicRoute {
-        upstream: upstream.clone(),
+        pool: pool.clone(),
         keeps_authorization: *keeps_authorization,
         path: line.rule().upstream_path(request.raw_path()?).into(),
         query: request.raw_query().map(Box::from),

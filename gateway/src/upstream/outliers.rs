@@ -1,5 +1,5 @@
-//! Which addresses of an upstream are left alone for now? Those that failed several times in a row, and those that the
-//! health check found ill. (docs/contract/gateway-upstreams.md, "Addresses")
+//! In which order are the addresses of an upstream tried? In turn; those that failed several times in a row later, and those
+//! that a health check found ill last. (docs/contract/gateway-upstreams.md, "Addresses")
 //!
 //! Upstreams with one address never come here: there is nothing to choose. Of the others, only those that failed lately are
 //! remembered, and not more of them than fit.
@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ const FORGET_AFTER: Duration = Duration::from_mins(10);
 const PROBE_MAX: Duration = Duration::from_secs(30);
 /// Times an ejection at most doubles.
 const DOUBLINGS_MAX: u32 = 8;
+/// Broken connections remembered of one address.
+const BROKEN_MAX: usize = 8;
 
 /// When an address is left alone.
 #[derive(Clone, Copy, Debug)]
@@ -41,20 +43,32 @@ pub(crate) struct Outliers {
     ejections: AtomicU64,
 }
 
-/// What is known of one address.
+/// One connection to an upstream: the number the operating system knows it by, and when it was made.
+pub(crate) type ConnectionId = (i32, Option<SystemTime>);
+
+/// How an address failed a request.
 #[derive(Clone, Copy, Debug)]
+pub(crate) enum Failure {
+    /// It could not be reached, or said nothing for too long.
+    Request,
+    /// This connection ended: that is one failure, however many requests it carried.
+    Connection(ConnectionId),
+}
+
+/// What is known of one address.
+#[derive(Clone, Debug)]
 struct Known {
     address: SocketAddr,
     /// In a row.
     failures: u32,
+    /// Connections whose end was counted, the last ones.
+    broken: Vec<ConnectionId>,
     /// In a row.
     ejections: u32,
     /// Left alone until then; the next request after that tries it.
     ejected_until: Option<Instant>,
     /// One request tries it now, although it is left alone.
     is_probed: bool,
-    /// What the health check says.
-    is_ill: bool,
 }
 
 impl Known {
@@ -62,25 +76,44 @@ impl Known {
         Self {
             address,
             failures: 0,
+            broken: Vec::new(),
             ejections: 0,
             ejected_until: None,
             is_probed: false,
-            is_ill: false,
         }
     }
 
     fn is_left_alone(&self) -> bool {
-        self.is_ill || self.ejected_until.is_some()
-    }
-
-    fn is_left_alone_at(&self, address: SocketAddr) -> bool {
-        self.address == address && self.is_left_alone()
+        self.ejected_until.is_some()
     }
 
     /// Whether a request should find out if it is well again.
     fn is_due(&self, now: Instant) -> bool {
-        !self.is_ill && self.ejected_until.is_some_and(|until| until <= now)
+        self.ejected_until.is_some_and(|until| until <= now)
     }
+
+    /// Whether a failure is one that was not counted yet.
+    fn is_news(&mut self, failure: Failure) -> bool {
+        let Failure::Connection(connection) = failure else {
+            return true;
+        };
+        if self.broken.contains(&connection) {
+            return false;
+        }
+        if self.broken.len() >= BROKEN_MAX {
+            self.broken.remove(0);
+        }
+        self.broken.push(connection);
+        true
+    }
+}
+
+/// How gladly an address is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Well,
+    LeftAlone,
+    Ill,
 }
 
 impl Outliers {
@@ -97,30 +130,52 @@ impl Outliers {
         }
     }
 
-    /// The addresses of `upstream` in the order in which a request tries them: in turn, those left alone last. The one whose
-    /// time is over comes first once, so that one request finds out. One look-up in memory when there are several.
-    pub(crate) fn order(&self, upstream: &str, addresses: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+    /// The addresses of `upstream` in the order in which a request tries them: in turn, then those left alone, then those that
+    /// are ill. The one whose time is over comes first once, so that one request finds out. One look-up in memory when there
+    /// are several.
+    pub(crate) fn order(
+        &self,
+        upstream: &str,
+        addresses: &[SocketAddr],
+        is_ill: impl Fn(SocketAddr) -> bool,
+        now: Instant,
+    ) -> Vec<SocketAddr> {
         let mut order = addresses.to_vec();
         if order.len() < 2 {
             return order;
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let Some(known) = self.upstreams.get(upstream) else {
-            let start = turn % order.len();
-            order.rotate_left(start);
-            return order;
-        };
+        let known = self.upstreams.get(upstream).unwrap_or_default();
         let mut known = lock(&known);
-        let left_alone = |address: &SocketAddr| known.iter().any(|known| known.is_left_alone_at(*address));
-        order.sort_by_key(left_alone);
-        let well = order.iter().take_while(|address| !left_alone(address)).count();
-        if let Some(well) = order.get_mut(..well).filter(|well| !well.is_empty()) {
-            let start = turn % well.len();
-            well.rotate_left(start);
+        let standing = |address: SocketAddr| {
+            let is_left_alone = |known: &Known| known.address == address && known.is_left_alone();
+            if is_ill(address) {
+                Standing::Ill
+            } else if known.iter().any(is_left_alone) {
+                Standing::LeftAlone
+            } else {
+                Standing::Well
+            }
+        };
+        let mut ranked: Vec<_> = order
+            .iter()
+            .map(|address| (standing(*address), *address))
+            .collect();
+        ranked.sort_by_key(|(standing, _address)| *standing);
+        let best = ranked.first().map(|(standing, _address)| *standing);
+        let alike = ranked
+            .iter()
+            .take_while(|(standing, _address)| Some(*standing) == best)
+            .count();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if let Some(alike) = ranked.get_mut(..alike).filter(|alike| !alike.is_empty()) {
+            let start = turn % alike.len();
+            alike.rotate_left(start);
         }
+        order.clear();
+        order.extend(ranked.into_iter().map(|(_standing, address)| address));
         let due = known
             .iter_mut()
-            .find(|known| known.is_due(now) && order.contains(&known.address));
+            .find(|known| known.is_due(now) && order.contains(&known.address) && !is_ill(known.address));
         if let Some(due) = due {
             due.is_probed = true;
             due.ejected_until = Some(now + PROBE_MAX);
@@ -130,6 +185,19 @@ impl Outliers {
         order
     }
 
+    /// The request that was to try an address did not come to it: the next one may.
+    pub(crate) fn untried(&self, upstream: &str, address: SocketAddr, now: Instant) {
+        let Some(known) = self.upstreams.get(upstream) else {
+            return;
+        };
+        let mut known = lock(&known);
+        let is_this = |known: &&mut Known| known.address == address && known.is_probed;
+        if let Some(this) = known.iter_mut().find(is_this) {
+            this.is_probed = false;
+            this.ejected_until = Some(now);
+        }
+    }
+
     /// One of the `addresses` of `upstream` could not be reached, or broke off before it answered. Returns whether it is left
     /// alone because of that.
     pub(crate) fn failed(
@@ -137,6 +205,7 @@ impl Outliers {
         upstream: &str,
         addresses: &[SocketAddr],
         address: SocketAddr,
+        failure: Failure,
         now: Instant,
     ) -> bool {
         if addresses.len() < 2 || self.rules.failures == 0 {
@@ -149,6 +218,9 @@ impl Outliers {
             .filter(|known| known.ejected_until.is_some() && addresses.contains(&known.address))
             .count();
         let this = of(&mut known, address);
+        if !this.is_news(failure) {
+            return false;
+        }
         this.failures = this.failures.saturating_add(1);
         let is_due = if this.ejected_until.is_some() {
             // What was under way when it was ejected says nothing new.

@@ -19,6 +19,7 @@ mod executable;
 mod failover;
 mod forwarding;
 mod grpc;
+mod health_checks;
 mod http2;
 mod http2_upstream;
 mod late_revocation;

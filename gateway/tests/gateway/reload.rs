@@ -16,22 +16,22 @@ use crate::rig::{CONFIG_FILE, Rig, SOON};
 const ROUTES: usize = 200;
 
 /// A configuration file that changes.
-struct File(PathBuf);
+pub(crate) struct File(PathBuf);
 
 impl File {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let name = format!("caracal-routes-{}.toml", uuid::Uuid::new_v4());
         let file = Self(std::env::temp_dir().join(name));
         file.replace(text);
         file
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 
     /// Puts another file in its place.
-    fn replace(&self, text: &str) {
+    pub(crate) fn replace(&self, text: &str) {
         let next = self.0.with_extension("next");
         std::fs::write(&next, text).unwrap();
         std::fs::rename(&next, &self.0).unwrap();
@@ -108,12 +108,13 @@ async fn a_hundred_replacements_a_second_fail_no_request_and_show_no_half_table(
         }
     };
     let change = async {
+        let mut a_hundred_times_a_second = tokio::time::interval(Duration::from_millis(10));
         for number in 0_usize.. {
             if is_over.load(Ordering::SeqCst) {
                 break;
             }
             file.replace(&tables[number % 2]);
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            a_hundred_times_a_second.tick().await;
         }
     };
     let watch = async {
@@ -151,6 +152,27 @@ async fn a_file_that_is_wrong_leaves_the_table_as_it_was() {
     file.replace(&table(&site.url(), "new"));
     wait_until(SOON, async || version(&rig, "/r0").await == "new").await;
     assert!(count(&rig, "config_reloads").await >= 1);
+}
+
+#[tokio::test]
+async fn a_file_that_names_a_missing_one_is_tried_again_by_itself_and_told_of_once() {
+    let site = Upstream::start(Behaviour::Echo).await;
+    let file = File::new(&table(&site.url(), "old"));
+    let settings = [
+        (CONFIG_FILE, file.path()),
+        ("RELOAD_INTERVAL", "10ms"),
+        ("METRICS_BEARER", "scrape"),
+    ];
+    let rig = Rig::with(&settings).await;
+    let secret = file.0.with_extension("secret");
+    let next = table(&site.url(), "new");
+    file.replace(&format!("caracal_admin_token_file = {secret:?}\n{next}"));
+    wait_until(SOON, async || count(&rig, "config_reload_errors").await == 1).await;
+    assert_eq!(version(&rig, "/r0").await, "old");
+    std::fs::write(&secret, "a secret that is long enough").unwrap();
+    wait_until(SOON, async || version(&rig, "/r0").await == "new").await;
+    assert_eq!(count(&rig, "config_reload_errors").await, 1);
+    std::fs::remove_file(&secret).unwrap();
 }
 
 #[tokio::test]

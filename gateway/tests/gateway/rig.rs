@@ -147,7 +147,9 @@ impl Relay {
         let is_silent = Arc::clone(&silent);
         let task = tokio::spawn(async move {
             let publisher = Publisher::new(Arc::clone(&bus), stream_keys());
+            let mut beat = tokio::time::interval(Duration::from_millis(100));
             loop {
+                beat.tick().await;
                 if !is_silent.load(Ordering::SeqCst)
                     && let Ok(revoked) = bus.last_id(SESSIONS_REVOKE).await
                     && let Ok(keys) = bus.last_id(KEYS_INVALIDATE).await
@@ -164,7 +166,6 @@ impl Relay {
                         .publish_signed(WATERMARKS, vec![watermark.to_fields()])
                         .await;
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
         Self { silent, task }

@@ -142,6 +142,20 @@ async fn a_public_route_asks_for_no_mandate_and_gets_none() {
         );
     }
 
+    let others = rig.sts.sign(one_shot()).replace("eyJ", "eyJh");
+    for (name, value, passes) in [
+        ("x-api-key", mandate.clone(), false),
+        ("cookie", format!("a=1; session={mandate}; b=2"), false),
+        ("x-token", format!("\"{mandate}\", x"), false),
+        ("cookie", format!("a=1; session={others}; b=2"), true),
+        ("x-api-key", "eyJ.no.token".to_owned(), true),
+    ] {
+        let request = plain("/public/x", "a.test", None).header(name, value.as_str());
+        assert_eq!(rig.send(request).await.status, 200);
+        let request = site.take_requests().pop().unwrap();
+        assert_eq!(request.header(name), passes.then_some(value.as_str()), "{name}");
+    }
+
     let traversal = rig.send(plain("/public/%2e%2e/admin", "a.test", None)).await;
     assert_eq!(traversal.status, 401, "a path that climbs is not public");
     assert!(site.requests().is_empty());

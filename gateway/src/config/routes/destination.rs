@@ -3,6 +3,7 @@
 use caracal_chassis::config::Reader;
 use url::Url;
 
+use super::upstreams;
 use crate::snapshot::routes::{Destination, Redirect, RedirectTo};
 
 /// Statuses of a redirect (RFC 9110 section 15.4) that every client understands.
@@ -13,7 +14,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Destination> {
     let resource = reader.optional_text("RESOURCE");
     let zone = reader.optional_text("ZONE");
     let public = reader.boolean("PUBLIC", false);
-    let upstream = reader.optional_url("UPSTREAM", &["http", "https"]);
+    let pool = upstreams::read(reader);
     let keeps_authorization = reader.boolean("FORWARD_AUTHORIZATION", false);
     reader.check(
         public || !keeps_authorization,
@@ -34,14 +35,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Destination> {
             None
         }
     };
-    let destination = match (public, resource, upstream, redirect) {
+    let destination = match (public, resource, pool, redirect) {
         (false, Some(resource), None, None) => Some(Destination::Resource { resource, zone }),
-        (true, None, Some(upstream), None) => {
-            Url::parse(&upstream).ok().map(|upstream| Destination::Public {
-                upstream,
-                keeps_authorization,
-            })
-        }
+        (true, None, Some(pool), None) => Some(Destination::Public {
+            pool,
+            keeps_authorization,
+        }),
         (false, None, None, Some(redirect)) => Some(Destination::Redirect(redirect)),
         _ => None,
     };
@@ -49,7 +48,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Destination> {
         destination.is_some(),
         "RESOURCE",
         "and the rest of the route do not fit together",
-        "write resource for a protected route; public = true and upstream for one that asks for no mandate; redirect for an address to go to",
+        "write resource for a protected route; public = true and upstream or upstreams for one that asks for no mandate; redirect for an address to go to",
     );
     destination
 }

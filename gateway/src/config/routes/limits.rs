@@ -20,9 +20,13 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Limits {
         idle_timeout: duration(reader, "IDLE_TIMEOUT"),
         rate: rate(reader, "RATE", "RATE_BURST"),
         source_rate: rate(reader, "SOURCE_RATE", "SOURCE_RATE_BURST"),
-        concurrency: is_set(reader, "CONCURRENCY")
-            .then(|| usize::try_from(reader.integer("CONCURRENCY", 1, 1..=1_000_000)).unwrap_or(1)),
+        concurrency: count(reader, "CONCURRENCY"),
+        source_concurrency: count(reader, "SOURCE_CONCURRENCY"),
     }
+}
+
+fn count(reader: &mut Reader<'_>, key: &str) -> Option<usize> {
+    is_set(reader, key).then(|| usize::try_from(reader.integer(key, 1, 1..=1_000_000)).unwrap_or(1))
 }
 
 fn is_set(reader: &mut Reader<'_>, key: &str) -> bool {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use caracal_model::ZoneId;
 use caracal_wire::path::PathRule;
 use http::{HeaderName, HeaderValue, Method};
-use url::Url;
 
 use crate::rate::Rate;
+use crate::upstream::Pool;
 
 /// One line of the route table, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,10 +49,10 @@ pub(crate) enum Destination {
         /// The only zone whose mandates it accepts, when it is bound to one.
         zone: Option<ZoneId>,
     },
-    /// A public upstream: no mandate is asked for.
+    /// Public upstreams: no mandate is asked for.
     Public {
         /// Where it is.
-        upstream: Url,
+        pool: Pool,
         /// Whether it gets the client's `Authorization`, unless that is a mandate.
         keeps_authorization: bool,
     },
@@ -112,6 +112,16 @@ pub(crate) struct Limits {
     pub(crate) source_rate: Option<Rate>,
     /// Requests under way at the same time.
     pub(crate) concurrency: Option<usize>,
+    /// The same of one source, if something else than half of them.
+    pub(crate) source_concurrency: Option<usize>,
+}
+
+impl Limits {
+    /// How many requests of one source may be under way: by default half of those of all, so that nobody holds every place.
+    pub(super) fn source_concurrency(&self) -> Option<usize> {
+        let half = self.concurrency.map(|count| count.div_ceil(2));
+        self.source_concurrency.or(half)
+    }
 }
 
 impl RouteRule {

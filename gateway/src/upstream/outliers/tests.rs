@@ -15,6 +15,11 @@ fn addresses(count: u8) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// The order where no health check says anything.
+fn order(outliers: &Outliers, all: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+    outliers.order(UPSTREAM, all, |_address| false, now)
+}
+
 /// How often each address comes first in so many requests.
 fn firsts(
     outliers: &Outliers,
@@ -24,7 +29,7 @@ fn firsts(
 ) -> HashMap<SocketAddr, usize> {
     let mut counts = HashMap::new();
     for _request in 0..requests {
-        let order = outliers.order(UPSTREAM, all, now);
+        let order = order(outliers, all, now);
         assert_eq!(order.len(), all.len(), "every address is tried in the end");
         *counts.entry(order[0]).or_default() += 1;
     }
@@ -32,7 +37,7 @@ fn firsts(
 }
 
 fn eject(outliers: &Outliers, all: &[SocketAddr], address: SocketAddr, now: Instant) -> bool {
-    (0..RULES.failures).any(|_failure| outliers.failed(UPSTREAM, all, address, now))
+    (0..RULES.failures).any(|_failure| outliers.failed(UPSTREAM, all, address, Failure::Request, now))
 }
 
 #[tokio::test]
@@ -46,14 +51,14 @@ async fn an_address_that_fails_in_a_row_is_left_alone_and_the_others_share_its_t
     let (outliers, all, now) = (Outliers::new(RULES), addresses(3), Instant::now());
     for _round in 0..5 {
         // Never three in a row.
-        assert!(!outliers.failed(UPSTREAM, &all, all[1], now));
-        assert!(!outliers.failed(UPSTREAM, &all, all[1], now));
+        assert!(!outliers.failed(UPSTREAM, &all, all[1], Failure::Request, now));
+        assert!(!outliers.failed(UPSTREAM, &all, all[1], Failure::Request, now));
         outliers.answered(UPSTREAM, all[1]);
     }
     assert!(eject(&outliers, &all, all[1], now));
     let counts = firsts(&outliers, &all, 10, now + Duration::from_secs(9));
     assert_eq!(counts, HashMap::from([(all[0], 5), (all[2], 5)]));
-    assert_eq!(outliers.order(UPSTREAM, &all, now)[2], all[1], "the last resort");
+    assert_eq!(order(&outliers, &all, now)[2], all[1], "the last resort");
     assert_eq!(outliers.counts(), (1, 1));
 }
 
@@ -62,7 +67,7 @@ async fn one_request_tries_it_when_its_time_is_over() {
     let (outliers, all, now) = (Outliers::new(RULES), addresses(2), Instant::now());
     assert!(eject(&outliers, &all, all[0], now));
     let over = now + Duration::from_secs(10);
-    assert_eq!(outliers.order(UPSTREAM, &all, over)[0], all[0]);
+    assert_eq!(order(&outliers, &all, over)[0], all[0]);
     assert_eq!(
         firsts(&outliers, &all, 5, over).get(&all[0]),
         None,
@@ -70,7 +75,7 @@ async fn one_request_tries_it_when_its_time_is_over() {
     );
     // Nothing came of it: another one tries.
     let much_later = over + PROBE_MAX;
-    assert_eq!(outliers.order(UPSTREAM, &all, much_later)[0], all[0]);
+    assert_eq!(order(&outliers, &all, much_later)[0], all[0]);
     outliers.answered(UPSTREAM, all[0]);
     assert_eq!(firsts(&outliers, &all, 4, much_later)[&all[0]], 2);
     assert_eq!(outliers.counts(), (0, 1));
@@ -82,16 +87,19 @@ async fn the_time_grows_up_to_a_limit_and_starts_anew_after_an_answer() {
     assert!(eject(&outliers, &all, all[0], now));
     for seconds in [10, 20, 35, 35] {
         let still = now + Duration::from_millis(seconds * 1_000 - 1);
-        assert_eq!(outliers.order(UPSTREAM, &all, still)[0], all[1], "{seconds}");
+        assert_eq!(order(&outliers, &all, still)[0], all[1], "{seconds}");
         // Requests that were under way make it no worse.
-        assert!(!outliers.failed(UPSTREAM, &all, all[0], still));
+        assert!(!outliers.failed(UPSTREAM, &all, all[0], Failure::Request, still));
         now += Duration::from_secs(seconds);
-        assert_eq!(outliers.order(UPSTREAM, &all, now)[0], all[0], "{seconds}");
-        assert!(outliers.failed(UPSTREAM, &all, all[0], now), "the probe failed");
+        assert_eq!(order(&outliers, &all, now)[0], all[0], "{seconds}");
+        assert!(
+            outliers.failed(UPSTREAM, &all, all[0], Failure::Request, now),
+            "the probe failed"
+        );
     }
     outliers.answered(UPSTREAM, all[0]);
     assert!(eject(&outliers, &all, all[0], now));
-    assert_eq!(outliers.order(UPSTREAM, &all, now + RULES.first)[0], all[0]);
+    assert_eq!(order(&outliers, &all, now + RULES.first)[0], all[0]);
 }
 
 #[tokio::test]
@@ -110,7 +118,68 @@ async fn what_one_upstream_does_is_not_held_against_another() {
     let (outliers, all, now) = (Outliers::new(RULES), addresses(2), Instant::now());
     assert!(eject(&outliers, &all, all[0], now));
     let order: Vec<_> = (0..2)
-        .map(|_request| outliers.order("other:80", &all, now)[0])
+        .map(|_request| outliers.order("other:80", &all, |_address| false, now)[0])
         .collect();
     assert!(order.contains(&all[0]));
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_is_one_failure_however_many_requests_it_carried() {
+    let (outliers, all, now) = (Outliers::new(RULES), addresses(2), Instant::now());
+    let failed = |connection: i32| {
+        let failure = Failure::Connection((connection, Some(SystemTime::UNIX_EPOCH)));
+        outliers.failed(UPSTREAM, &all, all[0], failure, now)
+    };
+    for _round in 0..20 {
+        assert!(!failed(1));
+        assert!(!failed(2), "two that end at the same time");
+    }
+    assert!(failed(3), "the third in a row");
+}
+
+#[tokio::test]
+async fn ill_addresses_are_the_last_resort_and_share_it() {
+    let (outliers, all, now) = (Outliers::new(RULES), addresses(3), Instant::now());
+    let firsts = |is_ill: &dyn Fn(SocketAddr) -> bool| {
+        let mut firsts: Vec<_> = (0..6)
+            .map(|_request| outliers.order(UPSTREAM, &all, is_ill, now))
+            .map(|order| (order[0], order[2]))
+            .collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        firsts
+    };
+    let first_is_ill = |address: SocketAddr| address == all[0];
+    assert_eq!(firsts(&first_is_ill), [(all[1], all[0]), (all[2], all[0])]);
+    assert_eq!(
+        firsts(&|_address| true).len(),
+        3,
+        "all are tried when all are ill"
+    );
+    assert!(eject(&outliers, &all, all[1], now));
+    assert_eq!(
+        firsts(&first_is_ill),
+        [(all[2], all[0])],
+        "what fails is still better than what is ill"
+    );
+    let over = now + RULES.first;
+    let order = outliers.order(UPSTREAM, &all, |address| address == all[1], over);
+    assert_eq!(order[2], all[1], "no request finds out about what is ill");
+}
+
+#[tokio::test]
+async fn a_try_that_was_not_made_is_left_to_the_next_request() {
+    let (outliers, all, now) = (Outliers::new(RULES), addresses(2), Instant::now());
+    assert!(eject(&outliers, &all, all[0], now));
+    let over = now + RULES.first;
+    assert_eq!(order(&outliers, &all, over)[0], all[0]);
+    assert_eq!(order(&outliers, &all, over)[0], all[1], "one request, not two");
+    outliers.untried(UPSTREAM, all[0], over);
+    assert_eq!(order(&outliers, &all, over)[0], all[0]);
+    outliers.untried(UPSTREAM, all[1], over);
+    assert_eq!(
+        outliers.counts(),
+        (1, 1),
+        "one that was not left alone stays as it is"
+    );
 }

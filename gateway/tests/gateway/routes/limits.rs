@@ -154,3 +154,39 @@ async fn a_route_carries_so_many_requests_at_a_time() {
     // The place is given back when the first request is over, which its client learns a moment earlier.
     wait_until(SOON, async || ask(&rig, "/x").await.status == 200).await;
 }
+
+#[tokio::test]
+async fn one_source_holds_no_more_than_its_share_of_a_route() {
+    let routes = r#"[{"path_prefix":"/","resource":"resource://crm","concurrency":2}]"#;
+    let rig = Rig::with(&[("ROUTE", routes), ("TRUST_PROXY", "true")]).await;
+    rig.upstream.set(Behaviour::Held);
+    let from = async |source: &str| {
+        let request = plain("/x", "a.test", Some(&rig.sts.mandate())).header("x-forwarded-for", source);
+        rig.send(request).await
+    };
+    let held = from("203.0.113.1");
+    let others = async {
+        wait_until(SOON, async || rig.upstream.requests().len() == 1).await;
+        let second = from("203.0.113.1").await;
+        let (third, ()) = tokio::join!(from("203.0.113.2"), async {
+            wait_until(SOON, async || rig.upstream.requests().len() == 2).await;
+            rig.upstream.release();
+        });
+        (second, third)
+    };
+    let (held, (second, third)) = tokio::join!(held, others);
+    assert_eq!(
+        (held.status, third.status),
+        (200, 200),
+        "there is room for another source"
+    );
+    let expected = (
+        429,
+        "provider_rate_limited".into(),
+        "too many requests in progress".into(),
+    );
+    assert_eq!(second.refusal(), expected);
+    let request_id = second.header("x-request-id").unwrap();
+    rig.event(request_id, "gateway_request_denied", "too_many_requests")
+        .await;
+}
