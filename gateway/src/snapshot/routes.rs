@@ -197,9 +197,9 @@ impl Hosts {
 
 impl Paths {
     fn find(&self, asked: Asked<'_>) -> Found<'_> {
-        let sent = one_of(self.sent.find(asked.path), asked.method);
+        let sent = one_of(&self.sent.find(asked.path).iter(), asked.method);
         let read = obliging(asked.path);
-        match (&sent, one_of(self.read.find(&read), asked.method)) {
+        match (&sent, one_of(&self.read.find(&read).iter(), asked.method)) {
             (Found::Nothing, Found::Nothing) | (Found::OtherMethods(_), Found::OtherMethods(_)) => {}
             (Found::Line(sent_line), Found::Line(read_line)) if Arc::ptr_eq(sent_line, read_line) => {}
             _ => return Found::Ambiguous,
@@ -221,7 +221,7 @@ impl Paths {
 /// stand in `lines` beside others that only such a server takes for the same.
 fn is_protected_beside(lines: &[Arc<Line>], line: &Line, method: &Method, has_methods: bool) -> bool {
     let is_same_path = |other: &&Arc<Line>| other.rule.path == line.rule.path;
-    match one_of(lines.iter().filter(is_same_path), method) {
+    match one_of(&lines.iter().filter(is_same_path), method) {
         Found::Line(line) => line.is_protected(),
         // What is only for other methods there is not for this one under another name.
         Found::OtherMethods(_) => line.is_protected() && !has_methods,
@@ -230,8 +230,8 @@ fn is_protected_beside(lines: &[Arc<Line>], line: &Line, method: &Method, has_me
 }
 
 /// The line among those of one path that is for `method`: one that names it, else one for all.
-fn one_of<'t>(lines: impl IntoIterator<Item = &'t Arc<Line>> + Clone, method: &Method) -> Found<'t> {
-    let all = || lines.clone().into_iter();
+fn one_of<'t>(lines: &(impl Iterator<Item = &'t Arc<Line>> + Clone), method: &Method) -> Found<'t> {
+    let all = || lines.clone();
     let names = |line: &&Arc<Line>| line.rule.methods.contains(method);
     let for_all = |line: &&Arc<Line>| line.rule.methods.is_empty();
     if let Some(line) = all().find(names).or_else(|| all().find(for_all)) {
