@@ -259,7 +259,7 @@ impl Acme {
             }
             Err(error) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
-                if error.is_unknown_account() {
+                if error.is_without_account() {
                     document.account = None;
                 }
                 let before = document.failures.get(domain).copied();

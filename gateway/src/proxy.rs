@@ -1,8 +1,10 @@
-//! The hooks of Pingora, in the order in which it calls them. Each hands over to a stage; answers of the gateway's own
-//! are written by `answer`.
+//! The hooks of Pingora, in the order in which it calls them. Each hands over to a stage; what the gateway answers by itself is in
+//! `own`, and how, in `answer`.
 
 mod answer;
 mod http2;
+mod own;
+mod session;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -11,7 +13,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use caracal_chassis::health::Readiness;
-use caracal_chassis::server::RequestId;
 use http::Version;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
@@ -19,28 +20,23 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use self::session::{head_bytes, inbound, leash, observe};
 use crate::Gateway;
-use crate::acme::challenges::HTTP_PREFIX;
 use crate::admit;
-use crate::connection::{ClientConnection, Downstream, Leash, Trip};
-use crate::context::{Context, Inbound, Verdict, Way};
+use crate::connection::{Leash, Trip};
+use crate::context::{Context, Verdict, Way};
 use crate::denial::Denial;
-use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response, client_address, traceparent};
+use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response};
 use crate::metrics::Stage;
 use crate::one_reading;
 use crate::source::network;
-use crate::stage::route::Location;
 use crate::stage::stream::Farewell;
 use crate::stage::{forward, revocation, route, stream};
 use crate::upstream::Failure;
-
-/// How long an answer about readiness holds on the port of requests.
-const READINESS_HOLDS: Duration = Duration::from_millis(500);
 
 /// How long a request body that is not wanted any more is read, so that the client gets the refusal instead of a
 /// broken connection.
@@ -92,7 +88,7 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         if self.serve_challenge(session, context).await?
             || self.serve_health(session, context).await?
-            || send_to_tls(&self.gateway, session, context).await?
+            || own::send_to_tls(&self.gateway, session, context).await?
         {
             return Ok(true);
         }
@@ -419,59 +415,6 @@ impl ProxyHttp for Proxy {
 }
 
 impl Proxy {
-    /// Answers `/health` and `/ready` on this port too, when it should.
-    async fn serve_health(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        if !self.gateway.config.health_on_main {
-            return Ok(false);
-        }
-        let body = match session.req_header().uri.path() {
-            "/health" => Ok(()),
-            "/ready" => self.is_ready().await,
-            _ => return Ok(false),
-        };
-        context.verdict = Verdict::Served;
-        let is_ready = session.req_header().uri.path() == "/ready";
-        let (status, body) = match body {
-            Ok(()) if is_ready => (200, json!({"ok": true, "ready": true})),
-            Ok(()) => (200, json!({"ok": true})),
-            Err(reason) => (503, json!({"ok": false, "ready": false, "reason": reason})),
-        };
-        session.set_close_on_response_before_downstream_finish(false);
-        answer::document(session, status, &body, &context.seen.request_id).await?;
-        Ok(true)
-    }
-
-    /// Whether the gateway is ready, as it was a moment ago: anybody may ask here, and must not make it ask others each time.
-    async fn is_ready(&self) -> Result<(), &'static str> {
-        let mut known = self.known_readiness.lock().await;
-        if let Some((at, readiness)) = &*known
-            && at.elapsed() < READINESS_HOLDS
-        {
-            return *readiness;
-        }
-        let readiness = self.readiness.evaluate().await;
-        *known = Some((Instant::now(), readiness));
-        readiness
-    }
-
-    /// Answers the certificate authority that asks whether a name is ours. What nobody was asked for may be an upstream's.
-    async fn serve_challenge(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        let Some(acme) = &self.gateway.acme else {
-            return Ok(false);
-        };
-        let token = session.req_header().uri.path().strip_prefix(HTTP_PREFIX);
-        let Some(token) = token.map(str::to_owned) else {
-            return Ok(false);
-        };
-        let Some(proof) = acme.challenges().answer(&token).await else {
-            return Ok(false);
-        };
-        context.verdict = Verdict::Served;
-        session.set_close_on_response_before_downstream_finish(false);
-        answer::proof(session, proof, &context.seen.request_id).await?;
-        Ok(true)
-    }
-
     async fn decide(&self, session: &mut Session, context: &mut Context) -> Result<Verdict> {
         let gateway = &self.gateway;
         if head_bytes(session) > gateway.config.head_bytes_max {
@@ -520,24 +463,6 @@ impl Proxy {
         Ok(verdict.unwrap_or_else(Verdict::Denied))
     }
 
-    /// Answers a request that takes a redirect.
-    async fn redirect(
-        &self,
-        session: &mut Session,
-        location: Result<Location, Denial>,
-        context: &Context,
-    ) -> Result<Verdict> {
-        let location = match location {
-            Ok(location) => location,
-            Err(denial) => return Ok(Verdict::Denied(denial)),
-        };
-        session.set_close_on_response_before_downstream_finish(false);
-        let Location { status, address } = location;
-        answer::redirect(session, status, &address, &context.seen.request_id).await?;
-        self.gateway.metrics.redirected.inc();
-        Ok(Verdict::Served)
-    }
-
     async fn note_denial(&self, denial: &Denial, context: &Context) {
         self.gateway.metrics.count_denial(denial);
         if !self.gateway.evidence.denial(&context.seen, denial).await {
@@ -562,42 +487,6 @@ impl Proxy {
             self.gateway.metrics.count_denial(denial);
         }
     }
-}
-
-/// Sends a request that came in clear to the same address in TLS, when that is how the gateway is to be used.
-async fn send_to_tls(gateway: &Gateway, session: &mut Session, context: &mut Context) -> Result<bool> {
-    let request = inbound(session)?;
-    if !request.belongs_to_tls() {
-        return Ok(false);
-    }
-    let Some(location) = request.in_tls(&gateway.config.public_urls) else {
-        context.verdict = Verdict::Denied(Denial::BadRequest);
-        answer::refuse(session, &Denial::BadRequest, &context.seen.request_id).await?;
-        return Ok(true);
-    };
-    context.verdict = Verdict::Served;
-    answer::redirect(session, 308, &location, &context.seen.request_id).await?;
-    Ok(true)
-}
-
-/// Notes what is seen of a request before anything is decided.
-fn observe(gateway: &Gateway, session: &Session, context: &mut Context) -> Result<()> {
-    let request = inbound(session)?;
-    let given = request
-        .headers()
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok());
-    let seen = &mut context.seen;
-    if let Some(request_id) = given.and_then(RequestId::parse) {
-        seen.request_id = request_id;
-    }
-    seen.started = Instant::now();
-    seen.method = request.head().method.as_str().into();
-    seen.source = client_address(&request, &gateway.config.trust);
-    let (trace, traceparent) = traceparent(request.headers());
-    seen.trace_id = Some(trace.trace_id().into());
-    seen.traceparent = Some(traceparent);
-    Ok(())
 }
 
 /// Ends a response that had begun: with a reason where there is one and its framing has room for it.
@@ -625,41 +514,6 @@ async fn end_early(
         None if version == Version::HTTP_2 => session.as_mut().shutdown().await,
         None => {}
     }
-}
-
-/// What carries the exchange. Always ours: the listener puts nothing else under a session.
-fn downstream(session: &Session) -> Result<&Downstream> {
-    let downstream = if let Some(session) = session.as_http1() {
-        let connection = session
-            .stream()
-            .as_ref()
-            .as_any()
-            .downcast_ref::<ClientConnection>();
-        connection.map(ClientConnection::downstream)
-    } else {
-        session.req_header().extensions.get::<Downstream>()
-    };
-    downstream.ok_or_else(|| Error::explain(ErrorType::InternalError, "a foreign connection"))
-}
-
-fn leash(session: &Session) -> Result<Leash> {
-    downstream(session).map(|downstream| downstream.leash.clone())
-}
-
-fn inbound(session: &Session) -> Result<Inbound<'_>> {
-    Ok(Inbound::new(session.req_header(), &downstream(session)?.origin))
-}
-
-/// Length of the head: as received, or, where it was compressed (HTTP/2), as its fields are counted (RFC 9113 section 6.5.2).
-fn head_bytes(session: &Session) -> usize {
-    const OVERHEAD: usize = 32;
-    if let Some(session) = session.as_http1() {
-        return session.get_headers_raw_bytes().len();
-    }
-    let head = session.req_header();
-    let fields = head.headers.iter();
-    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
-    fields.sum::<usize>() + head.raw_path().len()
 }
 
 fn undecided<T>() -> Result<T> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use caracal_chassis::server::{self, ServeError};
 use caracal_chassis::shutdown::Shutdown;
+use rustix::process::Uid;
 use tokio::net::{TcpListener, UnixListener};
 
 use message::{Offer, receive, send};
@@ -213,12 +214,37 @@ async fn hand_over(
 }
 
 /// Only processes of the same user, or of root, give and get listeners.
-fn of_this_user(peer: rustix::process::Uid) -> std::io::Result<()> {
-    if peer.is_root() || peer == rustix::process::geteuid() {
+fn of_this_user(peer: Uid) -> std::io::Result<()> {
+    is_of(peer, rustix::process::geteuid())
+}
+
+fn is_of(peer: Uid, this: Uid) -> std::io::Result<()> {
+    if peer.is_root() || peer == this {
         return Ok(());
     }
     Err(std::io::Error::new(
         std::io::ErrorKind::PermissionDenied,
         "a process of another user",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_are_given_to_this_user_and_to_root_and_to_nobody_else() {
+        let user = Uid::from_raw;
+        for (peer, this, passes) in [
+            (1_000, 1_000, true),
+            (0, 1_000, true),
+            (0, 0, true),
+            (1_001, 1_000, false),
+            (1_000, 0, false),
+            (u32::MAX - 1, 1_000, false),
+        ] {
+            let given = is_of(user(peer), user(this));
+            assert_eq!(given.is_ok(), passes, "{peer} to {this}");
+        }
+    }
 }

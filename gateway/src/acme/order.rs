@@ -19,8 +19,11 @@ const POLL: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(250))
     .backoff(1.5)
     .timeout(Duration::from_mins(1));
-/// What an authority says to an account it does not know (RFC 8555 section 6.7).
-const UNKNOWN_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
+/// What an authority says to an account that it does not know, or that was deactivated (RFC 8555 sections 6.7 and 7.3.6).
+const NO_ACCOUNT: [&str; 2] = [
+    "urn:ietf:params:acme:error:accountDoesNotExist",
+    "urn:ietf:params:acme:error:unauthorized",
+];
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +55,13 @@ pub(super) enum OrderError {
 }
 
 impl OrderError {
-    /// Whether the authority has forgotten the account, so that the next order must begin with another one.
-    pub(super) fn is_unknown_account(&self) -> bool {
+    /// Whether the account is no longer one to the authority, so that the next order must begin with another one.
+    pub(super) fn is_without_account(&self) -> bool {
         let Self::Authority(instant_acme::Error::Api(problem)) = self else {
             return false;
         };
-        problem.r#type.as_deref() == Some(UNKNOWN_ACCOUNT)
+        let kind = problem.r#type.as_deref();
+        kind.is_some_and(|kind| NO_ACCOUNT.contains(&kind))
     }
 }
 
@@ -161,4 +165,30 @@ async fn reason(order: &mut Order) -> String {
         }
     }
     "it does not say why".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_is_gone_or_deactivated_is_replaced_and_no_other() {
+        for (kind, is_gone) in [
+            ("accountDoesNotExist", true),
+            ("unauthorized", true),
+            ("rateLimited", false),
+            ("rejectedIdentifier", false),
+            ("serverInternal", false),
+        ] {
+            let problem =
+                format!(r#"{{"type":"urn:ietf:params:acme:error:{kind}","detail":"x","status":403}}"#);
+            let problem = instant_acme::Error::Api(serde_json::from_str(&problem).unwrap());
+            assert_eq!(
+                OrderError::Authority(problem).is_without_account(),
+                is_gone,
+                "{kind}"
+            );
+        }
+        assert!(!OrderError::Timeout.is_without_account());
+    }
 }

@@ -1,6 +1,7 @@
 //! How does the gateway speak to upstreams? (docs/contract/gateway-upstreams.md)
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use caracal_chassis::config::Reader;
 use caracal_egress::Target;
@@ -13,6 +14,8 @@ use crate::upstream::{EjectionRules, IdentityFiles};
 pub(crate) struct UpstreamSettings {
     /// Whether HTTP/2 is offered to upstreams that speak TLS.
     pub(crate) http2: bool,
+    /// How often an HTTP/2 upstream with something open is asked whether it is there.
+    pub(crate) http2_ping: Duration,
     h2c_hosts: Vec<HostAndPort>,
     /// When an address is left alone.
     pub(crate) ejection: EjectionRules,
@@ -46,6 +49,7 @@ impl UpstreamSettings {
             ejection,
             identity: read_identity(reader),
             http2: reader.boolean("UPSTREAM_HTTP2", true),
+            http2_ping: reader.duration("UPSTREAM_HTTP2_PING", 15 * SECOND, SECOND..=3_600 * SECOND),
             h2c_hosts,
         }
     }

@@ -278,7 +278,8 @@ pub(crate) fn peer_at(
         #[cfg(target_os = "linux")]
         user_timeout: PROBE_AFTER,
     });
-    options.h2_ping_interval = Some(PING_EVERY);
+    // A connection on which nobody is there would be handed out on and on.
+    options.h2_ping_interval = Some(gateway.config.upstreams.http2_ping);
     peer
 }
 
@@ -373,9 +374,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
 
 /// How long an unused connection to an upstream is kept.
 const KEEP_FOR: Duration = Duration::from_secs(90);
-/// How often an HTTP/2 connection with something open is asked whether anybody is there: one that is not would be handed out on
-/// and on.
-const PING_EVERY: Duration = Duration::from_secs(15);
 /// When a silent connection is probed, and how long what was sent may go without acknowledgement.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 

@@ -156,6 +156,24 @@ async fn what_was_issued_outlives_the_gateway() {
 }
 
 #[tokio::test]
+async fn a_name_that_was_taken_off_the_list_is_not_shown_any_more() {
+    let mut world = World::start(90 * DAY, &[("ACME_DOMAINS", "a.example.com, b.example.com")]).await;
+    let first = world.gateway(&Clock::system()).await;
+    world.crossing.leads_to(vec![first.addresses.main]);
+    let kept = world.until_shown(&first, "a.example.com").await;
+    let dropped = world.until_shown(&first, "b.example.com").await;
+    wait_until(SOON, async || issued(&first).await == 2).await;
+    first.stop();
+    world.settings.retain(|(name, _value)| *name != "ACME_DOMAINS");
+    world.settings.push(("ACME_DOMAINS", "a.example.com".to_owned()));
+    let second = world.gateway(&Clock::system()).await;
+    assert_eq!(world.until_shown(&second, "a.example.com").await, kept);
+    until_looked(&world.sts, 5).await;
+    assert_ne!(world.shown(&second, "b.example.com").await, Some(dropped));
+    assert_eq!(issued(&second).await, 0, "and nothing is ordered for it");
+}
+
+#[tokio::test]
 async fn two_gateways_order_once_and_both_prove_and_show_it() {
     for settings in [&[][..], &[("ACME_CHALLENGE", "http-01"), ("HTTP_PORT", "0")]] {
         let world = World::start(90 * DAY, settings).await;

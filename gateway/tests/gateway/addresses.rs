@@ -92,33 +92,64 @@ async fn an_address_nobody_listens_at_costs_no_request_and_is_left_alone_soon() 
     );
 }
 
-#[tokio::test]
-async fn an_address_that_breaks_off_is_left_alone_and_tried_again_later() {
-    let (first, _on_first) = counting((FIRST, 0).into()).await;
-    let port = first.address().port();
-    let breaking = TcpListener::bind((OTHER, port)).await.unwrap();
-    let broken = tokio::spawn(async move {
+/// Takes connections at `address` and ends each before it answers.
+async fn breaking_off(address: SocketAddr) -> tokio::task::JoinHandle<()> {
+    let breaking = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
         loop {
             let (mut stream, _peer) = breaking.accept().await.unwrap();
             let _request = stream.read(&mut [0; 8_192]).await;
         }
-    });
+    })
+}
+
+async fn post(rig: &Rig) -> u16 {
+    let posted = rig.request("POST", "/", &rig.sts.mandate());
+    rig.send_with(posted, "body").await.status
+}
+
+#[tokio::test]
+async fn an_address_that_breaks_off_fails_one_request_and_is_left_alone() {
+    let (first, on_first) = counting((FIRST, 0).into()).await;
+    let port = first.address().port();
+    let broken = breaking_off((OTHER, port).into()).await;
+    let rig = rig(
+        port,
+        &[
+            ("UPSTREAM_EJECT_AFTER", "1"),
+            ("UPSTREAM_EJECT_TIME", "1h"),
+            ("UPSTREAM_EJECT_TIME_MAX", "1h"),
+        ],
+    )
+    .await;
+    let mut failed = 0;
+    for _request in 0..8 {
+        failed += usize::from(post(&rig).await == 502);
+    }
+    assert_eq!((failed, seen(&on_first)), (1, 7));
+    broken.abort();
+}
+
+#[tokio::test]
+async fn an_address_that_was_left_alone_is_tried_again_later() {
+    let (first, _on_first) = counting((FIRST, 0).into()).await;
+    let port = first.address().port();
+    let broken = breaking_off((OTHER, port).into()).await;
     let rig = rig(
         port,
         &[("UPSTREAM_EJECT_AFTER", "1"), ("UPSTREAM_EJECT_TIME", "1s")],
     )
     .await;
-    let mut failed = 0;
-    for _request in 0..4 {
-        let posted = rig.request("POST", "/", &rig.sts.mandate());
-        failed += usize::from(rig.send_with(posted, "body").await.status == 502);
-    }
-    assert_eq!(failed, 1, "it fails once, and is left alone");
+    wait_until(SOON, async || {
+        post(&rig).await;
+        rig.metric("upstream_ejections").await > 0
+    })
+    .await;
     broken.abort();
     assert!(broken.await.unwrap_err().is_cancelled());
     let (_other, on_other) = counting((OTHER, port).into()).await;
     wait_until(SOON, async || {
-        assert_eq!(rig.send(rig.get("/")).await.status, 200);
+        post(&rig).await;
         seen(&on_other) > 0
     })
     .await;

@@ -63,6 +63,28 @@ async fn health_and_readiness_are_on_both_ports_and_metrics_on_their_own() {
 }
 
 #[tokio::test]
+async fn who_asks_on_the_main_port_whether_the_gateway_is_ready_does_not_make_it_ask_others_each_time() {
+    let rig = Rig::start().await;
+    let (main, admin) = (rig.gateway.addresses.main, rig.gateway.addresses.admin);
+    let asked = async |address, times: u32| {
+        let (began, before) = (tokio::time::Instant::now(), rig.bus.pings());
+        for _time in 0..times {
+            assert_eq!(get(address, "/ready", None).await.status, 200);
+        }
+        // An answer holds for half a second, however long all of this takes.
+        let at_most = began.elapsed().as_millis() / 500 + 1;
+        (rig.bus.pings() - before, usize::try_from(at_most).unwrap())
+    };
+    let (on_main, at_most) = asked(main, 100).await;
+    assert!(
+        (1..=at_most).contains(&on_main),
+        "{on_main}, and not more than {at_most}"
+    );
+    let (on_admin, _) = asked(admin, 10).await;
+    assert_eq!(on_admin, 10, "operators are told what is now");
+}
+
+#[tokio::test]
 async fn the_main_port_can_be_left_to_upstream_paths() {
     let rig = Rig::with(&[("ADMIN_ON_MAIN_LISTENER", "false")]).await;
     assert_eq!(rig.send(rig.get("/health")).await.status, 200);

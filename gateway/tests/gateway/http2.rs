@@ -21,7 +21,7 @@ use crate::rig::{Gateway, RESOURCE, Rig, SOON, mandate_upstream};
 use crate::sts::{Grant, one_shot};
 use crate::tls_upstream::file;
 
-type Sender = SendRequest<Full<Bytes>>;
+pub(crate) type Sender = SendRequest<Full<Bytes>>;
 
 /// A client in clear that speaks HTTP/2 from its first byte.
 async fn connect(gateway: SocketAddr) -> Sender {
@@ -29,7 +29,9 @@ async fn connect(gateway: SocketAddr) -> Sender {
     over(stream).await
 }
 
-async fn over(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static) -> Sender {
+pub(crate) async fn over(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+) -> Sender {
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .unwrap();
@@ -40,14 +42,18 @@ async fn over(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send +
     sender
 }
 
-fn call(rig: &Rig, path: &str, mandate: caracal_testing::Mandate) -> http::request::Builder {
+pub(crate) fn call(rig: &Rig, path: &str, mandate: caracal_testing::Mandate) -> http::request::Builder {
     Request::builder()
         .uri(format!("http://gateway.test:8081{path}"))
         .header("authorization", format!("Bearer {}", rig.sts.sign(mandate)))
         .header("x-caracal-resource", RESOURCE)
 }
 
-async fn send(sender: &mut Sender, request: http::request::Builder, body: &str) -> http::Response<Incoming> {
+pub(crate) async fn send(
+    sender: &mut Sender,
+    request: http::request::Builder,
+    body: &str,
+) -> http::Response<Incoming> {
     let request = request
         .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
         .unwrap();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use caracal_model::{Anchor, AnchorKind};
-use caracal_testing::{LiveBody, LiveUpstream, Pipe, Speaks, test_authority, wait_until};
+use caracal_testing::{FaultProxy, LiveBody, LiveUpstream, Pipe, Speaks, test_authority, wait_until};
 use http::{HeaderMap, Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -314,4 +314,36 @@ async fn a_websocket_handshake_goes_over_http_1_1() {
     raw.until("ping").await;
     assert_eq!(versions.recv().await, Some(Version::HTTP_11));
     wait_until(SOON, async || upstream.connections() == 1).await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nobody_is_there_any_more_is_found_out_by_a_ping() {
+    let upstream = LiveUpstream::start(Speaks::H2c, |_request| async {
+        let (pipe, body) = Pipe::new();
+        assert!(pipe.data("begun"));
+        tokio::spawn(async move { pipe.let_go().await });
+        Response::new(body)
+    })
+    .await;
+    let between = FaultProxy::before(&upstream.url()).await;
+    // Nothing but a ping can end the wait.
+    let settings = [
+        ("UPSTREAM_H2C_HOSTS", "127.0.0.1"),
+        ("UPSTREAM_HTTP2_PING", "1s"),
+        ("STREAM_IDLE_TIMEOUT", "1h"),
+        ("UPSTREAM_TIMEOUT", "1h"),
+        ("READ_TIMEOUT", "2h"),
+    ];
+    let rig = rig(&upstream, &settings).await;
+    let through = between.url_through(&upstream.url());
+    rig.sts.grant(Grant::Upstream(mandate_upstream(through)));
+    let mut client = Raw::connect(rig.gateway.addresses.main).await;
+    client.write(post(&rig, "content-length: 0")).await;
+    client.until("begun").await;
+    between.pause();
+    let rest = client.until_closed().await;
+    assert!(
+        !rest.ends_with("0\r\n\r\n"),
+        "an answer that ended early never looks whole: {rest}"
+    );
 }

@@ -12,7 +12,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -66,11 +66,21 @@ impl Authority {
 
     /// Trusts this authority, and shows `shown`.
     fn connector(&self, shown: Option<&Issued>) -> TlsConnector {
+        self.connector_for(shown, rustls::DEFAULT_VERSIONS, b"http/1.1")
+    }
+
+    /// The same in these versions of TLS, for this application protocol.
+    fn connector_for(
+        &self,
+        shown: Option<&Issued>,
+        versions: &[&'static SupportedProtocolVersion],
+        protocol: &[u8],
+    ) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match shown {
@@ -82,7 +92,7 @@ impl Authority {
                     .unwrap()
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         TlsConnector::from(Arc::new(config))
     }
 }
@@ -385,6 +395,60 @@ async fn the_certificate_of_the_handshake_counts_as_the_settings_say() {
                 let status = call_bound(&rig, connector, bound_to).await;
                 assert_eq!(status, expected, "{mode}, row {number}");
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_only_where_clients_are_not_asked_for_certificates() {
+    let (authority, folder) = (Authority::new(), TempDir::new().unwrap());
+    let (certificate, key) = authority.issue(&["localhost"]).write(folder.path(), "server");
+    for (mode, second) in [("off", HandshakeKind::Resumed), ("any", HandshakeKind::Full)] {
+        let rig = Rig::with(&[
+            ("TLS_CERT_FILE", certificate.to_str().unwrap()),
+            ("TLS_KEY_FILE", key.to_str().unwrap()),
+            ("TLS_CLIENT_AUTH", mode),
+        ])
+        .await;
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let connector = authority.connector_for(None, &[version], b"http/1.1");
+            for expected in [HandshakeKind::Full, second] {
+                let stream = connect(&rig, &connector, "localhost").await.unwrap();
+                let kind = stream.get_ref().1.handshake_kind();
+                assert_eq!(kind, Some(expected), "{mode}, {version:?}");
+                // What resumes a session comes with the answer, if it comes.
+                let answer = Client::over(stream).await.send(rig.get("/")).await;
+                assert_eq!(answer.unwrap().status, 200);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_of_the_handshake_counts_for_every_stream_of_http2() {
+    let (authority, folder) = (Authority::new(), TempDir::new().unwrap());
+    let (certificate, key) = authority.issue(&["localhost"]).write(folder.path(), "server");
+    let (ours, other) = (Issued::self_signed("agent"), Issued::self_signed("other"));
+    let rig = Rig::with(&[
+        ("TLS_CERT_FILE", certificate.to_str().unwrap()),
+        ("TLS_KEY_FILE", key.to_str().unwrap()),
+        ("TLS_CLIENT_AUTH", "any"),
+    ])
+    .await;
+    for (shown, bound_to, expected) in [
+        (Some(&ours), Some(&ours), 200),
+        (Some(&ours), None, 200),
+        (Some(&other), Some(&ours), 401),
+        (None, Some(&ours), 401),
+    ] {
+        let connector = authority.connector_for(shown, rustls::DEFAULT_VERSIONS, b"h2");
+        let stream = connect(&rig, &connector, "localhost").await.unwrap();
+        let mut sender = crate::http2::over(stream).await;
+        for _stream in 0..2 {
+            let mandate = one_shot().with(|claims| claims.cnf = bound_to.map(Issued::confirmation));
+            let request = crate::http2::call(&rig, "/", mandate);
+            let answer = crate::http2::send(&mut sender, request, "").await;
+            assert_eq!(answer.status(), expected, "shown {}", shown.is_some());
         }
     }
 }

@@ -12,6 +12,7 @@ use caracal_wire::stream::Fields;
 pub(crate) struct SpyBus {
     inner: Arc<dyn Bus>,
     pub(crate) claims: AtomicUsize,
+    pings: AtomicUsize,
     /// How long the last claim is kept, in Unix milliseconds.
     pub(crate) claimed_until: AtomicI64,
     pub(crate) claims_fail: AtomicBool,
@@ -23,10 +24,16 @@ impl SpyBus {
         Arc::new(Self {
             inner,
             claims: AtomicUsize::new(0),
+            pings: AtomicUsize::new(0),
             claimed_until: AtomicI64::new(0),
             claims_fail: AtomicBool::new(false),
             publishing_fails: AtomicBool::new(false),
         })
+    }
+
+    /// How often somebody asked whether it is there.
+    pub(crate) fn pings(&self) -> usize {
+        self.pings.load(Ordering::SeqCst)
     }
 }
 
@@ -112,6 +119,7 @@ impl Bus for SpyBus {
     }
 
     async fn ping(&self) -> Result<(), BusError> {
+        self.pings.fetch_add(1, Ordering::SeqCst);
         if self.claims_fail.load(Ordering::SeqCst) {
             Err(BusError::Timeout)
         } else {

@@ -165,8 +165,9 @@ async fn a_revocation_reaches_a_hundred_streams() {
     );
 }
 
-#[tokio::test]
-async fn the_mandates_expiry_cuts_an_idle_stream() {
+/// A client whose mandate is good for 40 s and grows so much older while the upstream thinks, which then answers; with what must stay for
+/// the answer to go on.
+async fn aged_while_the_upstream_thinks(by: Duration) -> (Raw, impl Sized) {
     let rig = Rig::start().await;
     let clock = Clock::manual(now());
     let bus: Arc<dyn Bus> = Arc::clone(&rig.bus) as _;
@@ -178,9 +179,15 @@ async fn the_mandates_expiry_cuts_an_idle_stream() {
     raw.write(get(&rig, bound().issued(clock.unix_seconds(), 40), ""))
         .await;
     let mut connection = upstream.recv().await.unwrap();
-    // While the upstream thinks, all but the last second of the mandate passes.
-    clock.advance(Duration::from_secs(39));
+    clock.advance(by);
     connection.write_all(EVENT_STREAM.as_bytes()).await.unwrap();
+    (raw, (rig, gateway, upstream, connection))
+}
+
+#[tokio::test]
+async fn the_mandates_expiry_cuts_an_idle_stream() {
+    // All but the last second of the mandate passes.
+    let (mut raw, _open) = aged_while_the_upstream_thinks(Duration::from_secs(39)).await;
     let text = raw.until_closed().await;
     assert!(
         text.contains("x-caracal-token-expires-in: 1\r\n")
@@ -195,19 +202,7 @@ async fn the_mandates_expiry_cuts_an_idle_stream() {
 
 #[tokio::test]
 async fn a_mandate_that_expires_while_the_upstream_thinks_gets_no_answer() {
-    let rig = Rig::start().await;
-    let clock = Clock::manual(now());
-    let bus: Arc<dyn Bus> = Arc::clone(&rig.bus) as _;
-    let gateway = Gateway::start_at(clock.clone(), bus, &rig.sts.url(), &[]).await;
-    wait_for_status(gateway.addresses.admin, "/ready", StatusCode::OK).await;
-    let (mut upstream, url) = held_upstream().await;
-    rig.sts.grant(Grant::Upstream(mandate_upstream(url)));
-    let mut raw = Raw::connect(gateway.addresses.main).await;
-    raw.write(get(&rig, bound().issued(clock.unix_seconds(), 40), ""))
-        .await;
-    let mut connection = upstream.recv().await.unwrap();
-    clock.advance(Duration::from_secs(41));
-    connection.write_all(EVENT_STREAM.as_bytes()).await.unwrap();
+    let (mut raw, _open) = aged_while_the_upstream_thinks(Duration::from_secs(41)).await;
     let text = raw.until("}").await;
     assert!(text.starts_with("HTTP/1.1 401 "), "{text}");
     assert!(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use caracal_testing::wait_until;
 use pingora_core::tls::{ServerConfig, TlsAcceptor, load_certs_and_key_files, version};
+use rustls::ServerConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -27,28 +28,37 @@ pub(crate) fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// An upstream that answers every request over TLS with 200.
-async fn tls_upstream() -> u16 {
-    let acceptor = acceptor();
+/// An upstream over TLS that answers every request with 200 and what `answer` says about the connection.
+pub(crate) async fn answering(
+    acceptor: TlsAcceptor,
+    answer: impl Fn(&ServerConnection) -> String + Clone + Send + 'static,
+) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         loop {
             let (stream, _peer) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
             tokio::spawn(async move {
+                // A gateway that does not believe us goes away here.
                 let Ok(mut stream) = acceptor.accept(stream).await else {
                     return;
                 };
+                let body = answer(stream.get_ref().1);
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                 let mut buffer = [0; 8_192];
                 while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret";
-                    stream.write_all(answer).await.unwrap();
+                    stream.write_all(answer.as_bytes()).await.unwrap();
                 }
             });
         }
     });
     port
+}
+
+/// One with the usual certificate.
+async fn tls_upstream() -> u16 {
+    answering(acceptor(), |_connection| "secret".to_owned()).await
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use caracal_bus::Bus;
+use caracal_bus::spool::{Fsync, Spool, SpoolLimits};
 use caracal_testing::{Behaviour, wait_until};
 use http_body_util::BodyExt;
 use tokio::net::UnixStream;
@@ -80,10 +81,10 @@ async fn a_new_process_serves_while_the_old_one_finishes_its_streams() {
     drop(stream);
     // Done with its last stream, the old one ends by itself and gives its spool back.
     wait_until(SOON, async || {
-        caracal_bus::spool::Spool::open(
+        Spool::open(
             &folder.path().join("spool/process-0"),
-            caracal_bus::spool::SpoolLimits::default(),
-            caracal_bus::spool::Fsync::Never,
+            SpoolLimits::default(),
+            Fsync::Never,
         )
         .is_ok()
     })
@@ -105,4 +106,37 @@ async fn a_process_that_never_gets_ready_changes_nothing() {
     let settings = [("UPGRADE_SOCKET", socket.as_str()), ("PORT", &port)];
     let next = Gateway::start(Arc::clone(&rig.bus) as Arc<dyn Bus>, &rig.sts.url(), &settings).await;
     assert_eq!(next.addresses.main, rig.gateway.addresses.main);
+}
+
+#[tokio::test]
+async fn what_a_process_left_in_its_spool_is_published_by_the_next_and_what_one_still_uses_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("upgrade.sock").to_str().unwrap().to_owned();
+    let below = folder.path().join("spool");
+    let spool = below.to_str().unwrap().to_owned();
+    let write = async |name: &str| {
+        let (limits, fsync) = (SpoolLimits::default(), Fsync::Never);
+        let (spool, _recovery) = Spool::open(&below.join(name), limits, fsync).unwrap();
+        let event = serde_json::json!({"id": name, "event_type": "left_behind", "request_id": name});
+        spool.append(event.to_string().into()).await.unwrap();
+        spool
+    };
+    std::fs::create_dir(&below).unwrap();
+    // The first is free for the gateway; the second is in use; the others were left.
+    let in_use = write("process-1").await;
+    for name in ["process-2", "process-7"] {
+        drop(write(name).await);
+    }
+    let rig = Rig::with(&[("UPGRADE_SOCKET", socket.as_str()), ("AUDIT_REPLAY_DIR", &spool)]).await;
+    let published = async || {
+        let events = rig.events().await.into_iter();
+        let of_spools = events.filter(|event| event["event_type"] == "left_behind");
+        of_spools
+            .map(|event| event["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    // They are looked at in their order.
+    wait_until(SOON, async || published().await == ["process-2", "process-7"]).await;
+    assert_eq!(in_use.stats().pending_events, 1);
+    assert_eq!(rig.send(rig.get("/x")).await.status, 200);
 }

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::listener_tls::{Authority, Issued};
 use crate::rig::{Rig, mandate_upstream};
 use crate::sts::Grant;
+use crate::tls_upstream::answering;
 
 /// An upstream that shows `server`, asks for certificates of `clients` if there is one, and answers every request with the
 /// number of certificates it was shown.
@@ -36,27 +35,8 @@ async fn upstream(server: &Issued, clients: Option<&Authority>) -> u16 {
     let key = PrivateKeyDer::try_from(server.key.serialize_der()).unwrap();
     let config = config.with_single_cert(vec![server.der.clone()], key).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _peer) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                // A gateway that does not believe us goes away here.
-                let Ok(mut stream) = acceptor.accept(stream).await else {
-                    return;
-                };
-                let shown = stream.get_ref().1.peer_certificates().map_or(0, <[_]>::len);
-                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{shown}");
-                let mut buffer = [0; 8_192];
-                while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
-                    stream.write_all(answer.as_bytes()).await.unwrap();
-                }
-            });
-        }
-    });
-    port
+    let shown = |connection: &ServerConnection| connection.peer_certificates().map_or(0, <[_]>::len);
+    answering(acceptor, move |connection| shown(connection).to_string()).await
 }
 
 /// A gateway that believes `authority`.
