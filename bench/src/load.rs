@@ -1,4 +1,5 @@
-//! A closed loop of exchanges over kept connections: each connection asks again as soon as it is answered.
+//! Closed loops over kept connections: each connection asks again as soon as it is answered. For exchanges, each of which is signed
+//! with a nonce of its own, and for governed calls, each of which needs the answer of another request.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use aws_lc_rs::rand;
 use bytes::Bytes;
 use caracal_wire::gateway_signature;
 use caracal_wire::header::REQUEST_ID;
-use caracal_wire::sts::{FORM_MEDIA_TYPE, TOKEN_PATH};
+use caracal_wire::sts::{FORM_MEDIA_TYPE, TOKEN_PATH, TokenResponse};
 use futures_util::future::try_join_all;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
@@ -19,6 +20,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::report::progress;
 use crate::summary::Times;
 
 /// Exchanges of one class, and the key when a gateway sends them.
@@ -60,9 +62,9 @@ pub(crate) struct Window {
     pub(crate) times: Times,
 }
 
-/// Kept connections to one token service.
+/// Kept connections to one service.
 pub(crate) struct Connections {
-    senders: Vec<SendRequest<Full<Bytes>>>,
+    pub(crate) senders: Vec<SendRequest<Full<Bytes>>>,
     authority: String,
 }
 
@@ -140,10 +142,65 @@ impl Connections {
                 if number >= count {
                     return anyhow::Ok(times);
                 }
-                times.push(send(sender, request(number)?).await?);
+                times.push(send(sender, request(number)?).await?.took);
             }
         });
         Ok(Window::of(try_join_all(loops).await?.concat(), began))
+    }
+
+    /// As many mandates as asked for, by exchanges of one form.
+    ///
+    /// # Errors
+    /// The first answer that is no mandate.
+    pub(crate) async fn mandates(&mut self, form: &Bytes, count: usize) -> anyhow::Result<Vec<String>> {
+        let left = AtomicUsize::new(count);
+        let (left, authority) = (&left, &self.authority);
+        let loops = self.senders.iter_mut().map(async |sender| {
+            let mut mandates = Vec::new();
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+            {
+                mandates.push(mint(sender, authority, form).await?);
+            }
+            anyhow::Ok(mandates)
+        });
+        Ok(try_join_all(loops).await?.concat())
+    }
+
+    /// Governed calls: each connection to this token service mints by `form`, and makes the request that `call` builds of the mandate
+    /// over its partner among `gateway`. The time of one is that of both. What fails is counted and not timed.
+    pub(crate) async fn governed(
+        &mut self,
+        gateway: &mut Self,
+        form: &Bytes,
+        call: impl Fn(&str) -> anyhow::Result<Request<Full<Bytes>>>,
+        time: Duration,
+    ) -> anyhow::Result<(Window, usize)> {
+        let began = Instant::now();
+        let (authority, call) = (&self.authority, &call);
+        let pairs = self.senders.iter_mut().zip(&mut gateway.senders);
+        let loops = pairs.map(async |(sts, gateway)| {
+            let (mut times, mut errors) = (Vec::new(), 0);
+            while began.elapsed() < time {
+                let asked = Instant::now();
+                let governed = async {
+                    let mandate = mint(sts, authority, form).await?;
+                    send(gateway, call(&mandate)?).await
+                };
+                match governed.await {
+                    Ok(_answer) => times.push(asked.elapsed()),
+                    Err(error) => {
+                        progress(&format!("a governed call failed: {error:#}"));
+                        errors += 1;
+                        ensure!(errors < 10, "too many governed calls fail");
+                    }
+                }
+            }
+            anyhow::Ok((times, errors))
+        });
+        let (times, errors): (Vec<_>, Vec<_>) = try_join_all(loops).await?.into_iter().unzip();
+        Ok((Window::of(times.concat(), began), errors.into_iter().sum()))
     }
 }
 
@@ -176,14 +233,34 @@ async fn exchange(
             .header(gateway_signature::NONCE, nonce)
             .header(gateway_signature::SIGNATURE, signature);
     }
-    send(sender, request.body(Full::new(form.clone()))?).await
+    Ok(send(sender, request.body(Full::new(form.clone()))?).await?.took)
+}
+
+/// One mandate by an exchange that needs no signature.
+async fn mint(
+    sender: &mut SendRequest<Full<Bytes>>,
+    authority: &str,
+    form: &Bytes,
+) -> anyhow::Result<String> {
+    let request = Request::post(TOKEN_PATH)
+        .header(header::HOST, authority)
+        .header(header::CONTENT_TYPE, FORM_MEDIA_TYPE);
+    let answer = send(sender, request.body(Full::new(form.clone()))?).await?;
+    let minted: TokenResponse = serde_json::from_slice(&answer.body)?;
+    Ok(minted.access_token)
+}
+
+/// An answer of status 200.
+pub(crate) struct Answer {
+    pub(crate) took: Duration,
+    pub(crate) body: Bytes,
 }
 
 /// Sends a request and reads its answer, which must be 200.
-async fn send(
+pub(crate) async fn send(
     sender: &mut SendRequest<Full<Bytes>>,
     request: Request<Full<Bytes>>,
-) -> anyhow::Result<Duration> {
+) -> anyhow::Result<Answer> {
     let began = Instant::now();
     sender.ready().await?;
     let answer = sender.send_request(request).await?;
@@ -193,7 +270,7 @@ async fn send(
     if status != 200 {
         bail!("answered {status}: {}", String::from_utf8_lossy(&body));
     }
-    Ok(took)
+    Ok(Answer { took, body })
 }
 
 fn unix_seconds() -> anyhow::Result<i64> {

@@ -20,6 +20,14 @@ impl Times {
         time.as_secs_f64() * 1_000.0
     }
 
+    /// Every tenth percentile and the highest ones, in milliseconds, to keep.
+    pub(crate) fn percentiles_ms(&self) -> Vec<(usize, f64)> {
+        let percents = (10..=90).step_by(10).chain([95, 99, 100]);
+        percents
+            .map(|percent| (percent, self.percentile_ms(percent)))
+            .collect()
+    }
+
     /// The longest, in milliseconds.
     pub(crate) fn max_ms(&self) -> f64 {
         self.percentile_ms(100)

@@ -14,6 +14,7 @@ use crate::allocations::Counter;
 use crate::load::{Connections, Exchanges, Forms, Until, Window};
 use crate::process;
 use crate::report::{Report, progress};
+use crate::scenario::Length;
 use crate::summary::Repeats;
 use crate::world::{self, Agent, CONTROL, CONTROL_READ, READ, RESOURCE, World};
 
@@ -50,8 +51,8 @@ struct Counted {
 }
 
 /// Runs the scenario.
-pub(crate) async fn run(quick: bool, only: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
-    let (warm_up, window) = if quick { (500, 1_500) } else { (2_000, 5_000) };
+pub(crate) async fn run(length: Length, only: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
+    let (warm_up, window) = length.pick((500, 1_500), (2_000, 5_000));
     let (warm_up, window) = (Duration::from_millis(warm_up), Duration::from_millis(window));
     progress("starting a stack for the exchanges");
     let world = World::start(world::options(), "http://127.0.0.1:9").await;
@@ -83,8 +84,8 @@ pub(crate) async fn run(quick: bool, only: Option<&str>, report: &mut Report) ->
         "SQL",
         "bus",
     ];
-    Report::table("Exchanges of the token service", &head, &rows);
-    Report::remark(&format!(
+    report.table("Exchanges of the token service", &head, &rows);
+    report.remark(&format!(
         "One process of the token service; {CONNECTIONS} connections of a closed loop on the same machine, which use about as much \
          processor time again for themselves. Median of {REPEATS} windows of {} s, and largest minus smallest in percent. CPU: user and \
          system time of the process, everything it does beside included. Allocations, SQL statements and commands to the bus: over \
