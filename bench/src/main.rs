@@ -26,7 +26,9 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use crate::report::{Report, progress};
-use crate::scenario::{Length, governed, latency, peers, propagation, shapes, streams, sts};
+use crate::scenario::{
+    Length, disturbance, fanout, governed, growth, latency, peers, propagation, shapes, soak, streams, sts,
+};
 use crate::site::{Site, Stores};
 
 /// Runs load scenarios and prints what they measured.
@@ -69,6 +71,14 @@ enum Scenario {
     Connections,
     /// What a body makes of it.
     Bodies,
+    /// What an event on an open stream costs, and a message through a web socket.
+    Fanout,
+    /// Whether a call costs the same in a zone that has grown.
+    Growth,
+    /// What clients notice of a start, and of configurations that change.
+    Disturbance,
+    /// What becomes of cost and memory over very many calls.
+    Soak,
     /// From a change to its effect at two token services and a gateway.
     Propagation,
     /// From the end of a session to the end of its open responses, among many others.
@@ -99,7 +109,13 @@ async fn main() -> anyhow::Result<()> {
     };
     let mut report = Report::default();
     conditions(&arguments, &mut report)?;
-    let bound = [Scenario::Peers, Scenario::Connections, Scenario::Bodies].map(asked);
+    let bound = [
+        Scenario::Peers,
+        Scenario::Connections,
+        Scenario::Bodies,
+        Scenario::Fanout,
+    ]
+    .map(asked);
     if asked(Scenario::Governed) || bound.contains(&true) {
         let mut site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
         if asked(Scenario::Governed) {
@@ -110,6 +126,19 @@ async fn main() -> anyhow::Result<()> {
             Box::pin(on_one_processor(&site, &arguments, bound, length, &mut report)).await?;
             process::bind_this_thread(&site.processors.all)?;
         }
+    }
+    if asked(Scenario::Disturbance) || asked(Scenario::Growth) {
+        let mut site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
+        if asked(Scenario::Disturbance) {
+            Box::pin(disturbance::run(&mut site, length, &mut report)).await?;
+        }
+        if asked(Scenario::Growth) {
+            Box::pin(growth::run(&mut site, length, &mut report)).await?;
+        }
+    }
+    if asked(Scenario::Soak) {
+        let site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
+        Box::pin(soak::run(&site, length, &mut report)).await?;
     }
     if asked(Scenario::Streams) {
         Box::pin(streams::run(length, &mut report)).await?;
@@ -136,7 +165,7 @@ async fn main() -> anyhow::Result<()> {
 async fn on_one_processor(
     site: &Site,
     arguments: &Arguments,
-    [peers, connections, bodies]: [bool; 3],
+    [peers, connections, bodies, fanout]: [bool; 4],
     length: Length,
     report: &mut Report,
 ) -> anyhow::Result<()> {
@@ -152,6 +181,9 @@ async fn on_one_processor(
     }
     if bodies {
         Box::pin(shapes::bodies(site, &bare, length, report)).await?;
+    }
+    if fanout {
+        Box::pin(fanout::run(site, &bare, length, report)).await?;
     }
     Ok(())
 }

@@ -1,10 +1,14 @@
 //! The scenarios: each measures in a stack of its own, or in one that is handed to it, and adds to the report.
 
+pub(crate) mod disturbance;
+pub(crate) mod fanout;
 pub(crate) mod governed;
+pub(crate) mod growth;
 pub(crate) mod latency;
 pub(crate) mod peers;
 pub(crate) mod propagation;
 pub(crate) mod shapes;
+pub(crate) mod soak;
 pub(crate) mod streams;
 pub(crate) mod sts;
 

@@ -78,9 +78,14 @@ impl Site {
             processors: Processors::of_this_machine()?,
             stores,
         };
-        let passes = async || site.call_once(&site.reusable).await.is_ok();
-        caracal_testing::wait_until(Duration::from_secs(20), passes).await;
+        site.until_it_passes().await;
         Ok(site)
+    }
+
+    /// Waits until a governed call passes.
+    pub(crate) async fn until_it_passes(&self) {
+        let passes = async || self.call_once(&self.reusable).await.is_ok();
+        caracal_testing::wait_until(PATIENCE, passes).await;
     }
 
     /// The form that mints a mandate for one call of the agent.
@@ -157,8 +162,7 @@ impl Site {
             }
         }
         process::bind(self.origin.process.id().context("an origin")?, &rest)?;
-        let passes = async || self.call_once(&self.reusable).await.is_ok();
-        caracal_testing::wait_until(Duration::from_secs(20), passes).await;
+        self.until_it_passes().await;
         Ok(())
     }
 

@@ -78,6 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "bench",
         &["testing", "token", "policy", "wire", "model", "chassis"],
     ),
+    ("micro", &["token", "policy", "wire", "model", "bus"]),
 ];
 
 /// Crates that may name a library that opens sockets, files or databases, by library.

@@ -1,24 +1,25 @@
-//! What does each step of a governed request cost in processor time?
-//!
-//! Budgets to hold these against: ES256 sign 20 us and verify 60 us on one 2-core machine; parsing and
-//! deciding should vanish beside them.
+//! Who may do this: signing and verifying a mandate, deciding by the contract, asking what is revoked and what was used.
 
 use std::hint::black_box;
 
+use anyhow::ensure;
+use caracal_bus::{Bus, MemoryBus, Revocations};
+use caracal_model::revocation::Anchor;
 use caracal_model::{ScopeSet, UnixSeconds};
 use caracal_policy::{
     Action, ActionKind, Bundle, Decision, Input, PolicyError, Principal, PrincipalType, Regime, Resource,
     SubjectClaims, decide,
 };
 use caracal_token::{Claims, JwkSet, KeySet, Rules, SigningKey, UnverifiedToken, Use, fingerprint, verify};
-use caracal_wire::stream;
-use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::json;
+use tokio::runtime;
 
-type Failure = Box<dyn std::error::Error>;
+use crate::Step;
 
 const ISSUER: &str = "https://sts.example.com";
 const NOW: UnixSeconds = UnixSeconds(1_790_000_000);
+/// Revoked anchors among which one is looked up.
+const REVOKED: usize = 10_000;
 
 const DOCUMENTS: &str = r#"package caracal.authz
 import rego.v1
@@ -28,14 +29,8 @@ confinement := [{"label_prefix": "tenant:", "scopes": ["crm:read"]}]
 risk := [{"scope": "crm:delete", "tier": "sensitive"}]
 "#;
 
-fn measure<T>(criterion: &mut Criterion, name: &str, mut step: impl FnMut() -> T) {
-    criterion.bench_function(name, |bencher| {
-        bencher.iter(&mut step);
-    });
-}
-
 /// The claims of a delegated one-shot mandate, every optional claim present.
-fn claims() -> Result<Claims, Failure> {
+fn claims() -> anyhow::Result<Claims> {
     Ok(serde_json::from_value(json!({
         "iss": ISSUER, "sub": "app-1", "aud": [ISSUER], "exp": 1_790_000_900, "iat": 1_790_000_000,
         "jti": "0199a1b2-0000-7000-8000-000000000002", "zone_id": "z1", "client_id": "app-1", "scope": "crm:read",
@@ -51,28 +46,31 @@ fn claims() -> Result<Claims, Failure> {
     }))?)
 }
 
-fn token(criterion: &mut Criterion) -> Result<(), Failure> {
+pub(crate) fn token() -> anyhow::Result<Vec<Step>> {
     let claims = claims()?;
     let key = SigningKey::generate("k1".parse()?)?;
     let keys = KeySet::from_jwks(&JwkSet {
         keys: vec![key.jwk()],
     })?;
-    let token = key.sign(&claims)?;
     let rules = Rules {
         issuer: ISSUER,
         audience: ISSUER,
         leeway_seconds: 60,
         uses: &[Use::Gateway],
     };
-    measure(criterion, "token sign", || key.sign(black_box(&claims)));
-    measure(criterion, "token parse", || {
-        UnverifiedToken::parse(black_box(&token)).map(|token| token.unverified_claims().exp)
-    });
-    measure(criterion, "token parse and verify", || {
-        UnverifiedToken::parse(black_box(&token)).map(|token| verify(token, &keys, &rules, NOW))
-    });
-    measure(criterion, "token fingerprint", || fingerprint(black_box(&token)));
-    Ok(())
+    let token = key.sign(&claims)?;
+    ensure!(verify(UnverifiedToken::parse(&token)?, &keys, &rules, NOW).is_ok());
+    let (to_parse, to_digest) = (token.clone(), token.clone());
+    Ok(vec![
+        Step::of("token sign", move || key.sign(black_box(&claims))),
+        Step::of("token parse", move || {
+            UnverifiedToken::parse(black_box(&to_parse)).map(|token| token.unverified_claims().exp)
+        }),
+        Step::of("token parse and verify", move || {
+            UnverifiedToken::parse(black_box(&token)).map(|token| verify(token, &keys, &rules, NOW))
+        }),
+        Step::of("token fingerprint", move || fingerprint(black_box(&to_digest))),
+    ])
 }
 
 /// Decides the gateway's exchange of a delegated mandate.
@@ -114,57 +112,42 @@ fn decide_use(bundle: &Bundle, claims: &Claims, labels: &[String]) -> Result<Dec
     decide(bundle, black_box(&input), Regime::Restrict)
 }
 
-fn contract(criterion: &mut Criterion) -> Result<(), Failure> {
-    let (claims, labels) = (claims()?, ["editor".to_owned()]);
+pub(crate) fn contract() -> anyhow::Result<Vec<Step>> {
     let reading = format!("{DOCUMENTS}\nrestrict contains \"frozen\" if input.action.method == \"DELETE\"\n");
-    for (name, text) in [
+    let kinds = [
         ("contract over tables", DOCUMENTS),
         ("contract over a document that reads input", &reading),
-    ] {
-        let bundle = Bundle::compile(&[("documents", text)])?;
-        if !decide_use(&bundle, &claims, &labels)?.allow() {
-            return Err(format!("{name}: the measured decision must be an allow").into());
-        }
-        measure(criterion, name, || decide_use(&bundle, &claims, &labels));
-    }
-    Ok(())
-}
-
-fn stream_signature(criterion: &mut Criterion) -> Result<(), Failure> {
-    let key = [7; 32];
-    let names = [
-        "zone_id",
-        "session_id",
-        "agent_session_id",
-        "delegation_edge_id",
-        "reason",
-        "outbox_id",
     ];
-    let mut fields: stream::Fields = names.map(|name| (name.to_owned(), format!("{name}-0001"))).into();
-    let name = "caracal.sessions.revoke";
-    measure(criterion, "stream sign", || {
-        stream::sign(&key, name, black_box(&fields))
+    let steps = kinds.into_iter().map(|(name, text)| {
+        let (claims, labels) = (claims()?, ["editor".to_owned()]);
+        let bundle = Bundle::compile(&[("documents", text)])?;
+        let decision = decide_use(&bundle, &claims, &labels)?;
+        ensure!(decision.allow(), "{name}: the measured decision must be an allow");
+        Ok(Step::of(name, move || decide_use(&bundle, &claims, &labels)))
     });
-    fields.insert(stream::SIG.to_owned(), stream::sign(&key, name, &fields)?);
-    measure(criterion, "stream verify", || {
-        stream::verify(&[&key], name, black_box(&fields))
-    });
-    Ok(())
+    steps.collect()
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "a bench that cannot be set up must stop, not measure something else"
-)]
-fn request_path(criterion: &mut Criterion) {
-    token(criterion).expect("token benches");
-    contract(criterion).expect("contract benches");
-    stream_signature(criterion).expect("stream benches");
+/// Tables of the request path that are not a map of a library alone.
+pub(crate) fn memory() -> anyhow::Result<Vec<Step>> {
+    let revocations = Revocations::new();
+    for number in 0..REVOKED {
+        let anchor = Anchor::Session(format!("s-{number}").parse()?);
+        revocations.insert(anchor, NOW.get() + 900);
+    }
+    let anchors = claims()?.anchors();
+    ensure!(revocations.is_revoked(&anchors).is_none());
+    let runtime = runtime::Builder::new_current_thread().build()?;
+    let bus = MemoryBus::new();
+    let (mut number, far) = (0_u64, 4_000_000_000_000);
+    Ok(vec![
+        Step::of("revocation lookup", move || {
+            revocations.is_revoked(black_box(&anchors))
+        }),
+        Step::of("replay claim", move || {
+            number += 1;
+            let key = format!("seen:jti:{number:032}");
+            runtime.block_on(bus.claim_once(&key, "request", far))
+        }),
+    ])
 }
-
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(50);
-    targets = request_path
-}
-criterion_main!(benches);
