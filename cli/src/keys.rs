@@ -19,6 +19,7 @@ pub(crate) fn run() -> Result<()> {
         ("AUDIT_HMAC_KEY", &keys.audit_hmac_key),
         ("STREAMS_HMAC_KEY", &keys.streams_hmac_key),
         ("GATEWAY_STS_HMAC_KEY", &keys.gateway_sts_hmac_key),
+        ("MANDATE_MAC_KEY", &keys.mandate_mac_key),
         ("IDEMPOTENCY_HMAC_KEY", &keys.idempotency_hmac_key),
         ("CARACAL_ADMIN_TOKEN", &keys.admin_token),
         ("CARACAL_COORDINATOR_TOKEN", &keys.coordinator_token),

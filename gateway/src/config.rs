@@ -54,6 +54,8 @@ pub struct Config {
     pub(crate) sts_urls: Vec<String>,
     pub(crate) sts_timeout: Duration,
     pub(crate) sts_key: Option<HmacKey>,
+    /// For MACs that spare signature checks.
+    pub(crate) mac_key: Option<HmacKey>,
     pub(crate) issuer_url: String,
     pub(crate) stream_key: Option<HmacKey>,
     pub(crate) stream_key_previous: Option<HmacKey>,
@@ -144,6 +146,7 @@ impl Config {
             tls,
             sts_urls,
             sts_timeout,
+            mac_key: hmac_key(reader.optional_hex_key("MANDATE_MAC_KEY", HMAC_KEY_BYTES_MIN)),
             sts_key: sts_key.or_else(|| audit_key.as_ref().map(derived)),
             issuer_url,
             stream_key: hmac_key(reader.hex_key_outside_dev("STREAMS_HMAC_KEY", HMAC_KEY_BYTES_MIN)),

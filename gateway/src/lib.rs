@@ -48,6 +48,7 @@ use arc_swap::ArcSwap;
 use caracal_bus::Bus;
 use caracal_chassis::Clock;
 use caracal_egress::Guard;
+use caracal_token::MandateMacKey;
 use tokio::sync::Notify;
 
 pub use config::Config;
@@ -79,6 +80,8 @@ struct Gateway {
     bus: Arc<dyn Bus>,
     sts: Arc<StsClient>,
     keys: Arc<ZoneKeys>,
+    /// Proves mandates in place of their signature.
+    mandate_mac: Option<MandateMacKey>,
     revocations: Arc<RevocationState>,
     burned: BurnedTable,
     /// Requests that each source has in progress.

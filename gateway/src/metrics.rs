@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use caracal_chassis::metrics::Registry;
+use caracal_token::Proof;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -114,6 +115,9 @@ pub(crate) struct Metrics {
     pub(crate) config_reloads: IntCounter,
     pub(crate) config_reload_errors: IntCounter,
     /// Round trips to the bus on the path of a request: one for each one-shot mandate.
+    macs: IntCounter,
+    signatures: IntCounter,
+    pub(crate) sealed_answers: IntCounter,
     pub(crate) replay_claims: IntCounter,
     pub(crate) streams_cut: IntCounterVec,
     /// Connections that ended before a request.
@@ -204,6 +208,15 @@ impl Metrics {
             config_reloads: counter("config_reloads_total", "Route tables put in force."),
             config_reload_errors: counter("config_reload_errors_total", "Configurations that were wrong."),
             redirected: counter("requests_redirected_total", "Requests sent elsewhere by a route."),
+            macs: counter("mandates_by_mac_total", "Mandates proven by the MAC in them."),
+            signatures: counter(
+                "mandates_by_signature_total",
+                "Mandates proven by their signature.",
+            ),
+            sealed_answers: counter(
+                "sts_answers_by_mac_total",
+                "Answers of the STS proven by their MAC.",
+            ),
             replay_claims: counter("replay_claims_total", "Mandates burned in the shared table."),
             streams_cut: registry.counter_vec(
                 &name("responses_cut_total"),
@@ -300,6 +313,14 @@ impl Metrics {
     /// The registry to serve.
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Counts a proven mandate.
+    pub(crate) fn proven_by(&self, proof: Proof) {
+        match proof {
+            Proof::Mac => self.macs.inc(),
+            Proof::Signature => self.signatures.inc(),
+        }
     }
 
     /// Counts a refusal.

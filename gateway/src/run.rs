@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use caracal_bus::spool::{Fsync, OpenError, Spool, SpoolLimits, run_publisher};
-use caracal_bus::{Bus, StreamKeys};
+use caracal_bus::{Bus, HmacKey, StreamKeys};
 use caracal_chassis::Clock;
 use caracal_chassis::health::Readiness;
 use caracal_chassis::server::{self, Limits, ServeError};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_chassis::tasks::{Tasks, TasksError};
 use caracal_egress::{DnsServer, Guard, Resolve, SystemResolver};
+use caracal_token::MandateMacKey;
+use caracal_wire::answer_mac::AnswerMacKey;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use tokio::sync::Notify;
@@ -212,7 +214,10 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         ca_file,
         clock.clone(),
     );
-    let sts = Arc::new(sts.map_err(|error| RunError::Sts(Box::new(error)))?);
+    let sts = sts.map_err(|error| RunError::Sts(Box::new(error)))?;
+    let mac_key = config.mac_key.as_ref().map(HmacKey::expose);
+    let mandate_mac = mac_key.map(MandateMacKey::derive);
+    let sts = Arc::new(sts.with_answer_mac(mac_key.map(AnswerMacKey::derive)));
     let keys = Arc::new(ZoneKeys::new(Arc::clone(&sts), clock.clone()));
     let revocations = RevocationState::new(
         Arc::clone(&sts),
@@ -283,6 +288,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         bus,
         sts,
         keys,
+        mandate_mac,
         tls: tls.map(Arc::new),
         acme: acme.map(Arc::new),
         egress,

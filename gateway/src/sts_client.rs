@@ -16,6 +16,7 @@ use caracal_bus::HmacKey;
 use caracal_chassis::Clock;
 use caracal_model::ZoneId;
 use caracal_token::KeySet;
+use caracal_wire::answer_mac::{self, AnswerMacKey};
 use caracal_wire::gateway_signature;
 use caracal_wire::header::TIMEOUT_MS;
 use caracal_wire::sts::{FORM_MEDIA_TYPE, JWKS_PATH, REVOCATIONS_PATH, RevocationSnapshot, TOKEN_PATH};
@@ -24,7 +25,7 @@ use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use link::{Answer, Link, LinkError, Repeats};
+use link::{Answer, Call, Link, LinkError, Repeats};
 use site::Site;
 
 /// Longest answer of the token endpoint. A resource mandate and a provider token of 16 KiB each fit.
@@ -80,6 +81,8 @@ pub(crate) struct TokenAnswer {
     pub(crate) retry_after_s: Option<u32>,
     /// The body.
     pub(crate) body: Bytes,
+    /// Whether its MAC proves that it is the STS's answer to this call.
+    pub(crate) is_sealed: bool,
 }
 
 /// The client of the STS. One per gateway.
@@ -89,6 +92,7 @@ pub(crate) struct StsClient {
     turn: AtomicUsize,
     connector: TransportConnector,
     key: Option<HmacKey>,
+    answer_mac: Option<AnswerMacKey>,
     timeout: Duration,
     clock: Clock,
     exchanges: AtomicU64,
@@ -126,11 +130,18 @@ impl StsClient {
             turn: AtomicUsize::new(0),
             connector: TransportConnector::new(Some(options)),
             key,
+            answer_mac: None,
             timeout,
             clock,
             exchanges: AtomicU64::new(0),
             circuit_opened: AtomicU64::new(0),
         })
+    }
+
+    /// Asks for answers with a MAC under `key`.
+    pub(crate) fn with_answer_mac(mut self, key: Option<AnswerMacKey>) -> Self {
+        self.answer_mac = key;
+        self
     }
 
     /// Looks up where the STS is now. Addresses that stay keep their connections and their breaker; when nothing is
@@ -198,6 +209,7 @@ impl StsClient {
                     }
                     let is_json = is_json(&answer.content_type);
                     Ok(TokenAnswer {
+                        is_sealed: self.is_sealed(&answer),
                         status: answer.status,
                         is_json,
                         retry_after_s: answer.retry_after_s,
@@ -207,6 +219,13 @@ impl StsClient {
             };
         }
         Err(last)
+    }
+
+    fn is_sealed(&self, answer: &Answer) -> bool {
+        let Some((key, mac)) = self.answer_mac.as_ref().zip(answer.mac.as_ref()) else {
+            return false;
+        };
+        answer.status == 200 && key.is_sealed(&answer.call_signature, &answer.body, mac.as_bytes())
     }
 
     /// The keys of a zone.
@@ -264,7 +283,7 @@ impl StsClient {
     /// an address that is silent or answers 5xx leaves time for the others.
     async fn ask(
         &self,
-        write: impl Fn(&Site) -> Bytes,
+        write: impl Fn(&Site) -> Call,
         body_bytes_max: usize,
         timeout: Duration,
     ) -> Result<Answer, StsError> {
@@ -314,7 +333,7 @@ impl StsClient {
         body: &[u8],
         request_id: Option<&str>,
         signed: bool,
-    ) -> Bytes {
+    ) -> Call {
         let path = site.path(endpoint);
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: caracal-gateway\r\nAccept: application/json\r\n",
@@ -328,10 +347,14 @@ impl StsClient {
         if let Some(request_id) = request_id {
             line("X-Request-Id", request_id);
             line(TIMEOUT_MS, &self.timeout.as_millis().to_string());
+            if self.answer_mac.is_some() {
+                line(answer_mac::HEADER, answer_mac::VERSION);
+            }
         }
+        let mut signature = String::new();
         if let Some(key) = self.key.as_ref().filter(|_key| signed) {
             let (now, nonce) = (self.clock.unix_seconds(), nonce());
-            let signature = gateway_signature::sign(key.expose(), now, &nonce, method, &path, body);
+            signature = gateway_signature::sign(key.expose(), now, &nonce, method, &path, body);
             line(gateway_signature::TIMESTAMP, &now.to_string());
             line(gateway_signature::NONCE, &nonce);
             line(gateway_signature::SIGNATURE, &signature);
@@ -344,7 +367,10 @@ impl StsClient {
         bytes.put_slice(head.as_bytes());
         bytes.put_slice(b"\r\n");
         bytes.put_slice(body);
-        bytes.freeze()
+        Call {
+            bytes: bytes.freeze(),
+            signature,
+        }
     }
 }
 

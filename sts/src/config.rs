@@ -15,7 +15,7 @@ use caracal_token::dpop::Target;
 use caracal_token::envelope::{Kek, KekError, Keyring};
 use caracal_wire::gateway_signature;
 
-use crate::state::Settings;
+use crate::state::{MacKeys, Settings};
 
 /// Shortest HMAC key accepted, in bytes (RFC 2104 section 3: no shorter than the hash).
 const HMAC_KEY_BYTES_MIN: usize = 32;
@@ -37,6 +37,7 @@ pub struct Config {
     pub(crate) streams_key_previous: Option<HmacKey>,
     pub(crate) audit_key: Option<HmacKey>,
     pub(crate) gateway_key: Option<HmacKey>,
+    pub(crate) macs: Option<MacKeys>,
     pub(crate) admin_token: Option<Secret>,
     pub(crate) spool_directory: PathBuf,
     pub(crate) spool_limits: SpoolLimits,
@@ -91,6 +92,9 @@ impl Config {
                 .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN)
                 .map(|key| hmac_key(&key)),
             gateway_key: gateway_key.map(|key| hmac_key(&key)).or_else(derived),
+            macs: reader
+                .optional_hex_key("MANDATE_MAC_KEY", HMAC_KEY_BYTES_MIN)
+                .map(|key| MacKeys::derive(key.expose())),
             audit_key,
             admin_token: reader.optional_secret("STS_ADMIN_TOKEN"),
             spool_directory: spool_directory(reader),

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use caracal_model::UnixSeconds;
 use caracal_token::{Possession, Use};
-use caracal_wire::sts::TokenResponse;
+use caracal_wire::sts::{NO_TOKEN, TokenResponse, Upstream};
 
 use self::client::Via;
 use self::evidence::{ApprovalFact, Known, Origin};
@@ -112,7 +112,8 @@ pub(crate) async fn exchange(
         Via::Gateway => directive::directives(&caller, &granted, &credentials)?,
         Via::Client => BTreeMap::new(),
     };
-    let minting = mint::mint(&basis, &granted, lifetime, agreed.as_ref());
+    let is_seen = upstreams.values().any(Upstream::sees_mandate);
+    let minting = mint::mint(&basis, &granted, lifetime, agreed.as_ref(), is_seen);
     let minted = stages.time(Stage::Mint, minting).await?;
     known.approval = agreed.as_ref().map(ApprovalFact::of_use);
     release(sts, origin, request, known, minted, upstreams, &granted).await
@@ -125,7 +126,7 @@ async fn release(
     request: &ExchangeRequest,
     known: &Known,
     minted: Minted,
-    upstreams: BTreeMap<String, caracal_wire::sts::Upstream>,
+    upstreams: BTreeMap<String, Upstream>,
     granted: &[Arc<Resource>],
 ) -> Result<TokenResponse, Refusal> {
     evidence::record_issue(sts, origin, request, known, &minted)
@@ -144,8 +145,13 @@ async fn release(
     sts.metrics.minted(minted.claims.r#use);
     Ok(TokenResponse {
         expires_in: minted.expires_in(),
+        token_type: if minted.token.is_empty() {
+            NO_TOKEN
+        } else {
+            possession::token_type(&minted.claims)
+        }
+        .to_owned(),
         access_token: minted.token,
-        token_type: possession::token_type(&minted.claims).to_owned(),
         scope: minted.claims.scope.clone(),
         issued_token_type: request.requested.issued_type().to_owned(),
         target_resources: granted

@@ -202,6 +202,7 @@ pub(crate) fn build(
         issuer: config.issuer,
         settings: config.settings,
         gateway_key: config.gateway_key,
+        macs: config.macs,
         audit_key: config.audit_key,
         admin_token: config.admin_token,
         zones: Arc::new(zones),

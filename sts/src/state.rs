@@ -9,8 +9,10 @@ use caracal_chassis::address_range::AddressRanges;
 use caracal_chassis::{Clock, Secret};
 use caracal_model::ZoneId;
 use caracal_storage::Database;
+use caracal_token::MandateMacKey;
 use caracal_token::dpop::nonce::Nonces;
 use caracal_token::envelope::Keyring;
+use caracal_wire::answer_mac::AnswerMacKey;
 
 use crate::approval::Waiters;
 use crate::exchange::client::home::Homes;
@@ -40,6 +42,8 @@ pub(crate) struct Sts {
     pub(crate) keyring: Arc<Keyring>,
     /// Verifies gateways; without it none is believed.
     pub(crate) gateway_key: Option<HmacKey>,
+    /// Makes the MACs that spare gateways signature checks; without them there are only signatures.
+    pub(crate) macs: Option<MacKeys>,
     /// Signs evidence that goes to the ledger through the outbox.
     pub(crate) audit_key: Option<HmacKey>,
     /// Enables the rotation of signing keys.
@@ -72,6 +76,25 @@ pub(crate) struct Sts {
     /// Names this process; a new one after each start.
     pub(crate) replica: String,
     pub(crate) metrics: Metrics,
+}
+
+/// The keys that only token services and gateways hold.
+#[derive(Debug)]
+pub(crate) struct MacKeys {
+    /// For mandates that go to a gateway.
+    pub(crate) mandate: MandateMacKey,
+    /// For answers to gateways.
+    pub(crate) answer: AnswerMacKey,
+}
+
+impl MacKeys {
+    /// Both from what `MANDATE_MAC_KEY` holds.
+    pub(crate) fn derive(shared: &[u8]) -> Self {
+        Self {
+            mandate: MandateMacKey::derive(shared),
+            answer: AnswerMacKey::derive(shared),
+        }
+    }
 }
 
 /// Settings the request path reads.

@@ -185,6 +185,7 @@ impl SettingsOf<'_> {
             ("ISSUER_URL", Self::url(self.ports.sts)),
             ("SECRET_STORE_KEK", self.keys.secret_store_kek.clone()),
             ("GATEWAY_STS_HMAC_KEY", self.keys.gateway_sts_hmac_key.clone()),
+            ("MANDATE_MAC_KEY", self.keys.mandate_mac_key.clone()),
         ]));
         Ok(Source::from_pairs(all))
     }
@@ -214,6 +215,7 @@ impl SettingsOf<'_> {
             ("STS_URL", Self::url(self.ports.sts)),
             ("ISSUER_URL", Self::url(self.ports.sts)),
             ("GATEWAY_STS_HMAC_KEY", self.keys.gateway_sts_hmac_key.clone()),
+            ("MANDATE_MAC_KEY", self.keys.mandate_mac_key.clone()),
             ("CARACAL_GATEWAY_ROUTES", format!("/demo={}", demo::RESOURCE)),
         ]));
         Source::from_pairs(all)

@@ -14,6 +14,9 @@ pub(crate) struct Keys {
     pub(crate) audit_hmac_key: String,
     pub(crate) streams_hmac_key: String,
     pub(crate) gateway_sts_hmac_key: String,
+    /// Absent from folders that were made before there was one: then mandates are proven by their signatures.
+    #[serde(default)]
+    pub(crate) mandate_mac_key: String,
     pub(crate) idempotency_hmac_key: String,
     pub(crate) admin_token: String,
     pub(crate) coordinator_token: String,
@@ -37,6 +40,7 @@ impl Keys {
             audit_hmac_key: random_hex()?,
             streams_hmac_key: random_hex()?,
             gateway_sts_hmac_key: random_hex()?,
+            mandate_mac_key: random_hex()?,
             idempotency_hmac_key: random_hex()?,
             admin_token: format!("cat_{}", random_hex()?),
             coordinator_token: format!("cot_{}", random_hex()?),

@@ -1,7 +1,7 @@
 //! With which key does a test sign, and how does the code under test know that key?
 
 use caracal_model::KeyId;
-use caracal_token::{Claims, JwkSet, KeySet, SigningKey};
+use caracal_token::{Claims, JwkSet, KeySet, MandateMacKey, SigningKey, TokenType};
 use uuid::Uuid;
 
 /// A fresh zone signing key and everything derived from it.
@@ -44,6 +44,13 @@ impl TestKeys {
     /// The public key as a verifier holds it.
     pub fn key_set(&self) -> KeySet {
         KeySet::from_jwks(&self.jwks()).expect("a fresh key is valid")
+    }
+
+    /// `claims` as a mandate with a MAC under the key that is derived from `shared`.
+    pub fn sign_with_mac(&self, claims: &Claims, shared: &[u8]) -> String {
+        let mac = MandateMacKey::derive(shared);
+        let signed = self.signing.sign_as(TokenType::Jwt, claims, Some(&mac));
+        signed.expect("a fresh key signs")
     }
 
     /// `claims` as a mandate.

@@ -7,7 +7,7 @@
 //!
 //! 1. [`SigningKey::sign`] turns [`Claims`] into compact ES256 text (RFC 7515, RFC 7518 section 3.4);
 //! 2. [`UnverifiedToken::parse`] splits and parses such text exactly once, trusting nothing;
-//! 3. [`verify`] consumes the unverified token and returns proven [`Claims`] or a [`VerifyError`].
+//! 3. [`verify`] (or [`admit`], by a MAC) consumes the unverified token and returns proven [`Claims`] or a [`VerifyError`].
 //!
 //! What each claim means is `docs/contract/mandate.md`; keys and envelopes are `docs/contract/keys.md`.
 
@@ -23,6 +23,7 @@ pub mod envelope;
 pub mod id_token;
 mod jwk;
 mod key_set;
+mod mandate_mac;
 mod random;
 pub mod sender;
 mod signing_key;
@@ -35,6 +36,7 @@ pub use confirmation::{Confirmation, Possession, Thumbprint};
 pub use digest::{digest, fingerprint};
 pub use jwk::{Jwk, JwkError, JwkSet};
 pub use key_set::{KeySet, KeySetError};
+pub use mandate_mac::MandateMacKey;
 pub use signing_key::{KeyError, SignError, SigningKey, TokenType};
 pub use unverified::{Malformed, UnverifiedToken};
-pub use verify::{Rules, VerifyError, verify};
+pub use verify::{Proof, Rules, VerifyError, admit, verify};

@@ -12,7 +12,7 @@ use caracal_model::KeyId;
 use p256::pkcs8::LineEnding;
 use zeroize::Zeroizing;
 
-use crate::{Claims, Jwk};
+use crate::{Claims, Jwk, MandateMacKey};
 
 /// Why a signing key cannot be made, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +56,29 @@ pub struct SigningKey {
     kid: KeyId,
     jwk: Jwk,
     pair: EcdsaKeyPair,
-    /// `{"alg":"ES256","kid":…,"typ":"JWT"}` in base64url, followed by a dot.
-    header: Box<str>,
+    header: Header,
     /// The same with `at+jwt`.
-    access_token_header: Box<str>,
+    access_token_header: Header,
+}
+
+/// The header of every token of one type.
+struct Header {
+    /// `{"alg":"ES256","kid":…,"typ":"JWT"`, open at the end.
+    members: Box<str>,
+    /// Closed, in base64url, followed by a dot.
+    segment: Box<str>,
+}
+
+impl Header {
+    fn new(kid: &KeyId, typ: &str) -> Self {
+        // A key id needs no escaping in JSON: its alphabet is [A-Za-z0-9._:-].
+        let members = format!(r#"{{"alg":"ES256","kid":"{kid}","typ":"{typ}""#);
+        let segment = URL_SAFE_NO_PAD.encode(format!("{members}}}")) + ".";
+        Self {
+            members: members.into(),
+            segment: segment.into(),
+        }
+    }
 }
 
 impl SigningKey {
@@ -115,22 +134,32 @@ impl SigningKey {
     /// # Errors
     /// [`SignError`] when the claims cannot be written or AWS-LC fails.
     pub fn sign(&self, claims: &Claims) -> Result<String, SignError> {
-        self.sign_as(TokenType::Jwt, claims)
+        self.sign_as(TokenType::Jwt, claims, None)
     }
 
-    /// As [`SigningKey::sign`], naming the type of the token in its header.
+    /// As [`SigningKey::sign`], naming the type of the token in its header, and with a MAC there for who shares its key.
     ///
     /// # Errors
     /// As [`SigningKey::sign`].
-    pub fn sign_as(&self, token_type: TokenType, claims: &Claims) -> Result<String, SignError> {
+    pub fn sign_as(
+        &self,
+        token_type: TokenType,
+        claims: &Claims,
+        mac: Option<&MandateMacKey>,
+    ) -> Result<String, SignError> {
         let header = match token_type {
             TokenType::Jwt => &self.header,
             TokenType::AccessToken => &self.access_token_header,
         };
-        let payload = serde_json::to_vec(claims)?;
-        let mut token = String::with_capacity(header.len() + payload.len() * 4 / 3 + 96);
-        token.push_str(header);
-        URL_SAFE_NO_PAD.encode_string(&payload, &mut token);
+        let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims)?);
+        let mut token = String::with_capacity(header.segment.len() + payload.len() + 144);
+        if let Some(mac) = mac {
+            URL_SAFE_NO_PAD.encode_string(mac.header(&header.members, &payload), &mut token);
+            token.push('.');
+        } else {
+            token.push_str(&header.segment);
+        }
+        token.push_str(&payload);
         let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes())?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
@@ -148,14 +177,9 @@ impl SigningKey {
     fn from_pair(kid: KeyId, pair: EcdsaKeyPair) -> Result<Self, KeyError> {
         let point = pair.public_key().as_ref();
         let jwk = Jwk::from_uncompressed_point(kid.clone(), point).ok_or(KeyError::Library(Unspecified))?;
-        // A key id needs no escaping in JSON: its alphabet is [A-Za-z0-9._:-].
-        let header = |typ: &str| {
-            let header = format!(r#"{{"alg":"ES256","kid":"{kid}","typ":"{typ}"}}"#);
-            Box::from(URL_SAFE_NO_PAD.encode(header) + ".")
-        };
         Ok(Self {
-            header: header("JWT"),
-            access_token_header: header("at+jwt"),
+            header: Header::new(&kid, "JWT"),
+            access_token_header: Header::new(&kid, "at+jwt"),
             kid,
             jwk,
             pair,

@@ -7,6 +7,7 @@ use serde::de::IgnoredAny;
 use std::borrow::Cow;
 
 use crate::Claims;
+use crate::mandate_mac::PresentedMac;
 
 /// Length of a raw P-256 signature, R and S of 32 bytes each (RFC 7518 section 3.4).
 pub(crate) const SIGNATURE_BYTES: usize = 64;
@@ -45,8 +46,10 @@ pub enum Malformed {
 pub struct UnverifiedToken<'a> {
     text: &'a str,
     pub(crate) signing_input: &'a [u8],
+    pub(crate) payload: &'a [u8],
     pub(crate) signature: [u8; SIGNATURE_BYTES],
     pub(crate) kid: Box<str>,
+    pub(crate) mac: Option<PresentedMac>,
     pub(crate) claims: Claims,
 }
 
@@ -64,15 +67,17 @@ impl<'a> UnverifiedToken<'a> {
         if payload.contains('.') {
             return Err(Malformed::Segments);
         }
-        let kid = parse_header(header)?;
+        let (kid, mac) = parse_header(header)?;
         let signature = parse_signature(signature)?;
-        let payload = URL_SAFE_NO_PAD.decode(payload).or(Err(Malformed::Payload))?;
-        let claims = serde_json::from_slice(&payload).map_err(Malformed::Claims)?;
+        let claims = URL_SAFE_NO_PAD.decode(payload).or(Err(Malformed::Payload))?;
+        let claims = serde_json::from_slice(&claims).map_err(Malformed::Claims)?;
         Ok(Self {
             text,
             signing_input: signing_input.as_bytes(),
+            payload: payload.as_bytes(),
             signature,
             kid,
+            mac,
             claims,
         })
     }
@@ -103,9 +108,12 @@ struct Header<'a> {
     typ: Option<Cow<'a, str>>,
     #[serde(default)]
     crit: Option<IgnoredAny>,
+    #[serde(default)]
+    mac: Option<IgnoredAny>,
 }
 
-fn parse_header(segment: &str) -> Result<Box<str>, Malformed> {
+/// The key id, and the MAC if there is one.
+fn parse_header(segment: &str) -> Result<(Box<str>, Option<PresentedMac>), Malformed> {
     let bytes = URL_SAFE_NO_PAD.decode(segment).or(Err(Malformed::Header))?;
     let header: Header<'_> = serde_json::from_slice(&bytes).or(Err(Malformed::Header))?;
     if header.alg != "ES256" {
@@ -114,10 +122,12 @@ fn parse_header(segment: &str) -> Result<Box<str>, Malformed> {
     if header.crit.is_some() || !header.typ.as_deref().is_none_or(is_known_type) {
         return Err(Malformed::Header);
     }
-    match header.kid {
-        Some(kid) if !kid.is_empty() => Ok(kid.into()),
-        _ => Err(Malformed::KeyId),
-    }
+    let has_mac = header.mac.is_some();
+    let kid: Box<str> = match header.kid {
+        Some(kid) if !kid.is_empty() => kid.into(),
+        _ => return Err(Malformed::KeyId),
+    };
+    Ok((kid, has_mac.then_some(bytes).and_then(PresentedMac::of)))
 }
 
 /// `JWT` is what the STS writes; `at+jwt` is RFC 9068 section 2.1. Media types ignore case.

@@ -25,6 +25,7 @@
 
 mod digest;
 
+pub mod answer_mac;
 pub mod approval;
 pub mod audit;
 pub mod error;

@@ -21,6 +21,8 @@ pub const ID_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:id_token";
 pub const CLIENT_ASSERTION_JWT: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Value of `token_type` in every success answer (RFC 6750).
 pub const BEARER: &str = "Bearer";
+/// `token_type` of an answer that holds no token (RFC 8693 section 2.2.1).
+pub const NO_TOKEN: &str = "N_A";
 /// `token_type` of a token that is sent with proofs of a key (RFC 9449 section 5).
 pub const DPOP: &str = "DPoP";
 /// The media type of a token request.
@@ -197,6 +199,19 @@ pub struct Upstream {
     pub forward_caracal_identity: bool,
 }
 
+impl Upstream {
+    /// Whether the upstream sees the resource mandate: as its credential, or beside one of a provider.
+    pub fn sees_mandate(&self) -> bool {
+        match self.auth_mode {
+            AuthMode::CaracalJwt => true,
+            AuthMode::None => false,
+            AuthMode::ProviderOauth | AuthMode::ProviderApikey | AuthMode::AwsSigv4 => {
+                self.forward_caracal_identity
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream")
@@ -223,9 +238,9 @@ impl fmt::Debug for Upstream {
 /// The success answer of the token endpoint (RFC 8693 section 2.2.1). `Debug` redacts the token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenResponse {
-    /// The mandate.
+    /// The mandate; empty in an answer with a MAC ([`crate::answer_mac`]) when no upstream would see it.
     pub access_token: String,
-    /// Always [`BEARER`].
+    /// [`BEARER`], [`DPOP`], or [`NO_TOKEN`] without a mandate.
     pub token_type: String,
     /// Lifetime in whole seconds, at least 1.
     pub expires_in: i64,

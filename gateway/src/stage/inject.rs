@@ -88,11 +88,7 @@ pub(crate) fn plan(
         injection.set.push((name, value));
     }
     let upstream = credential.upstream();
-    let is_custody = matches!(
-        upstream.auth_mode,
-        AuthMode::ProviderOauth | AuthMode::ProviderApikey | AuthMode::AwsSigv4
-    );
-    if is_custody && upstream.forward_caracal_identity {
+    if upstream.sees_mandate() && upstream.auth_mode != AuthMode::CaracalJwt {
         injection
             .set
             .push((IDENTITY, sensitive(credential.mandate().expose())?));

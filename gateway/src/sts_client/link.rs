@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use caracal_wire::answer_mac;
 use futures_util::FutureExt;
+use http::HeaderValue;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::v1::client::HttpSession;
@@ -32,9 +34,20 @@ pub(super) struct Link {
     pub(super) breaker: Breaker,
 }
 
+/// A call, as it is sent.
+pub(super) struct Call {
+    pub(super) bytes: Bytes,
+    /// The signature in it; empty without one.
+    pub(super) signature: String,
+}
+
 /// A complete answer.
 #[derive(Debug)]
 pub(super) struct Answer {
+    /// The signature of the call that it answers.
+    pub(super) call_signature: String,
+    /// The MAC that it shows, unchecked.
+    pub(super) mac: Option<HeaderValue>,
     pub(super) status: u16,
     pub(super) content_type: String,
     /// `Retry-After`, when it is a number of seconds.
@@ -96,14 +109,14 @@ impl Link {
     pub(super) async fn call(
         &self,
         connector: &TransportConnector,
-        write: impl Fn(&Site) -> Bytes,
+        write: impl Fn(&Site) -> Call,
         body_bytes_max: usize,
         repeats: &mut Repeats,
     ) -> Result<Answer, LinkError> {
         if !repeats.is_used
             && let Some(stream) = self.take_idle()
         {
-            match Box::pin(self.exchange(stream, &write(&self.site), body_bytes_max)).await {
+            match Box::pin(self.exchange(stream, write(&self.site), body_bytes_max)).await {
                 Ok(outcome) => return outcome,
                 Err(GoneStale) => repeats.is_used = true,
             }
@@ -111,7 +124,7 @@ impl Link {
         let stream = Box::pin(connector.new_stream(&self.peer))
             .await
             .map_err(LinkError::Connect)?;
-        match Box::pin(self.exchange(stream, &write(&self.site), body_bytes_max)).await {
+        match Box::pin(self.exchange(stream, write(&self.site), body_bytes_max)).await {
             Ok(outcome) => outcome,
             Err(GoneStale) => Err(LinkError::Broken("the STS closed the connection".into())),
         }
@@ -120,11 +133,11 @@ impl Link {
     async fn exchange(
         &self,
         mut stream: Stream,
-        request: &[u8],
+        call: Call,
         body_bytes_max: usize,
     ) -> Result<Result<Answer, LinkError>, GoneStale> {
         let sent = async {
-            stream.write_all(request).await?;
+            stream.write_all(&call.bytes).await?;
             stream.flush().await
         };
         sent.await.map_err(|_closed| GoneStale)?;
@@ -144,10 +157,15 @@ impl Link {
                 Err(error) => return Ok(Err(LinkError::Broken(error))),
             }
         }
-        Ok(self.read(session, body_bytes_max).await)
+        Ok(self.read(session, call.signature, body_bytes_max).await)
     }
 
-    async fn read(&self, mut session: HttpSession, body_bytes_max: usize) -> Result<Answer, LinkError> {
+    async fn read(
+        &self,
+        mut session: HttpSession,
+        call_signature: String,
+        body_bytes_max: usize,
+    ) -> Result<Answer, LinkError> {
         let status = session.get_status().map_or(0, |status| status.as_u16());
         let content_type = session
             .get_header(http::header::CONTENT_TYPE)
@@ -156,6 +174,7 @@ impl Link {
         let retry_after_s = session
             .get_header(http::header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
+        let mac = session.get_header(answer_mac::HEADER).cloned();
         let mut body = BytesMut::new();
         while let Some(piece) = session
             .read_body_ref()
@@ -172,6 +191,8 @@ impl Link {
             self.keep(stream);
         }
         Ok(Answer {
+            call_signature,
+            mac,
             status,
             content_type,
             retry_after_s,

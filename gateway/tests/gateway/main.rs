@@ -24,6 +24,7 @@ mod http2;
 mod http2_upstream;
 mod late_revocation;
 mod listener_tls;
+mod macs;
 mod mid_stream;
 mod outages;
 mod passage;

@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use caracal_chassis::server::{self, Limits};
 use caracal_chassis::shutdown::Shutdown;
 use caracal_testing::{Mandate, TestKeys};
+use caracal_wire::answer_mac::{self, AnswerMacKey};
 use caracal_wire::gateway_document::{self, DOCUMENTS_PATH, GatewayDocument, LEASE_SUFFIX};
 use caracal_wire::gateway_signature::{self, Presented};
 use caracal_wire::sts::{RevocationSnapshot, RevokedAnchor, TokenResponse, Upstream, field};
@@ -32,6 +33,9 @@ pub(crate) enum Grant {
     Raw(u16, &'static str, String),
     /// 200 with this token and upstream.
     Token(String, Upstream),
+    /// The same with a MAC under the key derived from these bytes, over the call of this signature; empty for the call that
+    /// is answered.
+    Sealed(String, Upstream, [u8; 32], String),
     /// What `Upstream` answers, once the test says so.
     Held(Arc<Notify>, Upstream),
     /// Nothing, ever.
@@ -43,6 +47,9 @@ pub(crate) enum Grant {
 pub(crate) struct Exchange {
     pub(crate) form: HashMap<String, String>,
     pub(crate) request_id: String,
+    /// Whether it asks for a MAC over it and the answer.
+    pub(crate) asks_for_mac: bool,
+    pub(crate) signature: String,
 }
 
 #[derive(Clone)]
@@ -238,7 +245,12 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
     let exchange = Exchange {
         form: sent.collect(),
         request_id: headers["x-request-id"].to_str().unwrap().to_owned(),
+        asks_for_mac: headers
+            .get(answer_mac::HEADER)
+            .is_some_and(|value| value == answer_mac::VERSION),
+        signature: headers[gateway_signature::SIGNATURE].to_str().unwrap().to_owned(),
     };
+    let signature = exchange.signature.clone();
     let grant = state.grant.lock().unwrap().clone();
     state.exchanges.lock().unwrap().push(exchange);
     let grant = match grant {
@@ -260,6 +272,17 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
             granted(mandate.issuer(ISSUER).sign(&state.keys), &resource, upstream)
         }
         Grant::Token(token, upstream) => granted(token, &value(field::RESOURCE), upstream),
+        Grant::Sealed(token, upstream, key, call) => {
+            let call = if call.is_empty() { signature } else { call };
+            let body = response(token, &value(field::RESOURCE), upstream);
+            let body = serde_json::to_vec(&body).unwrap();
+            let mac = AnswerMacKey::derive(&key).seal(&call, &body);
+            let headers = [
+                (http::header::CONTENT_TYPE.as_str(), "application/json".to_owned()),
+                (answer_mac::HEADER, mac),
+            ];
+            (headers, body).into_response()
+        }
         Grant::Raw(status, content_type, body) => {
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(http::header::CONTENT_TYPE, content_type)], body).into_response()
@@ -269,7 +292,11 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
 }
 
 fn granted(token: String, resource: &str, upstream: Upstream) -> Response {
-    axum::Json(TokenResponse {
+    axum::Json(response(token, resource, upstream)).into_response()
+}
+
+fn response(token: String, resource: &str, upstream: Upstream) -> TokenResponse {
+    TokenResponse {
         access_token: token,
         token_type: wire::BEARER.to_owned(),
         expires_in: 900,
@@ -277,8 +304,7 @@ fn granted(token: String, resource: &str, upstream: Upstream) -> Response {
         issued_token_type: wire::ACCESS_TOKEN_TYPE.to_owned(),
         target_resources: vec![resource.to_owned()],
         upstreams: [(resource.to_owned(), upstream)].into(),
-    })
-    .into_response()
+    }
 }
 
 async fn keys_of_zone(

@@ -115,7 +115,7 @@ pub(super) async fn sign_in(
     take(sts, zone, &identity, token).await?;
     let issued = async {
         record(sts, &claims, issuer).await?;
-        let minted = mint::sign(&zone.id, key, request, claims)?;
+        let minted = mint::sign(sts, &zone.id, key, request, claims)?;
         release(sts, origin, request, known, minted, BTreeMap::new(), &[]).await
     };
     let issued = issued.await;

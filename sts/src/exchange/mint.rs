@@ -22,9 +22,10 @@ const TTL_DEFAULT_SECONDS: i64 = 900;
 pub(super) const TTL_MAX_SECONDS: i64 = 3_600;
 const TTL_MAX_WITH_SUBJECT_TOKEN_SECONDS: i64 = 900;
 
-/// A signed mandate, not yet released.
+/// A mandate, not yet released.
 #[derive(Debug)]
 pub(crate) struct Minted {
+    /// Empty when it is not signed.
     pub(crate) token: String,
     pub(crate) claims: Arc<Claims>,
     pub(crate) kid: KeyId,
@@ -83,7 +84,7 @@ pub(super) fn asked_lifetime(request: &ExchangeRequest, cap: i64) -> Result<i64,
     }
 }
 
-/// Signs the mandate; a reusable one, and one that a human agreed to, is recorded first. Cost: one signature, and for a
+/// Signs the mandate, unless the gateway that asked takes the answer's MAC instead and no upstream sees it (`is_seen`); a reusable one, and one that a human agreed to, is recorded first. Cost: one signature, and for a
 /// recorded mandate one statement.
 ///
 /// # Errors
@@ -95,6 +96,7 @@ pub(crate) async fn mint(
     granted: &[Arc<Resource>],
     lifetime: i64,
     agreed: Option<&Agreed>,
+    is_seen: bool,
 ) -> Result<Minted, Refusal> {
     let mut claims = claims(basis, granted, lifetime)?;
     if let Some(Agreed::Used(_, reissue)) = agreed {
@@ -111,7 +113,14 @@ pub(crate) async fn mint(
         None if claims.r#use == Use::Session => record(basis, &claims).await?,
         Some(Agreed::Used(..)) | None => {}
     }
-    sign(&zone.id, key, basis.request, claims)
+    if claims.r#use == Use::Resource && !is_seen && basis.request.sealed.is_some() {
+        return Ok(Minted {
+            token: String::new(),
+            claims: Arc::new(claims),
+            kid: key.kid().clone(),
+        });
+    }
+    sign(basis.sts, &zone.id, key, basis.request, claims)
 }
 
 /// The zone with a key to sign with: its first one is made when it has none.
@@ -128,18 +137,21 @@ pub(super) async fn zone_with_keys(sts: &Sts, zone: &Arc<ZoneModel>) -> Result<A
     })
 }
 
-/// Signs the claims, in the shape that was asked for. Cost: one signature.
+/// Signs the claims, in the shape that was asked for; those for a gateway get a MAC for it. Cost: one signature.
 ///
 /// # Errors
 /// [`Refusal::Issuance`].
 pub(super) fn sign(
+    sts: &Sts,
     zone: &ZoneId,
     key: &SigningKey,
     request: &ExchangeRequest,
     claims: Claims,
 ) -> Result<Minted, Refusal> {
+    let macs = sts.macs.as_ref().filter(|_macs| claims.r#use != Use::Resource);
+    let mac = macs.map(|macs| &macs.mandate);
     let token = key
-        .sign_as(request.requested.header_type(), &claims)
+        .sign_as(request.requested.header_type(), &claims, mac)
         .map_err(|error| {
             tracing::error!(zone.id = %zone, error = &error as &dyn std::error::Error, "a mandate cannot be signed");
             Refusal::Issuance

@@ -46,6 +46,9 @@ pub(crate) struct ExchangeRequest {
     /// The upstream operation; believed only when a gateway says so.
     pub(crate) unverified_method: String,
     pub(crate) unverified_path: String,
+    /// The signature of the call, when a proven gateway asked for a MAC over it and the answer. A mandate that no upstream
+    /// would see is not signed then.
+    pub(crate) sealed: Option<String>,
 }
 
 /// The answer to a step-up challenge.
@@ -193,6 +196,7 @@ impl ExchangeRequest {
                 .unwrap_or_default()
                 .to_ascii_uppercase(),
             unverified_path: form.get(field::REQUEST_PATH).unwrap_or_default().to_owned(),
+            sealed: None,
         })
     }
 }

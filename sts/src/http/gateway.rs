@@ -1,5 +1,6 @@
 //! Is this request from one of our gateways?
 
+use caracal_wire::answer_mac;
 use caracal_wire::gateway_signature::{self, NONCE, Presented, SIGNATURE, SignatureError, TIMESTAMP};
 use http::HeaderMap;
 
@@ -47,6 +48,12 @@ pub(super) fn verify(
     gateway_signature::verify(key.expose(), &presented, method, path, body, now)?;
     let signed_at = presented.timestamp.parse().or(Err(SignatureError::Malformed))?;
     Ok(sts.nonces.spend(presented.nonce, signed_at, now)?)
+}
+
+/// The signature of a proven gateway's call, when it asks for a MAC over it and the answer, and there is a key for that.
+pub(super) fn asked_mac<'h>(sts: &Sts, headers: &'h HeaderMap) -> Option<&'h str> {
+    let is_asked = sts.macs.is_some() && text(headers, answer_mac::HEADER) == answer_mac::VERSION;
+    is_asked.then(|| text(headers, SIGNATURE))
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {

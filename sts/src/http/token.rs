@@ -11,6 +11,7 @@ use bytes::Bytes;
 use caracal_chassis::server::{BodyError, Peer, RequestId, read_body};
 use caracal_model::{UnixSeconds, ZoneId};
 use caracal_token::dpop::{NONCE_HEADER, PROOF_HEADER};
+use caracal_wire::answer_mac;
 use caracal_wire::form::Form;
 use caracal_wire::header::TIMEOUT_MS;
 use caracal_wire::sts::{FORM_MEDIA_TYPE, TokenResponse, field};
@@ -42,7 +43,7 @@ pub(super) async fn exchange(
     let nonce = Nonce::for_answer(&sts, request.headers());
     let outcome = token(&sts, &origin, peer, request, Naming::InForm).await;
     let response = match &outcome {
-        Ok(answer) => issued(answer),
+        Ok(answer) => issued(&sts, answer),
         Err(Refused::Exchange(refusal)) => {
             note(&sts, &origin, refusal);
             refused(refusal, &origin.request_id)
@@ -65,7 +66,7 @@ pub(super) async fn exchange_in_zone(
     let nonce = Nonce::for_answer(&sts, request.headers());
     let outcome = token(&sts, &origin, peer, request, Naming::Standard { zone: &zone }).await;
     let response = match &outcome {
-        Ok(answer) => issued(answer),
+        Ok(answer) => issued(&sts, answer),
         Err(Refused::Exchange(refusal)) => {
             note(&sts, &origin, refusal);
             match refusal {
@@ -108,6 +109,13 @@ enum Naming<'z> {
     InForm,
     /// The zone by the address, the client as RFC 6749 section 2.3.1 says.
     Standard { zone: &'z str },
+}
+
+/// What there is to answer.
+struct Issued {
+    answer: TokenResponse,
+    /// The signature of the call, when a MAC is to cover it and the answer.
+    sealed: Option<String>,
 }
 
 /// Why there is no token.
@@ -168,7 +176,7 @@ async fn token(
     peer: Peer,
     request: Request,
     naming: Naming<'_>,
-) -> Result<TokenResponse, Refused> {
+) -> Result<Issued, Refused> {
     let (parts, body) = request.into_parts();
     check_head(&parts)?;
     let body = read_form_body(body).await?;
@@ -189,7 +197,7 @@ async fn token(
         request.client_secret = client.secret;
         request.client_assertion = client.assertion;
     }
-    let (via, request) = match (via, request) {
+    let (via, mut request) = match (via, request) {
         (Ok(via), Ok(request)) => (via, request),
         (Err(refusal), Ok(request)) => {
             evidence::record_refusal(sts, origin, &request, &Known::default(), &refusal).await;
@@ -197,8 +205,15 @@ async fn token(
         }
         (Err(refusal), Err(_)) | (Ok(_), Err(refusal)) => return Err(refusal.into()),
     };
+    if via == Via::Gateway {
+        request.sealed = gateway::asked_mac(sts, &parts.headers).map(str::to_owned);
+    }
     let _timer = sts.metrics.exchange_timer(via, &request);
-    Ok(guarded(sts, origin, &request, via).await?)
+    let answer = guarded(sts, origin, &request, via).await?;
+    Ok(Issued {
+        answer,
+        sealed: request.sealed,
+    })
 }
 
 /// The body of a form, within the limit of all forms.
@@ -313,11 +328,17 @@ async fn up_to_date(
     (now, known_now)
 }
 
-fn issued(answer: &TokenResponse) -> Response {
+fn issued(sts: &Sts, issued: &Issued) -> Response {
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    match serde_json::to_vec(answer) {
-        Ok(body) => (StatusCode::OK, content_type, NO_STORE, body).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    let Ok(body) = serde_json::to_vec(&issued.answer) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let macs = sts.macs.as_ref().zip(issued.sealed.as_ref());
+    let mac = macs.map(|(macs, call)| [(answer_mac::HEADER, macs.answer.seal(call, &body))]);
+    let response = (StatusCode::OK, content_type, NO_STORE, body);
+    match mac {
+        Some(mac) => (mac, response).into_response(),
+        None => response.into_response(),
     }
 }
 

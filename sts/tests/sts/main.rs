@@ -22,6 +22,7 @@ mod gateway;
 mod gateway_documents;
 mod idp;
 mod ledger;
+mod mac;
 mod metrics;
 mod mint;
 mod order_of_checks;

@@ -11,6 +11,8 @@ pub struct Secrets {
     pub audit_key: String,
     /// `GATEWAY_STS_HMAC_KEY`.
     pub gateway_key: String,
+    /// `MANDATE_MAC_KEY`.
+    pub mac_key: String,
     /// `IDEMPOTENCY_HMAC_KEY`.
     pub idempotency_key: String,
     /// `SECRET_STORE_KEK`.
@@ -34,6 +36,7 @@ impl Secrets {
             streams_key: random_hex(),
             audit_key: random_hex(),
             gateway_key: random_hex(),
+            mac_key: random_hex(),
             idempotency_key: random_hex(),
             kek: random_hex(),
             admin_token: format!("cat_{}", random_hex()),

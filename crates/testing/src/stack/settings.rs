@@ -134,6 +134,7 @@ impl Wiring {
         let admin = self.gateway_ports.get(index).map_or(1, |(_, admin)| *admin);
         settings([
             ("ADMIN_PORT", admin.to_string()),
+            ("MANDATE_MAC_KEY", secrets.mac_key.clone()),
             ("STS_URL", sts),
             ("ISSUER_URL", self.issuer()),
             ("CARACAL_ADMIN_TOKEN", secrets.admin_token.clone()),
@@ -144,6 +145,7 @@ impl Wiring {
         settings([
             ("DATABASE_URL", self.database_url_as(database, Role::Sts)),
             ("ISSUER_URL", self.issuer()),
+            ("MANDATE_MAC_KEY", secrets.mac_key.clone()),
             ("SECRET_STORE_KEK", secrets.kek.clone()),
             ("STS_ADMIN_TOKEN", secrets.sts_token.clone()),
         ])

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Jwk, JwkSet, Malformed, SigningKey};
+use crate::{Jwk, JwkSet, Malformed, SigningKey, TokenType};
 
 const NOW: UnixSeconds = UnixSeconds(1_790_000_000);
 const ISSUER: &str = "https://sts.example.com";
@@ -526,4 +526,112 @@ fn golden() -> (KeySet, String) {
     );
     let token = include_str!("../../tests/vectors/openssl.jwt").trim().to_owned();
     (KeySet::from_jwks_bytes(keys.as_bytes()).unwrap(), token)
+}
+
+fn mac_key() -> MandateMacKey {
+    MandateMacKey::derive(&[7; 32])
+}
+
+fn with_mac(key: &SigningKey) -> String {
+    key.sign_as(TokenType::Jwt, &claims(), Some(&mac_key())).unwrap()
+}
+
+fn admit_text(token: &str, mac: &MandateMacKey, keys: &KeySet) -> Result<Proof, VerifyError> {
+    admit(UnverifiedToken::parse(token).unwrap(), mac, keys, &RULES, NOW).map(|(claims, proof)| {
+        assert_eq!(claims, self::claims());
+        proof
+    })
+}
+
+#[test]
+fn a_token_with_a_mac_is_an_ordinary_token_to_who_has_not_its_key() {
+    let key = key("k1");
+    let token = with_mac(&key);
+    assert_eq!(verify_text(&token, &set_of(&key)), Ok(claims()));
+    let other = MandateMacKey::derive(&[8; 32]);
+    assert_eq!(admit_text(&token, &other, &set_of(&key)), Ok(Proof::Signature));
+    assert_eq!(admit_text(&token, &mac_key(), &set_of(&key)), Ok(Proof::Mac));
+    let plain = key.sign(&claims()).unwrap();
+    assert_eq!(
+        admit_text(&plain, &mac_key(), &set_of(&key)),
+        Ok(Proof::Signature)
+    );
+}
+
+#[test]
+fn the_mac_is_the_documented_one() {
+    // By Python's hmac, over `payload.header` up to the value of the MAC.
+    let header = mac_key().header(r#"{"alg":"ES256","kid":"k1","typ":"JWT""#, "e30");
+    assert_eq!(
+        header,
+        r#"{"alg":"ES256","kid":"k1","typ":"JWT","mac":"0Z-xzhL4k1nI4dG7ggPxBA"}"#
+    );
+}
+
+#[test]
+fn a_mac_covers_every_byte_of_header_and_claims() {
+    let key = key("k1");
+    let keys = set_of(&key);
+    let token = with_mac(&key);
+    let segments: Vec<&str> = token.split('.').collect();
+    let header = String::from_utf8(URL_SAFE_NO_PAD.decode(segments[0]).unwrap()).unwrap();
+    let payload = String::from_utf8(URL_SAFE_NO_PAD.decode(segments[1]).unwrap()).unwrap();
+    let assemble = |header: &str, payload: &str| {
+        let (header, payload) = (URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        format!("{header}.{payload}.{}", segments[2])
+    };
+    assert_eq!(
+        admit_text(&assemble(&header, &payload), &mac_key(), &keys),
+        Ok(Proof::Mac)
+    );
+    let mac = header.rsplit('"').nth(1).unwrap();
+    let refused = [
+        assemble(&header.replace("JWT", "at+jwt"), &payload),
+        assemble(&header.replace(r#""typ""#, r#""x":1,"typ""#), &payload),
+        assemble(&header.replace(r#","mac""#, r#", "mac""#), &payload),
+        assemble(
+            &header.replace(mac, &mac.chars().rev().collect::<String>()),
+            &payload,
+        ),
+        assemble(&header.replace(mac, ""), &payload),
+        assemble(&header, &payload.replace("crm:write", "crm:admin")),
+        assemble(&header, &payload.replace("1790000900", "1790009900")),
+    ];
+    for token in refused {
+        let token = UnverifiedToken::parse(&token).unwrap();
+        let outcome = admit(token, &mac_key(), &keys, &RULES, NOW);
+        assert_eq!(outcome.map(|_| ()), Err(VerifyError::Signature));
+    }
+}
+
+#[test]
+fn a_mac_replaces_the_signature_and_nothing_else() {
+    let key = key("k1");
+    let token = with_mac(&key);
+    assert_eq!(
+        admit_text(&token, &mac_key(), &set_of(&self::key("k2"))),
+        Err(VerifyError::UnknownKey),
+        "a key that was withdrawn takes its tokens with it"
+    );
+    let rules = Rules {
+        audience: "elsewhere",
+        ..RULES
+    };
+    let elsewhere = admit(
+        UnverifiedToken::parse(&token).unwrap(),
+        &mac_key(),
+        &set_of(&key),
+        &rules,
+        NOW,
+    );
+    assert_eq!(elsewhere.map(|_| ()), Err(VerifyError::Audience));
+    let late = UnixSeconds(NOW.0 + 10_000);
+    let late = admit(
+        UnverifiedToken::parse(&token).unwrap(),
+        &mac_key(),
+        &set_of(&key),
+        &RULES,
+        late,
+    );
+    assert_eq!(late.map(|_| ()), Err(VerifyError::Expired));
 }
