@@ -10,8 +10,7 @@ use caracal_bus::Spool;
 use caracal_bus::spool::SpoolError;
 use caracal_chassis::Clock;
 use caracal_model::{EventId, UnixMicros, ZoneId};
-use caracal_wire::audit::{AuditEvent, decision, event_type, status};
-use serde_json::{Map, Value, json};
+use caracal_wire::audit::{AuditEvent, Details, decision, event_type, status};
 use tokio::time::Duration;
 use uuid::Uuid;
 
@@ -71,7 +70,7 @@ impl Evidence {
         let mut metadata = about(seen);
         about_upstream(&mut metadata, credential, reachable);
         if let Some(keys) = &standing.caller().claims().cnf {
-            metadata.insert("token_confirmation".to_owned(), json!(keys));
+            metadata.put("token_confirmation", keys);
         }
         let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
         let event = event.map(|event| AuditEvent {
@@ -79,13 +78,16 @@ impl Evidence {
             evaluation_status: status::FORWARDING.into(),
             ..event
         });
-        self.append(event, metadata).await.map(Recorded).map_err(|error| {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the evidence spool takes nothing"
-            );
-            Denial::Unrecorded
-        })
+        self.append(event, &metadata)
+            .await
+            .map(Recorded)
+            .map_err(|error| {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the evidence spool takes nothing"
+                );
+                Denial::Unrecorded
+            })
     }
 
     /// Records how an admitted request went; `failure` is what ended it early. The answer was given already, so a
@@ -93,29 +95,28 @@ impl Evidence {
     pub(crate) async fn outcome(&self, seen: &Observation, admission: &Admission, failure: Option<&Denial>) {
         let mut metadata = about(seen);
         about_upstream(&mut metadata, admission.credential(), admission.reachable());
-        let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
         let is_cut = matches!(
             failure,
             Some(Denial::Revoked(_) | Denial::RevocationStale | Denial::ExpiredMeanwhile | Denial::Stopping)
         );
-        put(
+        metadata.put(
             "revocation_interrupted",
-            json!(matches!(failure, Some(Denial::Revoked(_)))),
+            &matches!(failure, Some(Denial::Revoked(_))),
         );
-        put("response_bytes", json!(seen.response_bytes));
-        put("request_bytes", json!(seen.request_bytes));
+        metadata.put("response_bytes", &seen.response_bytes);
+        metadata.put("request_bytes", &seen.request_bytes);
         if let Some(status) = seen.upstream_status {
-            put("upstream_status", json!(status));
+            metadata.put("upstream_status", &status);
         }
-        put("result_class", json!(result_class(seen.upstream_status)));
+        metadata.put("result_class", &result_class(seen.upstream_status));
         let gateway_status = match (failure, seen.upstream_status) {
             (Some(failure), None) => failure.face().status,
             (_, Some(upstream)) => upstream,
             (None, None) => 0,
         };
-        put("gateway_status", json!(gateway_status));
+        metadata.put("gateway_status", &gateway_status);
         if let Some(failure) = failure {
-            put("error_kind", json!(error_kind(failure, seen.upstream_status)));
+            metadata.put("error_kind", &error_kind(failure, seen.upstream_status));
         }
         let zone = admission.standing().caller().claims().zone_id.clone();
         let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
@@ -129,7 +130,7 @@ impl Evidence {
             evaluation_status: status.into(),
             ..event
         });
-        self.append_or_report(event, metadata).await;
+        self.append_or_report(event, &metadata).await;
     }
 
     /// Records a refusal, if the source's share and everybody's allow; whether it did.
@@ -139,19 +140,18 @@ impl Evidence {
         };
         let face = denial.face();
         let mut metadata = about(seen);
-        let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
-        put("gateway_status", json!(face.status));
-        put("error", json!(face.code));
-        put("reason", json!(face.description));
-        put("source", json!(seen.source));
+        metadata.put("gateway_status", &face.status);
+        metadata.put("error", &face.code);
+        metadata.put("reason", &face.description);
+        metadata.put("source", &seen.source);
         if let Some(detail) = denial.detail() {
-            put("detail", json!(detail));
+            metadata.put("detail", &detail);
         }
         if let Denial::Revoked(anchor) = denial {
-            put("revoked", json!(anchor.to_string()));
+            metadata.put("revoked", &anchor.to_string());
         }
         if suppressed > 0 {
-            put("suppressed_before", json!(suppressed));
+            metadata.put("suppressed_before", &suppressed);
         }
         let zone = seen
             .caller
@@ -167,13 +167,13 @@ impl Evidence {
         };
         if is_replay {
             let jti = seen.caller.as_ref().map(|caller| &caller.jti);
-            put("jti", json!(jti));
-            put("request_id", json!(seen.request_id.as_str()));
-            put(
+            metadata.put("jti", &jti);
+            metadata.put("request_id", &seen.request_id.as_str());
+            metadata.put(
                 "client_id",
-                json!(seen.caller.as_ref().map(|caller| caller.client.as_str())),
+                &seen.caller.as_ref().map(|caller| caller.client.as_str()),
             );
-            put("subject_fp", json!(seen.subject_fingerprint));
+            metadata.put("subject_fp", &seen.subject_fingerprint);
         }
         let status = if is_replay { status::ANOMALY } else { face.label };
         let event = self.event(zone, kind, seen);
@@ -182,7 +182,7 @@ impl Evidence {
             evaluation_status: status.into(),
             ..event
         });
-        self.append_or_report(event, metadata).await;
+        self.append_or_report(event, &metadata).await;
         true
     }
 
@@ -195,14 +195,13 @@ impl Evidence {
                 evaluation_status: status::SUPPRESSED.into(),
                 ..AuditEvent::new(id, zone, event_type::GATEWAY_REQUEST_DENIED, at)
             });
-            let metadata = [
-                (
-                    "source".to_owned(),
-                    source.map_or(json!("others"), |source| json!(source)),
-                ),
-                ("suppressed".to_owned(), json!(suppressed)),
-            ];
-            self.append_or_report(event, metadata.into_iter().collect()).await;
+            let mut metadata = Details::default();
+            match source {
+                Some(source) => metadata.put("source", &source),
+                None => metadata.put("source", "others"),
+            }
+            metadata.put("suppressed", &suppressed);
+            self.append_or_report(event, &metadata).await;
         }
     }
 
@@ -231,19 +230,15 @@ impl Evidence {
     async fn append(
         &self,
         event: Result<AuditEvent, SpoolError>,
-        metadata: Map<String, Value>,
+        metadata: &Details,
     ) -> Result<(), SpoolError> {
-        let event = AuditEvent {
-            metadata_json: Value::Object(metadata),
-            ..event?
-        };
-        let text = event
-            .to_json()
+        let text = event?
+            .to_json_with(metadata)
             .map_err(|_error| SpoolError::NotAnEvent("its metadata"))?;
         self.spool.append(Bytes::from(text)).await
     }
 
-    async fn append_or_report(&self, event: Result<AuditEvent, SpoolError>, metadata: Map<String, Value>) {
+    async fn append_or_report(&self, event: Result<AuditEvent, SpoolError>, metadata: &Details) {
         let id = event.as_ref().ok().map(|event| event.id.clone());
         if let Err(error) = self.append(event, metadata).await {
             let error = &error as &dyn std::error::Error;
@@ -261,44 +256,42 @@ fn unproven_zone() -> Option<ZoneId> {
 }
 
 /// What every event of a request tells. No path, query, header or body.
-fn about(seen: &Observation) -> Map<String, Value> {
-    let mut metadata = Map::new();
-    let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
+fn about(seen: &Observation) -> Details {
+    let mut metadata = Details::default();
     if let Some(caller) = &seen.caller {
-        put("application_id", json!(caller.client.as_str()));
-        put("subject_kind", json!(caller.subject_kind));
-        put("session_id", json!(caller.anchors.sid.as_str()));
+        metadata.put("application_id", &caller.client.as_str());
+        metadata.put("subject_kind", &caller.subject_kind);
+        metadata.put("session_id", &caller.anchors.sid.as_str());
         if let Some(session) = &caller.anchors.session {
-            put("agent_session_id", json!(session.as_str()));
+            metadata.put("agent_session_id", &session.as_str());
         }
         if let Some(delegation) = &caller.anchors.delegation {
-            put("delegation_edge_id", json!(delegation.as_str()));
+            metadata.put("delegation_edge_id", &delegation.as_str());
         }
     }
     if let Some(resource) = &seen.resource {
-        put("resource", json!(resource));
+        metadata.put("resource", &resource);
     }
     if let Some(fingerprint) = &seen.subject_fingerprint {
-        put("subject_fingerprint", json!(fingerprint));
+        metadata.put("subject_fingerprint", &fingerprint);
     }
     if let Some(trace_id) = &seen.trace_id {
-        put("trace_id", json!(trace_id));
+        metadata.put("trace_id", &trace_id);
     }
-    put("method", json!(seen.method));
-    put("latency_ms", json!(millis(seen.started.elapsed())));
+    metadata.put("method", &seen.method);
+    metadata.put("latency_ms", &millis(seen.started.elapsed()));
     metadata
 }
 
-fn about_upstream(metadata: &mut Map<String, Value>, credential: &Credential, reachable: &Reachable) {
+fn about_upstream(metadata: &mut Details, credential: &Credential, reachable: &Reachable) {
     let upstream = credential.upstream();
-    let mut put = |name: &str, value: Value| drop(metadata.insert(name.to_owned(), value));
-    put("upstream_host", json!(reachable.target().host()));
-    put("auth_mode", json!(upstream.auth_mode.as_str()));
+    metadata.put("upstream_host", &reachable.target().host());
+    metadata.put("auth_mode", &upstream.auth_mode.as_str());
     if let Some(provider) = &upstream.provider_id {
-        put("provider_id", json!(provider));
+        metadata.put("provider_id", &provider);
     }
     if let Some(connection) = &upstream.connection_id {
-        put("connection_id", json!(connection));
+        metadata.put("connection_id", &connection);
     }
 }
 
