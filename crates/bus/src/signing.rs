@@ -80,12 +80,22 @@ impl StreamKeys {
     /// [`BusError::ControlCharacter`] when a key or value holds one: the signed text would be ambiguous.
     pub fn sign(&self, stream: &str, mut fields: Fields) -> Result<Fields, BusError> {
         fields.remove(stream::SIG);
-        if let Some(key) = &self.current {
-            let signature = stream::sign(key.expose(), stream, &fields)
-                .map_err(|_control_character| BusError::ControlCharacter)?;
+        if let Some(signature) = self.signature(stream, &fields)? {
             fields.insert(stream::SIG.to_owned(), signature);
         }
         Ok(fields)
+    }
+
+    /// What `_sig` of `fields`, which have none, is to be; `None` without a key.
+    ///
+    /// # Errors
+    /// As [`StreamKeys::sign`].
+    pub(crate) fn signature(&self, stream: &str, fields: &Fields) -> Result<Option<String>, BusError> {
+        let Some(key) = &self.current else { return Ok(None) };
+        let signature = stream::sign(key.expose(), stream, fields);
+        signature
+            .map(Some)
+            .map_err(|_control_character| BusError::ControlCharacter)
     }
 
     /// Whether `fields` of `stream` carry a signature under the current or the previous key. Always true without

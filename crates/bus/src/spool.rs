@@ -7,6 +7,7 @@
 
 mod books;
 mod line;
+mod position;
 mod publish;
 mod reader;
 mod recover;
@@ -26,6 +27,7 @@ use crate::directory::{DirectoryError, OwnedDirectory};
 use crate::frame;
 use books::{Books, Reservation};
 use line::Line;
+use position::PositionFile;
 pub use publish::run_publisher;
 use writer::Writer;
 
@@ -142,6 +144,7 @@ struct Inner {
 struct Shared {
     directory: OwnedDirectory,
     books: Books,
+    position: PositionFile,
     written: Notify,
     clock: StoreClock,
     publishing: AtomicBool,
@@ -176,11 +179,13 @@ impl Spool {
             source,
         };
         let owned = OwnedDirectory::take(directory)?;
-        let (found, recovery) = recover::recover(&owned).map_err(failed)?;
+        let (position, remembered) = PositionFile::open(&owned).map_err(failed)?;
+        let (found, recovery) = recover::recover(&owned, remembered).map_err(failed)?;
         let next_segment = found.next_segment;
         let shared = Arc::new(Shared {
             directory: owned,
             books: Books::new(found, limits),
+            position,
             written: Notify::new(),
             clock,
             publishing: AtomicBool::new(false),

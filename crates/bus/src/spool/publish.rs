@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caracal_wire::audit;
-use caracal_wire::stream::{AUDIT_EVENTS, Fields};
+use caracal_wire::stream::{AUDIT_EVENTS, Fields, SIG};
 use futures_util::FutureExt;
 use serde::Deserialize;
 
@@ -22,9 +22,10 @@ use crate::error::BusError;
 use crate::signing::{HmacKey, StreamKeys};
 
 const WHAT: &str = "publishing evidence";
-/// Time between the first event of a batch and the batch: events of the same moment share the files' reading, the round
-/// trip and the new position. Evidence is late by this much at most, and it is in the files before that.
-const GATHER: Duration = Duration::from_millis(5);
+/// Time between the first event of a batch and the batch, and between batches that are not full: events of the same moment
+/// share the files' reading, the round trip and the new position. Evidence is late by this much, and it is in the files
+/// before that.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Moves what is spooled to `caracal.audit.events`, oldest first, in batches of one round trip each, until `shutdown`
 /// resolves. Tries again for as long as the bus is down. A batch interrupted by a crash is sent again: every event is
@@ -54,11 +55,14 @@ pub async fn run_publisher(
     let mut backoff = Backoff::new();
     while shutdown.as_mut().now_or_never().is_none() {
         let pause = match publisher.publish_batch().await {
-            Ok(Published::Batch) => {
+            Ok(published) => {
                 backoff.succeeded(WHAT);
-                continue;
+                match published {
+                    Published::FullBatch => continue,
+                    Published::Batch => Some(GATHER),
+                    Published::Nothing => None,
+                }
             }
-            Ok(Published::Nothing) => None,
             Err(error) => Some(backoff.failed(WHAT, &error)),
         };
         tokio::select! {
@@ -93,6 +97,8 @@ struct EvidencePublisher {
 }
 
 enum Published {
+    /// There may be more.
+    FullBatch,
     Batch,
     Nothing,
 }
@@ -114,8 +120,13 @@ impl EvidencePublisher {
         };
         let entries: Vec<Fields> = batch.events.iter().map(|event| self.entry(event)).collect();
         self.bus.publish(AUDIT_EVENTS, &entries).await?;
+        let is_full = batch.is_full();
         self.on_disk(move |shared| reader::settle(shared, &batch)).await?;
-        Ok(Published::Batch)
+        Ok(if is_full {
+            Published::FullBatch
+        } else {
+            Published::Batch
+        })
     }
 
     /// Until the next try, or without one, until events were written.
@@ -147,9 +158,10 @@ impl EvidencePublisher {
         }
         fields.insert("data".to_owned(), data);
         // What was spooled can be signed; if it could not, `sig` would still cover it.
-        self.stream_keys
-            .sign(AUDIT_EVENTS, fields.clone())
-            .unwrap_or(fields)
+        if let Ok(Some(signature)) = self.stream_keys.signature(AUDIT_EVENTS, &fields) {
+            fields.insert(SIG.to_owned(), signature);
+        }
+        fields
     }
 }
 

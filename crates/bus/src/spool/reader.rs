@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use super::books::{Next, Position, Segment};
-use super::recover::{save_position, segment_file, set_aside};
+use super::recover::{segment_file, set_aside};
 use super::{EVENT_BYTES_MAX, Shared};
 use crate::frame::{self, Frame};
 
@@ -22,6 +22,13 @@ pub(super) struct Batch {
     pub(super) events: Vec<Bytes>,
     /// Where the spool stands when the bus has taken them.
     pub(super) end: Position,
+}
+
+impl Batch {
+    /// Whether there may have been more to send.
+    pub(super) fn is_full(&self) -> bool {
+        self.events.len() >= BATCH_EVENTS
+    }
 }
 
 /// The next batch, or `None` when everything written so far was published. Removes segments that were published to
@@ -44,7 +51,7 @@ pub(super) fn next_batch(shared: &Shared) -> io::Result<Option<Batch>> {
 pub(super) fn settle(shared: &Shared, batch: &Batch) -> io::Result<()> {
     let events = u64::try_from(batch.events.len()).unwrap_or(u64::MAX);
     shared.books.published(batch.end, events);
-    save_position(&shared.directory, batch.end)
+    shared.position.save(batch.end)
 }
 
 fn read(shared: &Shared, position: Position, end: u64) -> io::Result<Option<Batch>> {
@@ -88,7 +95,7 @@ fn skip(shared: &Shared, position: Position, end: u64) -> io::Result<()> {
         ..position
     };
     shared.books.published(end, 0);
-    save_position(&shared.directory, end)
+    shared.position.save(end)
 }
 
 fn remove(shared: &Shared, segment: Segment) -> io::Result<()> {

@@ -10,25 +10,18 @@ use crate::directory::OwnedDirectory;
 use crate::frame::{self, Frame};
 
 const SEGMENT_SUFFIX: &str = ".segment";
-const POSITION_FILE: &str = "position";
 
 /// The name of a segment file; names sort as the segments were written.
 pub(super) fn segment_file(number: u64) -> String {
     format!("{number:020}{SEGMENT_SUFFIX}")
 }
 
-/// Remembers what the bus has taken.
-pub(super) fn save_position(directory: &OwnedDirectory, position: Position) -> io::Result<()> {
-    let text = format!("{} {}\n", position.segment, position.offset);
-    directory.replace(POSITION_FILE, text.as_bytes()).map(drop)
-}
-
 /// Finds the segments, cuts off what is not whole, and removes what was published. New segments begin after the
-/// highest number found.
-pub(super) fn recover(directory: &OwnedDirectory) -> io::Result<(Found, Recovery)> {
+/// highest number found. `position` is what was remembered.
+pub(super) fn recover(directory: &OwnedDirectory, position: Position) -> io::Result<(Found, Recovery)> {
     let mut recovery = Recovery::default();
     let mut found = Found {
-        position: load_position(directory.path())?,
+        position,
         ..Found::default()
     };
     found.next_segment = found.position.segment + 1;
@@ -111,22 +104,6 @@ pub(super) fn set_aside(directory: &OwnedDirectory, number: u64, rest: &[u8]) ->
         "a spool segment is damaged; the unreadable part is kept"
     );
     directory.replace(&name, rest).map(drop)
-}
-
-/// A position that cannot be read counts as the beginning: events may be published twice, never lost.
-fn load_position(directory: &Path) -> io::Result<Position> {
-    let text = match fs::read_to_string(directory.join(POSITION_FILE)) {
-        Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-            return Ok(Position::default());
-        }
-        Err(error) => return Err(error),
-    };
-    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(segment)), Some(Ok(offset))) if text.ends_with('\n') => Ok(Position { segment, offset }),
-        _ => Ok(Position::default()),
-    }
 }
 
 fn segment_numbers(directory: &Path) -> io::Result<Vec<u64>> {

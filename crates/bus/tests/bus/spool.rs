@@ -502,12 +502,14 @@ async fn a_lost_position_means_publishing_again_and_a_position_ahead_of_the_file
     let (spool, _) = open(directory.path(), SpoolLimits::default());
     append(&spool, 0..10).await;
     drop(spool);
-    for nonsense in ["", "1", "1 60", "x y\n", "99"] {
+    for nonsense in ["", "1", "1 60\n", "1 99999999\n", "x y\n", "99"] {
         fs::write(directory.path().join("position"), nonsense).unwrap();
         let (_spool, recovery) = open(directory.path(), SpoolLimits::default());
         assert_eq!(recovery.pending_events, 10, "{nonsense:?}");
     }
-    fs::write(directory.path().join("position"), "1 99999999\n").unwrap();
+    let numbers = format!("{:020} {:020}", 1, 99_999_999);
+    let position = format!("{numbers} {:08x}\n", crc32fast::hash(numbers.as_bytes()));
+    fs::write(directory.path().join("position"), position).unwrap();
     let (spool, recovery) = open(directory.path(), SpoolLimits::default());
     assert_eq!(recovery.pending_events, 0);
     let bus: Arc<dyn Bus> = crate::both::memory(caracal_bus::StreamLengths::default());

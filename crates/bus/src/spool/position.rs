@@ -1,0 +1,88 @@
+//! Up to where has the bus taken the events, should this process end now?
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use super::books::Position;
+use crate::directory::{FILE_MODE, OwnedDirectory};
+
+const FILE: &str = "position";
+
+/// The file that says so. It is written in place, one short write for each batch: replacing a file makes the file system
+/// put it on the disk.
+#[derive(Debug)]
+pub(super) struct PositionFile(File);
+
+impl PositionFile {
+    /// Opens the file and reads what it says. A file that cannot be read, because a power cut tore it for example, counts
+    /// as the beginning: events may be published twice, never lost.
+    pub(super) fn open(directory: &OwnedDirectory) -> io::Result<(Self, Position)> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(directory.path().join(FILE))?;
+        let mut text = [0; 128];
+        let length = file.read_at(&mut text, 0)?;
+        let position = text.get(..length).and_then(parse).unwrap_or_default();
+        Ok((Self(file), position))
+    }
+
+    /// Remembers what the bus has taken. Survives the process as soon as this returns.
+    pub(super) fn save(&self, position: Position) -> io::Result<()> {
+        self.0.write_all_at(line(position).as_bytes(), 0)
+    }
+}
+
+/// Always of the same length, so that nothing of an older line remains.
+fn line(position: Position) -> String {
+    let numbers = format!("{:020} {:020}", position.segment, position.offset);
+    let checksum = crc32fast::hash(numbers.as_bytes());
+    format!("{numbers} {checksum:08x}\n")
+}
+
+fn parse(text: &[u8]) -> Option<Position> {
+    let text = std::str::from_utf8(text).ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+    let position = Position {
+        segment: numbers.next()?.ok()?,
+        offset: numbers.next()?.ok()?,
+    };
+    (line(position) == text).then_some(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_torn_is_no_position() {
+        let (older, newer) = (
+            Position {
+                segment: 1,
+                offset: 999,
+            },
+            Position {
+                segment: 2,
+                offset: 5,
+            },
+        );
+        let (older, newer) = (line(older), line(newer));
+        assert_eq!(
+            parse(newer.as_bytes()),
+            Some(Position {
+                segment: 2,
+                offset: 5
+            })
+        );
+        for cut in 1..newer.len() - 1 {
+            let torn = format!("{}{}", &newer[..cut], &older[cut..]);
+            let is_whole = torn == older || torn == newer;
+            assert_eq!(parse(torn.as_bytes()).is_some(), is_whole, "{torn}");
+            assert_eq!(parse(&newer.as_bytes()[..cut]), None);
+        }
+    }
+}
