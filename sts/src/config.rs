@@ -37,7 +37,7 @@ pub struct Config {
     pub(crate) streams_key_previous: Option<HmacKey>,
     pub(crate) audit_key: Option<HmacKey>,
     pub(crate) gateway_key: Option<HmacKey>,
-    pub(crate) macs: Option<MacKeys>,
+    pub(crate) macs: Option<Box<MacKeys>>,
     pub(crate) admin_token: Option<Secret>,
     pub(crate) spool_directory: PathBuf,
     pub(crate) spool_limits: SpoolLimits,
@@ -94,7 +94,7 @@ impl Config {
             gateway_key: gateway_key.map(|key| hmac_key(&key)).or_else(derived),
             macs: reader
                 .optional_hex_key("MANDATE_MAC_KEY", HMAC_KEY_BYTES_MIN)
-                .map(|key| MacKeys::derive(key.expose())),
+                .map(|key| Box::new(MacKeys::derive(key.expose()))),
             audit_key,
             admin_token: reader.optional_secret("STS_ADMIN_TOKEN"),
             spool_directory: spool_directory(reader),

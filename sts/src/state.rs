@@ -43,7 +43,7 @@ pub(crate) struct Sts {
     /// Verifies gateways; without it none is believed.
     pub(crate) gateway_key: Option<HmacKey>,
     /// Makes the MACs that spare gateways signature checks; without them there are only signatures.
-    pub(crate) macs: Option<MacKeys>,
+    pub(crate) macs: Option<Box<MacKeys>>,
     /// Signs evidence that goes to the ledger through the outbox.
     pub(crate) audit_key: Option<HmacKey>,
     /// Enables the rotation of signing keys.
