@@ -94,7 +94,16 @@ pub(crate) async fn admit(
         (claim.await?, credential)
     } else {
         let (credential, first_use) = tokio::join!(redeem, claim);
-        (first_use?, credential?)
+        let first_use = first_use?;
+        match credential {
+            Ok(credential) => (first_use, credential),
+            Err(denial) => {
+                if denial.is_no_mandate() && standing.caller().is_proven_by_mac() {
+                    replay::give_back(gateway, &standing, first_use).await;
+                }
+                return Err(denial);
+            }
+        }
     };
     let reachable = times
         .time(Stage::Resolve, forward::reach(gateway, &credential))

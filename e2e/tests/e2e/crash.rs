@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use caracal_testing::{Service, StackOptions, wait_for, wait_until};
+use caracal_testing::{Service, StackOptions, wait_until};
 use caracal_token::UnverifiedToken;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
 use crate::world::{READ, RESOURCE, SOON, World, unique};
 
+/// Between two attempts to get a mandate.
+const RETRY: Duration = Duration::from_millis(20);
 /// How many callers there are at once.
 const WORKERS: usize = 4;
 /// How many calls pass before the next process is killed.
@@ -178,13 +181,10 @@ impl Worker {
     async fn run(self) -> Seen {
         let mut seen = Seen::default();
         while !self.stop.load(Ordering::SeqCst) {
-            // While the token service is away there is nothing to do but to ask again.
-            let minted = wait_for(3 * SOON, async || match self.mint().await {
-                None if self.stop.load(Ordering::SeqCst) => Some(None),
-                minted => minted.map(Some),
-            });
-            let Some(mandate) = minted.await else {
-                break;
+            let Some(mandate) = self.mint().await else {
+                // The token service is away: until it is back there is nothing to do but to ask again.
+                tokio::time::sleep(RETRY).await;
+                continue;
             };
             let claims = UnverifiedToken::parse(&mandate)
                 .unwrap()

@@ -160,6 +160,7 @@ impl<'a> Presented<'a> {
 pub(crate) struct Caller {
     bearer: Box<str>,
     claims: Claims,
+    proof: Proof,
     shown: Option<Box<Shown>>,
     anchors: Anchors,
     fresh: Fresh,
@@ -184,6 +185,11 @@ impl Caller {
     /// The keys its sender has shown, if it is bound to any.
     pub(crate) fn shown(&self) -> Option<&Shown> {
         self.shown.as_deref()
+    }
+
+    /// Whether its signature is unproven, because a MAC stood in for it.
+    pub(crate) fn is_proven_by_mac(&self) -> bool {
+        self.proof == Proof::Mac
     }
 
     /// Whether the mandate may be used more than once.
@@ -245,6 +251,7 @@ pub(crate) async fn verify(
     Ok(Caller {
         bearer: bearer.into(),
         claims,
+        proof,
         shown,
         anchors,
         fresh,

@@ -5,7 +5,7 @@
 //! it pass again while verifiers still accept it (RFC 7519 section 4.1.4). Whatever fails afterwards, it stays burned.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use caracal_bus::Claim;
 use caracal_token::Claims;
@@ -24,10 +24,13 @@ const SHARDS: usize = 16;
 /// Entries of one shard. Together about a million uses remembered; beyond that the shared table decides alone.
 const SHARD_ENTRIES_MAX: usize = 65_536;
 
+/// Until when each use, by half a digest of its name, is remembered.
+type Uses = HashMap<[u8; 16], i64>;
+
 /// Mandates burned by this process: a replay that comes back here is refused without asking anybody.
 #[derive(Debug)]
 pub(crate) struct BurnedTable {
-    shards: Vec<Mutex<HashMap<[u8; 16], i64>>>,
+    shards: Vec<Mutex<Uses>>,
 }
 
 impl Default for BurnedTable {
@@ -41,14 +44,9 @@ impl Default for BurnedTable {
 impl BurnedTable {
     /// Burns `jti` until `expires_unix_s`; false when it was burned before. One hash and one map operation.
     fn burn(&self, jti: &str, expires_unix_s: i64, now_unix_s: i64) -> bool {
-        let digest = caracal_token::digest(jti.as_bytes());
-        let [.., shard] = digest;
-        let mut key = [0; 16];
-        key.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-        let Some(shard) = self.shards.get(usize::from(shard) % SHARDS) else {
+        let Some((key, mut shard)) = self.shard(jti) else {
             return false;
         };
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         if shard.get(&key).is_some_and(|expires| *expires > now_unix_s) {
             return false;
         }
@@ -56,6 +54,23 @@ impl BurnedTable {
             shard.insert(key, expires_unix_s);
         }
         true
+    }
+
+    /// Forgets one use.
+    fn forget(&self, jti: &str) {
+        if let Some((key, mut shard)) = self.shard(jti) {
+            shard.remove(&key);
+        }
+    }
+
+    /// Where a mandate is remembered, and by what.
+    fn shard(&self, jti: &str) -> Option<([u8; 16], MutexGuard<'_, Uses>)> {
+        let digest = caracal_token::digest(jti.as_bytes());
+        let [.., shard] = digest;
+        let mut key = [0; 16];
+        key.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        let shard = self.shards.get(usize::from(shard) % SHARDS)?;
+        Some((key, shard.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Forgets what has expired.
@@ -173,9 +188,10 @@ pub(crate) fn is_free_for_its_sender(standing: &Standing) -> bool {
     matches!(Once::of(standing.caller()), Some(Once::Proof(_)))
 }
 
-/// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere.
+/// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere. Holds whether the shared table
+/// remembers it for this request.
 #[derive(Debug)]
-pub struct FirstUse(());
+pub struct FirstUse(bool);
 
 /// How much longer than a mandate can be accepted its use is remembered by the shared table, in seconds: a table whose clock
 /// is ahead by less forgets nothing too early.
@@ -200,7 +216,7 @@ pub(crate) async fn claim(
     seen: &Observation,
 ) -> Result<FirstUse, Denial> {
     let Some(once) = Once::of(standing.caller()) else {
-        return Ok(FirstUse(()));
+        return Ok(FirstUse(false));
     };
     gateway.metrics.replay_claims.inc();
     let key = once.key();
@@ -213,7 +229,7 @@ pub(crate) async fn claim(
     {
         Ok(Claim::First {
             remembers_since_unix_ms,
-        }) if is_remembered(once.made_at_unix_s(), remembers_since_unix_ms) => Ok(FirstUse(())),
+        }) if is_remembered(once.made_at_unix_s(), remembers_since_unix_ms) => Ok(FirstUse(true)),
         Ok(Claim::First { .. }) => {
             tracing::warn!(
                 "the shared replay table is younger than the mandate, whose first use it may have forgotten"
@@ -223,11 +239,27 @@ pub(crate) async fn claim(
         Ok(Claim::Repeated) => Err(once.repeated()),
         Err(error) if gateway.config.jti_fail_open => {
             tracing::warn!(%error, "the shared replay table failed; JTI_FAIL_OPEN lets the request pass");
-            Ok(FirstUse(()))
+            Ok(FirstUse(false))
         }
         Err(error) => {
             tracing::warn!(%error, "the shared replay table failed");
             Err(Denial::ReplayUndecided)
+        }
+    }
+}
+
+/// Takes the burn back of what turned out to be no mandate: the STS does not know its signature, which a MAC does not cover.
+/// Who saw a mandate without its signature could use it up otherwise. Only what this request has burned, which nothing else
+/// can have passed with since.
+pub(crate) async fn give_back(gateway: &Gateway, standing: &Standing, first: FirstUse) {
+    let (FirstUse(true), Some(once)) = (first, Once::of(standing.caller())) else {
+        return;
+    };
+    let key = once.key();
+    match gateway.bus.give_back(&key).await {
+        Ok(()) => gateway.burned.forget(&key),
+        Err(error) => {
+            tracing::warn!(%error, "a mandate stays burned that was presented with another signature");
         }
     }
 }

@@ -164,3 +164,35 @@ async fn without_the_key_nothing_rests_on_a_mac() {
     let answer = rig.send(rig.get("/v1/contacts")).await;
     assert_eq!(answer.refusal().0, 502);
 }
+
+#[tokio::test]
+async fn a_mandate_that_only_the_sts_finds_false_is_not_burned() {
+    let rig = with_key().await;
+    let mandate = sealed(&rig, &one_shot(), KEY);
+    let other = sealed(&rig, &one_shot(), KEY);
+    let (content, signature) = (
+        mandate.rsplit_once('.').unwrap().0,
+        other.rsplit_once('.').unwrap().1,
+    );
+    let no_mandate = r#"{"error":"invalid_token","error_description":"invalid subject_token"}"#;
+    rig.sts
+        .grant(Grant::Raw(401, "application/json", no_mandate.to_owned()));
+    assert_eq!(status(&rig, &format!("{content}.{signature}")).await, 401);
+    rig.sts
+        .grant(Grant::Upstream(mandate_upstream(rig.upstream.url())));
+    assert_eq!(status(&rig, &mandate).await, 200);
+    assert_eq!(status(&rig, &mandate).await, 401, "once");
+}
+
+#[tokio::test]
+async fn a_mandate_that_the_sts_refuses_for_another_reason_stays_burned() {
+    let rig = with_key().await;
+    let mandate = sealed(&rig, &one_shot(), KEY);
+    let denied = r#"{"error":"access_denied","error_description":"policy denied"}"#;
+    rig.sts
+        .grant(Grant::Raw(403, "application/json", denied.to_owned()));
+    assert_eq!(status(&rig, &mandate).await, 403);
+    rig.sts
+        .grant(Grant::Upstream(mandate_upstream(rig.upstream.url())));
+    assert_eq!(status(&rig, &mandate).await, 401);
+}
