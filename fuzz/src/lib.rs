@@ -15,6 +15,7 @@ mod forms;
 mod gateway;
 mod http;
 mod identity;
+mod operations;
 mod policy;
 mod streams;
 mod tokens;
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("request_head", gateway::request_head),
     ("response_head", gateway::response_head),
     ("route_table", gateway::route_table),
+    ("operation_template", operations::operation_template),
     ("upstream_address", gateway::upstream_address),
     ("policy_document", policy::document),
     ("opa_bundle", policy::opa_bundle),

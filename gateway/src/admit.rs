@@ -18,7 +18,7 @@ use crate::stage::inject::Injection;
 use crate::stage::replay::FirstUse;
 use crate::stage::revocation::Standing;
 use crate::stage::route::{Chosen, PublicRoute, Straight};
-use crate::stage::{authenticate, exchange, forward, inject, replay, revocation, route};
+use crate::stage::{authenticate, exchange, forward, inject, operation, replay, revocation, route};
 
 /// Leave to forward one request, with everything that proves it.
 #[derive(Debug)]
@@ -81,6 +81,12 @@ pub(crate) async fn admit(
         )
         .await?;
     seen.caller = Some(SeenCaller::of(&caller));
+    if times.run(Stage::Operation, || {
+        operation::is_doubtful(gateway, &route, &caller, seen)
+    }) {
+        // Rare, and large.
+        Box::pin(operation::settle(gateway, &route, &caller, seen)).await?;
+    }
     let unseen = replay::look(gateway, caller)?;
     let standing = times.run(Stage::Revocation, || revocation::check(gateway, unseen))?;
     forward::within_limits(way.request_bytes_max(&gateway.config), request)?;

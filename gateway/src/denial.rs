@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use caracal_model::Anchor;
 use caracal_token::sender::SenderFault;
 use caracal_wire::error::ErrorCode;
+use caracal_wire::gateway_operations::NOT_DECLARED;
 
 /// A reason not to carry out a request, in the order in which the reasons are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(crate) enum Denial {
     WrongSubject(&'static str),
     /// The mandate is bound to keys its sender has not shown.
     Sender(SenderFault),
+    /// The operation is not declared for a scope of the mandate; its path.
+    OperationNotPermitted(Box<str>),
     /// The mandate was used before.
     Replayed,
     /// An anchor of the mandate is revoked.
@@ -204,6 +207,12 @@ impl Denial {
                     label: "sender_constraint",
                 };
             }
+            Self::OperationNotPermitted(_) => (
+                403,
+                Code::OperationNotPermitted,
+                NOT_DECLARED,
+                "operation_not_permitted",
+            ),
             Self::Replayed => (401, Code::InvalidToken, "token replay detected", "jti_replay"),
             Self::Revoked(_) => (401, Code::InvalidToken, "session revoked", "revoked"),
             Self::BodyTooLarge => (
@@ -472,6 +481,12 @@ mod tests {
                 401,
                 "invalid_token",
                 "invalid subject_token",
+            ),
+            (
+                Denial::OperationNotPermitted("/v1".into()),
+                403,
+                "operation_not_permitted",
+                "the operation is not declared for the scopes of the presented mandate",
             ),
             (Denial::Replayed, 401, "invalid_token", "token replay detected"),
             (Denial::Revoked(anchor), 401, "invalid_token", "session revoked"),

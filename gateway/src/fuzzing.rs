@@ -1,5 +1,6 @@
 //! What the fuzz targets of the workspace may call: the parsers of bytes that strangers write. Not for anybody else.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::Method;
@@ -30,6 +31,11 @@ pub fn response_head(status: u16, headers: &[(&str, &[u8])]) -> Option<Headers> 
     }
     crate::header::clean_response(&mut head, false);
     Some(listed(&head.headers))
+}
+
+/// The path operations are declared with, of the path as it was sent.
+pub fn declared_path(raw: &str) -> Cow<'_, str> {
+    crate::snapshot::operations::declared_path(raw)
 }
 
 fn listed(headers: &http::HeaderMap) -> Headers {

@@ -4,7 +4,7 @@
 //! stage takes the proof of the one before:
 //!
 //! 1. `stage::route`: which resource, which path;
-//! 2. `stage::authenticate`: whose mandate, proven by one signature check;
+//! 2. `stage::authenticate`: whose mandate, proven by one signature check; then `stage::operation`: no, where the STS would say no;
 //! 3. `stage::revocation`: nothing it stands on is revoked;
 //! 4. `stage::exchange`: the STS grants exactly this call; at the same time
 //! 5. `stage::replay`: this is the first use of a one-shot mandate;
@@ -59,6 +59,7 @@ pub use upgrade::UpgradeError;
 use acme::Acme;
 use metrics::Metrics;
 use snapshot::keys::ZoneKeys;
+use snapshot::operations::ZoneOperations;
 use snapshot::revocations::RevocationState;
 use snapshot::routes::Routes;
 use snapshot::skew::ClockSkew;
@@ -82,6 +83,7 @@ struct Gateway {
     keys: Arc<ZoneKeys>,
     /// Proves mandates in place of their signature.
     mandate_mac: Option<MandateMacKey>,
+    operations: Arc<ZoneOperations>,
     revocations: Arc<RevocationState>,
     burned: BurnedTable,
     /// Requests that each source has in progress.

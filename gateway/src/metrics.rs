@@ -21,6 +21,8 @@ pub(crate) enum Stage {
     Route,
     /// Signature and claims of the bearer.
     Authenticate,
+    /// What memory says about the operation.
+    Operation,
     /// What is revoked, asked the first time.
     Revocation,
     /// The call to the STS and the check of its answer.
@@ -44,6 +46,7 @@ pub(crate) enum Stage {
 pub(crate) struct StageTimes {
     route: Histogram,
     authenticate: Histogram,
+    operation: Histogram,
     revocation: Histogram,
     exchange: Histogram,
     replay: Histogram,
@@ -63,9 +66,12 @@ impl StageTimes {
             Stage::Replay => tracing::debug_span!("replay"),
             Stage::Resolve => tracing::debug_span!("forward"),
             Stage::Record => tracing::debug_span!("audit"),
-            Stage::Route | Stage::Revocation | Stage::Inject | Stage::Forward | Stage::Stream => {
-                tracing::Span::none()
-            }
+            Stage::Route
+            | Stage::Operation
+            | Stage::Revocation
+            | Stage::Inject
+            | Stage::Forward
+            | Stage::Stream => tracing::Span::none(),
         };
         let started = Instant::now();
         let output = work.instrument(span).await;
@@ -86,6 +92,7 @@ impl StageTimes {
         let histogram = match stage {
             Stage::Route => &self.route,
             Stage::Authenticate => &self.authenticate,
+            Stage::Operation => &self.operation,
             Stage::Revocation => &self.revocation,
             Stage::Exchange => &self.exchange,
             Stage::Replay => &self.replay,
@@ -188,6 +195,7 @@ impl Metrics {
             stages: StageTimes {
                 route: stages.with_label_values(&["route"]),
                 authenticate: stages.with_label_values(&["authenticate"]),
+                operation: stages.with_label_values(&["operation"]),
                 revocation: stages.with_label_values(&["revocation"]),
                 exchange: stages.with_label_values(&["exchange"]),
                 replay: stages.with_label_values(&["replay"]),

@@ -27,6 +27,7 @@ use crate::listener::{Server, protocols};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::snapshot::keys::ZoneKeys;
+use crate::snapshot::operations::ZoneOperations;
 use crate::snapshot::reload::Follower;
 use crate::snapshot::revocations::RevocationState;
 use crate::snapshot::routes::Routes;
@@ -274,6 +275,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
     Ok(Gateway {
         remembers_since_unix_s: config.is_alone().then(|| clock.unix_seconds()),
         evidence: Evidence::new(spool, clock.clone()),
+        operations: Arc::new(ZoneOperations::new(Arc::clone(&sts))),
         revocations: Arc::new(revocations),
         burned: BurnedTable::default(),
         in_progress: Places::new(config.doors.requests_of_source_max),

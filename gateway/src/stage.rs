@@ -26,6 +26,7 @@ pub(crate) mod authenticate;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod inject;
+pub(crate) mod operation;
 pub(crate) mod possession;
 pub mod replay;
 pub mod revocation;

@@ -4,6 +4,7 @@
 mod breaker;
 mod documents;
 mod link;
+mod operations;
 mod site;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ mod approval_decision;
 mod approvals;
 mod gateway;
 mod gateway_documents;
+mod gateway_operations;
 mod internal;
 mod jwks;
 mod policy;

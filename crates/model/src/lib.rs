@@ -7,6 +7,7 @@
 pub mod approval;
 pub mod delegation;
 pub mod id;
+pub mod operation;
 pub mod revocation;
 pub mod scope;
 pub mod session;
@@ -20,6 +21,7 @@ pub use id::{
     KeyId, PolicyId, PolicySetId, PolicySetVersionId, PolicyVersionId, ProviderId, RequestId, ResourceId,
     SessionId, SubjectIssuerId, TokenId, ZoneId,
 };
+pub use operation::{Operation, Operations};
 pub use revocation::{Anchor, AnchorKind, Anchors};
 pub use scope::ScopeSet;
 pub use session::{Lifecycle, SessionState, SessionStatus};

@@ -223,6 +223,12 @@ impl Claims {
         ScopeSet::parse(self.scope.as_deref().unwrap_or_default())
     }
 
+    /// Whether claim `scope` names the scope, without making a set of it.
+    pub fn carries_scope(&self, scope: &str) -> bool {
+        let held = self.scope.as_deref().unwrap_or_default();
+        held.split_whitespace().any(|held| held == scope)
+    }
+
     /// Whether claim `target` names the resource `identifier`.
     pub fn allows_target(&self, identifier: &str) -> bool {
         self.target.iter().any(|target| target == identifier)

@@ -12,6 +12,7 @@
 //! | [`approval`] | how does a service say "ask a human first"? |
 //! | [`gateway_signature`] | did our gateway send this? |
 //! | [`gateway_document`] | what does the token service keep for gateways? |
+//! | [`gateway_operations`] | what does the token service tell gateways about operations? |
 //! | [`stream`] | which streams exist, and who signed this entry? |
 //! | [`event`] | what does this stream entry say? |
 //! | [`audit`] | what happened, and is the ledger whole? |
@@ -32,6 +33,7 @@ pub mod error;
 pub mod event;
 pub mod form;
 pub mod gateway_document;
+pub mod gateway_operations;
 pub mod gateway_signature;
 pub mod header;
 pub mod key_name;

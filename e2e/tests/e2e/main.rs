@@ -19,6 +19,7 @@ mod generated;
 mod keys;
 mod large_bodies;
 mod lying_dns;
+mod operations;
 mod outage;
 mod protected_call;
 mod refusals;

@@ -150,6 +150,10 @@ impl Evidence {
         if let Denial::Revoked(anchor) = denial {
             metadata.put("revoked", &anchor.to_string());
         }
+        if let Denial::OperationNotPermitted(path) = denial {
+            // As the STS records it for the same refusal.
+            put("path", json!(path));
+        }
         if suppressed > 0 {
             metadata.put("suppressed_before", &suppressed);
         }

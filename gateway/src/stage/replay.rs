@@ -42,6 +42,12 @@ impl Default for BurnedTable {
 }
 
 impl BurnedTable {
+    /// Whether `jti` is burned. As [`BurnedTable::burn`], without burning.
+    fn holds(&self, jti: &str, now_unix_s: i64) -> bool {
+        let shard = self.shard(jti);
+        shard.is_none_or(|(key, shard)| shard.get(&key).is_some_and(|expires| *expires > now_unix_s))
+    }
+
     /// Burns `jti` until `expires_unix_s`; false when it was burned before. One hash and one map operation.
     fn burn(&self, jti: &str, expires_unix_s: i64, now_unix_s: i64) -> bool {
         let Some((key, mut shard)) = self.shard(jti) else {
@@ -112,17 +118,26 @@ pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> 
     let Some(once) = Once::of(&caller) else {
         return Ok(Unseen(caller));
     };
-    let is_forgotten = gateway
-        .remembers_since_unix_s
-        .is_some_and(|started| once.made_at_unix_s() <= started);
     let now = gateway.clock.unix_seconds();
-    if is_forgotten {
+    if once.is_forgotten(gateway) {
         return Err(once.undecided());
     }
     if !gateway.burned.burn(&once.key(), once.until_unix_s(), now) {
         return Err(once.repeated());
     }
     Ok(Unseen(caller))
+}
+
+/// The same of a caller that gets no further: nothing is burned.
+///
+/// # Errors
+/// As [`look`].
+pub(super) fn peek(gateway: &Gateway, caller: &Caller) -> Result<(), Denial> {
+    match Once::of(caller) {
+        Some(once) if once.is_forgotten(gateway) => Err(once.undecided()),
+        Some(once) if gateway.burned.holds(&once.key(), gateway.clock.unix_seconds()) => Err(once.repeated()),
+        _ => Ok(()),
+    }
 }
 
 /// What may be used once: a one-shot mandate; for a reusable one the proof it came with, if it is bound to a key. The proof of a
@@ -148,6 +163,12 @@ impl<'a> Once<'a> {
             Self::Mandate(claims) => seen_token(&claims.jti),
             Self::Proof(proof) => used_proof(&proof.jkt.to_string(), &proof.jti),
         }
+    }
+
+    /// Whether the only table might have forgotten it.
+    fn is_forgotten(&self, gateway: &Gateway) -> bool {
+        let since = gateway.remembers_since_unix_s;
+        since.is_some_and(|started| self.made_at_unix_s() <= started)
     }
 
     fn made_at_unix_s(&self) -> i64 {

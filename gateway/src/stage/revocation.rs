@@ -53,7 +53,11 @@ pub(crate) fn check(gateway: &Gateway, unseen: Unseen) -> Result<Standing, Denia
     Ok(Standing(caller))
 }
 
-fn unrevoked(gateway: &Gateway, caller: &Caller) -> Result<(), Denial> {
+/// The same of a caller that gets no further.
+///
+/// # Errors
+/// [`Denial::Revoked`].
+pub(super) fn unrevoked(gateway: &Gateway, caller: &Caller) -> Result<(), Denial> {
     match gateway.revocations.set().is_revoked(caller.anchors()) {
         Some(anchor) => Err(Denial::Revoked(anchor)),
         None => Ok(()),

@@ -321,11 +321,35 @@ async fn what_a_client_may_do_wrong_is_refused_by_the_process_as_the_contract_sa
     )
     .await;
 
+    gateway.sts.declare(&[("GET", "/v1/contacts", "crm:read")]);
+    let reading = || sign(one_shot().scope("crm:read"));
+    let removing = || plain(&reading()).replacen("GET", "DELETE", 1);
+    wait_until(SOON, async || {
+        let before = gateway.sts.exchanges().len();
+        assert_eq!(gateway.send(&removing()).await.status(), 403);
+        gateway.sts.exchanges().len() == before
+    })
+    .await;
+    refused(
+        &gateway,
+        row(
+            "undeclared",
+            403,
+            "operation_not_permitted",
+            "the operation is not declared for the scopes of the presented mandate",
+            "operation_not_permitted",
+        ),
+        removing(),
+    )
+    .await;
+    assert_eq!(gateway.send(&plain(&reading())).await.status(), 200);
+    drop(gateway.upstream.take_requests());
+
     let over = format!(
         "transfer-encoding: chunked\r\n\r\n1001\r\n{}\r\n0\r\n\r\n",
         "x".repeat(4_097)
     );
-    let over = head("/", &bearer(&gateway.sts.mandate()), &over);
+    let over = head("/v1/contacts", &bearer(&reading()), &over);
     refused(
         &gateway,
         row(

@@ -26,6 +26,7 @@ mod late_revocation;
 mod listener_tls;
 mod macs;
 mod mid_stream;
+mod operations;
 mod outages;
 mod passage;
 mod refusals;

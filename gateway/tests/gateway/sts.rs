@@ -1,5 +1,7 @@
 //! An STS that does what a test tells it: checks the gateway's signature, records the exchange, and answers.
 
+mod operations;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,12 +18,14 @@ use caracal_chassis::shutdown::Shutdown;
 use caracal_testing::{Mandate, TestKeys};
 use caracal_wire::answer_mac::{self, AnswerMacKey};
 use caracal_wire::gateway_document::{self, DOCUMENTS_PATH, GatewayDocument, LEASE_SUFFIX};
+use caracal_wire::gateway_operations::OPERATIONS_PATH;
 use caracal_wire::gateway_signature::{self, Presented};
 use caracal_wire::sts::{RevocationSnapshot, RevokedAnchor, TokenResponse, Upstream, field};
 use caracal_wire::{form, sts as wire};
 use serde_json::json;
 use tokio::sync::Notify;
 
+pub(crate) use self::operations::{RESOURCE_ID, Telling};
 use crate::rig::{APPLICATION, ISSUER, RESOURCE, SHARED_KEY, ZONE, now};
 
 /// How the token endpoint answers.
@@ -68,6 +72,7 @@ struct Inside {
     snapshot_requests: AtomicUsize,
     document: Mutex<StoredDocument>,
     document_reads: AtomicUsize,
+    declared: operations::Declared,
 }
 
 /// The one document of gateways.
@@ -100,11 +105,13 @@ impl FakeSts {
             snapshot_requests: AtomicUsize::new(0),
             document: Mutex::default(),
             document_reads: AtomicUsize::new(0),
+            declared: operations::Declared::default(),
         });
         let router = Router::new()
             .route(wire::TOKEN_PATH, post(exchange))
             .route(wire::JWKS_PATH, get(keys_of_zone))
             .route(wire::REVOCATIONS_PATH, get(revocations))
+            .route(OPERATIONS_PATH, get(operations::operations))
             .route(
                 &format!("{DOCUMENTS_PATH}{{name}}"),
                 get(read_document).post(write_document),
@@ -253,6 +260,9 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
     let signature = exchange.signature.clone();
     let grant = state.grant.lock().unwrap().clone();
     state.exchanges.lock().unwrap().push(exchange);
+    if let Some(refusal) = state.declared.refusal(&form) {
+        return refusal;
+    }
     let grant = match grant {
         Grant::Held(released, upstream) => {
             released.notified().await;

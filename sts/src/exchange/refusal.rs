@@ -12,6 +12,7 @@ use caracal_token::client_certificate::CertificateFault;
 use caracal_token::sender::ProofFault;
 use caracal_wire::audit::{event_type, status};
 use caracal_wire::error::ErrorCode;
+use caracal_wire::gateway_operations::NOT_DECLARED;
 use http::StatusCode;
 
 use super::approval::hold::Hold;
@@ -195,11 +196,7 @@ impl Refusal {
                 E::AccessDenied,
                 "approval not found or bindings do not match".into(),
             ),
-            Self::OperationNotPermitted => (
-                403,
-                E::OperationNotPermitted,
-                "the operation is not declared for the scopes of the presented mandate".into(),
-            ),
+            Self::OperationNotPermitted => (403, E::OperationNotPermitted, NOT_DECLARED.into()),
             Self::ControlResource => (
                 403,
                 E::AccessDenied,

@@ -162,15 +162,13 @@ fn check_binding(basis: &Basis<'_>, resource: &Resource) -> Result<(), Refusal> 
 
 /// Where operations are enforced, the one the gateway reports must be declared for a scope the mandate carries.
 fn check_operation(basis: &Basis<'_>, resource: &Resource) -> Result<(), Refusal> {
-    if basis.caller.via() != Via::Gateway || !resource.enforces_operations {
+    if basis.caller.via() != Via::Gateway {
         return Ok(());
     }
-    let carried = basis
-        .presented
-        .map(|presented| presented.claims().scopes())
-        .unwrap_or_default();
+    let presented = basis.presented.map(Presented::claims);
+    let carries = |scope: &str| presented.is_some_and(|claims| claims.carries_scope(scope));
     let request = basis.request;
-    if resource.permits_operation(&request.unverified_method, &request.unverified_path, &carried) {
+    if resource.permits_operation(&request.unverified_method, &request.unverified_path, carries) {
         Ok(())
     } else {
         Err(Refusal::OperationNotPermitted)

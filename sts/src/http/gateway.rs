@@ -1,9 +1,15 @@
 //! Is this request from one of our gateways?
 
+use axum::extract::Request;
+use axum::response::Response;
+use caracal_chassis::server::read_body;
 use caracal_wire::answer_mac;
+use caracal_wire::error::ErrorCode;
 use caracal_wire::gateway_signature::{self, NONCE, Presented, SIGNATURE, SignatureError, TIMESTAMP};
-use http::HeaderMap;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 
+use super::answer::error;
 use crate::limit::nonce::NonceRefused;
 use crate::state::Sts;
 
@@ -25,6 +31,26 @@ pub(super) fn claims_to_be(headers: &HeaderMap) -> bool {
     [TIMESTAMP, NONCE, SIGNATURE]
         .iter()
         .any(|name| !text(headers, name).is_empty())
+}
+
+/// The head of a request without a form, whose target is signed with its query.
+///
+/// # Errors
+/// The answer to whoever is none of our gateways and asks for `what`.
+pub(super) async fn signed(sts: &Sts, request: Request, what: &str) -> Result<Parts, Response> {
+    let (parts, body) = request.into_parts();
+    let body = read_body(body, 1_024).await.unwrap_or_default();
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    verify(sts, &parts.headers, parts.method.as_str(), target, &body).map_err(|reason| {
+        tracing::warn!(%reason, what, "refused a request that is not signed by a gateway");
+        error(
+            StatusCode::UNAUTHORIZED,
+            ErrorCode::AccessDenied,
+            "invalid gateway signature",
+            None,
+        )
+    })?;
+    Ok(parts)
 }
 
 /// Verifies the signature over exactly these bytes and spends its nonce. Cost: one SHA-256 and one HMAC.

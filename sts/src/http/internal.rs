@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use caracal_chassis::server::read_body;
 use caracal_storage::{StorageError, revocation};
 use caracal_wire::error::ErrorCode;
 use caracal_wire::sts::{RevocationSnapshot, RevokedAnchor};
@@ -19,23 +18,8 @@ use crate::state::Sts;
 /// Read from the durable log: a gateway captures the ends of the streams before it asks, so whatever this does not hold
 /// comes to it by the streams.
 pub(super) async fn revocations(State(sts): State<Arc<Sts>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let body = read_body(body, 1_024).await.unwrap_or_default();
-    if let Err(reason) = gateway::verify(
-        &sts,
-        &parts.headers,
-        parts.method.as_str(),
-        parts.uri.path(),
-        &body,
-    ) {
-        tracing::warn!(%reason, "refused a request for revocations");
-        let description = "invalid gateway signature";
-        return error(
-            StatusCode::UNAUTHORIZED,
-            ErrorCode::AccessDenied,
-            description,
-            None,
-        );
+    if let Err(refusal) = gateway::signed(&sts, request, "revocations").await {
+        return refusal;
     }
     match snapshot(&sts).await {
         Ok(snapshot) => (NO_STORE, axum::Json(snapshot)).into_response(),

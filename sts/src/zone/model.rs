@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use caracal_model::{
-    ApplicationId, ProviderId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds, ZoneId,
+    ApplicationId, Operation, Operations, ProviderId, ResourceId, ResourceIdentifier, ScopeSet, UnixSeconds,
+    ZoneId,
 };
 use caracal_policy::Regime;
 use caracal_storage::zone_model::{ApplicationRow, MintLimitRow, ResourceRow, SubjectIssuerRow, ZoneRows};
 use caracal_token::KeySet;
 use caracal_token::envelope::Keyring;
-use serde::Deserialize;
+use caracal_wire::gateway_operations::EnforcedResource;
 
 use super::loading::Loading;
 use super::policy::ZonePolicy;
@@ -71,18 +72,16 @@ pub(crate) struct Resource {
     pub(crate) provider_id: Option<ProviderId>,
     /// Declared scopes.
     pub(crate) scopes: ScopeSet,
-    operations: Vec<Operation>,
-    /// Whether only declared operations are allowed.
-    pub(crate) enforces_operations: bool,
+    /// The operations that are allowed; `None` when all are.
+    enforced: Option<Enforced>,
     mint_rate: Option<Rate>,
 }
 
-/// A declared upstream operation.
-#[derive(Debug, Deserialize)]
-struct Operation {
-    method: String,
-    path: String,
-    scope: String,
+/// Declared operations, as they are told to gateways and as they are looked up.
+#[derive(Debug)]
+struct Enforced {
+    declared: Vec<Operation>,
+    compiled: Operations,
 }
 
 /// The scope with which an application starts sessions; every resource behind the gateway accepts it.
@@ -187,6 +186,24 @@ impl ZoneModel {
         self.resources.get(*at)
     }
 
+    /// The resources whose operations are enforced, as gateways are told of them.
+    pub(crate) fn enforced(&self) -> impl Iterator<Item = EnforcedResource> {
+        self.resources.iter().filter_map(|resource| {
+            let enforced = resource.enforced.as_ref()?;
+            let means_it = |name: &&str| {
+                let named = self.resource(name);
+                named.is_some_and(|named| Arc::ptr_eq(named, resource))
+            };
+            let names = [resource.identifier.as_str(), resource.id.as_str()];
+            Some(EnforcedResource {
+                identifier: resource.identifier.clone(),
+                names: names.into_iter().filter(means_it).map(str::to_owned).collect(),
+                reusable_by: self.bindings.get(resource.identifier.as_str()).cloned(),
+                operations: enforced.declared.clone(),
+            })
+        })
+    }
+
     /// The provider, unless it does not exist.
     pub(crate) fn provider(&self, id: &ProviderId) -> Option<&Provider> {
         self.providers.get(id)
@@ -218,13 +235,11 @@ impl Resource {
             .all(|scope| self.scopes.contains(scope) || implied(scope))
     }
 
-    /// Whether `method` on exactly `path` is declared for one of `scopes`. Methods compare upper-cased.
-    pub(crate) fn permits_operation(&self, method: &str, path: &str, scopes: &ScopeSet) -> bool {
-        self.operations.iter().any(|operation| {
-            operation.method.eq_ignore_ascii_case(method)
-                && operation.path == path
-                && scopes.contains(&operation.scope)
-        })
+    /// Whether operations are not enforced, or `method` on `path` is declared for a scope that the mandate carries.
+    pub(crate) fn permits_operation(&self, method: &str, path: &str, carries: impl Fn(&str) -> bool) -> bool {
+        self.enforced
+            .as_ref()
+            .is_none_or(|enforced| enforced.compiled.permits(method, path, carries))
     }
 }
 
@@ -264,9 +279,9 @@ fn resource(zone: &ZoneId, row: ResourceRow) -> Option<Resource> {
         return None;
     };
     Some(Resource {
-        operations: operations(zone, &row.id, row.operations),
         // Anything but the one word that turns it off is enforcement.
-        enforces_operations: row.operation_enforcement != "transport_uniform",
+        enforced: (row.operation_enforcement != "transport_uniform")
+            .then(|| enforced(zone, &row.id, row.operations)),
         id: row.id,
         identifier,
         upstream_url: row.upstream_url.unwrap_or_default(),
@@ -284,9 +299,10 @@ fn mint_rate(row: MintLimitRow) -> Option<Rate> {
 }
 
 /// An operation that cannot be read is not declared.
-fn operations(zone: &ZoneId, resource: &ResourceId, declared: serde_json::Value) -> Vec<Operation> {
-    let serde_json::Value::Array(declared) = declared else {
-        return Vec::new();
+fn enforced(zone: &ZoneId, resource: &ResourceId, declared: serde_json::Value) -> Enforced {
+    let declared = match declared {
+        serde_json::Value::Array(declared) => declared,
+        _ => Vec::new(),
     };
     let read = |entry: serde_json::Value| {
         serde_json::from_value(entry)
@@ -295,7 +311,11 @@ fn operations(zone: &ZoneId, resource: &ResourceId, declared: serde_json::Value)
             })
             .ok()
     };
-    declared.into_iter().filter_map(read).collect()
+    let declared: Vec<Operation> = declared.into_iter().filter_map(read).collect();
+    Enforced {
+        compiled: Operations::compile(&declared),
+        declared,
+    }
 }
 
 #[cfg(test)]
@@ -333,16 +353,16 @@ mod tests {
     #[test]
     fn an_operation_needs_method_path_and_scope() {
         let resource = row(None);
-        let read = ScopeSet::parse("crm:read");
-        assert!(resource.permits_operation("GET", "/v1/contacts", &read));
+        let read = |scope: &str| scope == "crm:read";
+        assert!(resource.permits_operation("GET", "/v1/contacts", read));
         assert!(
-            !resource.permits_operation("POST", "/v1/contacts", &read),
+            !resource.permits_operation("POST", "/v1/contacts", read),
             "declared for another scope"
         );
         assert!(
-            !resource.permits_operation("GET", "/v1/contacts/", &read),
+            !resource.permits_operation("GET", "/v1/contacts/", read),
             "paths compare exactly"
         );
-        assert!(!resource.permits_operation("GET", "/v1/broken", &read));
+        assert!(!resource.permits_operation("GET", "/v1/broken", read));
     }
 }

@@ -20,6 +20,7 @@ mod endpoints;
 mod federation;
 mod gateway;
 mod gateway_documents;
+mod gateway_operations;
 mod idp;
 mod ledger;
 mod mac;

@@ -12,6 +12,7 @@ use crate::stack::{Answer, header_map, nonce, signature};
 const SIMULATE: &str = "/internal/policy/simulate";
 const STATUS: &str = "/internal/policy/status/z1";
 const REVOCATIONS: &str = "/internal/gateway/revocations";
+const OPERATIONS: &str = "/internal/gateway/operations?zone_id=z1";
 const DOCUMENT: &str = "/internal/gateway/documents/acme";
 const DOCUMENT_LEASE: &str = "/internal/gateway/documents/acme/lease";
 const ROTATE: &str = "/internal/zones/z1/signing-key/rotate";
@@ -52,6 +53,7 @@ async fn only_a_fresh_signature_over_the_request_opens_what_is_between_services(
         (Method::POST, SIMULATE, body.as_str()),
         (Method::GET, STATUS, ""),
         (Method::GET, REVOCATIONS, ""),
+        (Method::GET, OPERATIONS, ""),
         (Method::GET, DOCUMENT, ""),
         (Method::POST, DOCUMENT_LEASE, "holder=gw-1&seconds=60"),
         (Method::POST, DOCUMENT, "document=YQ&holder=gw-1&version=0"),
@@ -59,6 +61,7 @@ async fn only_a_fresh_signature_over_the_request_opens_what_is_between_services(
         let wrong = [
             ("old", sign(now - 61, &method, path, body)),
             ("for another path", sign(now, &method, "/internal/other", body)),
+            ("for another query", sign(now, &method, &format!("{path}0"), body)),
             ("for another method", sign(now, &Method::PUT, path, body)),
             ("for another body", sign(now, &method, path, "other")),
         ];
