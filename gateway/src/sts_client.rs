@@ -172,9 +172,18 @@ impl StsClient {
     /// [`StsError::CircuitOpen`], [`StsError::Timeout`], [`StsError::Unreachable`], [`StsError::Unreadable`].
     pub(crate) async fn exchange(&self, form: &str, request_id: &str) -> Result<TokenAnswer, StsError> {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
-        let write =
-            |site: &Site| self.request(site, "POST", TOKEN_PATH, form.as_bytes(), Some(request_id), true);
         let until = Instant::now() + self.timeout;
+        let write = |site: &Site| {
+            let left = until.saturating_duration_since(Instant::now());
+            self.request(
+                site,
+                "POST",
+                TOKEN_PATH,
+                form.as_bytes(),
+                Some((request_id, left)),
+                true,
+            )
+        };
         let mut last = StsError::CircuitOpen;
         let mut repeats = Repeats::default();
         for link in self.rotation() {
@@ -325,14 +334,14 @@ impl StsClient {
         }
     }
 
-    /// The bytes of a request. Everything put into a header is an id, a number or hexadecimal.
+    /// The bytes of a request; of one on behalf of another, by the name and the time left of that. Everything put into a header is an id, a number or hexadecimal.
     fn request(
         &self,
         site: &Site,
         method: &str,
         endpoint: &str,
         body: &[u8],
-        request_id: Option<&str>,
+        behalf: Option<(&str, Duration)>,
         signed: bool,
     ) -> Call {
         let path = site.path(endpoint);
@@ -345,9 +354,9 @@ impl StsClient {
                 head.push_str(part);
             }
         };
-        if let Some(request_id) = request_id {
+        if let Some((request_id, left)) = behalf {
             line("X-Request-Id", request_id);
-            line(TIMEOUT_MS, &self.timeout.as_millis().to_string());
+            line(TIMEOUT_MS, &left.as_millis().to_string());
             if self.answer_mac.is_some() {
                 line(answer_mac::HEADER, answer_mac::VERSION);
             }

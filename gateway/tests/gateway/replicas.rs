@@ -240,3 +240,38 @@ async fn a_call_that_ends_its_connection_is_sent_once_more_and_no_more() {
     );
     assert_eq!(sent(), before + 2, "once more, and that was all");
 }
+
+#[tokio::test]
+async fn an_sts_behind_a_unix_socket_is_asked_for_everything_there() {
+    let upstream = Service::start(Behaviour::Echo).await;
+    let sts = FakeSts::start(mandate_upstream(upstream.url())).await;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("sts.sock");
+    sts.listen_at(&socket);
+    sts.declare(&[("GET", "/", "crm:read")]);
+    let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new());
+    let _relay = Relay::start(Arc::clone(&bus));
+    let url = format!("unix:{}", socket.display());
+    let gateway = Gateway::start(bus, &url, &[]).await;
+    wait_for_status(gateway.addresses.admin, "/ready", StatusCode::OK).await;
+    let mandate = sts.sign(one_shot().scope("crm:read"));
+    assert_eq!(call(&gateway, &mandate).await.status, 200);
+    wait_until(SOON, async || sts.operation_questions() == 1).await;
+    assert_eq!(
+        (sts.exchanges().len(), sts.snapshot_requests(), sts.key_requests()),
+        (1, 1, 1),
+        "exchange, revocations and keys, each at the socket"
+    );
+}
+
+#[tokio::test]
+async fn the_sts_is_told_how_much_of_the_time_is_left() {
+    let pair = Pair::start(&[("STS_TIMEOUT", "7s")]).await;
+    assert_eq!(pair.call().await.status, 200);
+    let told = pair.replicas.iter().flat_map(FakeSts::exchanges);
+    let told: Vec<u64> = told.map(|exchange| exchange.timeout_ms).collect();
+    assert!(
+        matches!(told[..], [left] if left < 7_000),
+        "the whole time is never left: {told:?}"
+    );
+}

@@ -54,12 +54,15 @@ pub(crate) struct Exchange {
     /// Whether it asks for a MAC over it and the answer.
     pub(crate) asks_for_mac: bool,
     pub(crate) signature: String,
+    /// How long the gateway says that it waits.
+    pub(crate) timeout_ms: u64,
 }
 
 #[derive(Clone)]
 pub(crate) struct FakeSts {
     state: Arc<Inside>,
     pub(crate) address: SocketAddr,
+    router: Router,
     stop: Shutdown,
 }
 
@@ -123,8 +126,30 @@ impl FakeSts {
             .route("/health", get(|| async { StatusCode::OK }))
             .with_state(Arc::clone(&state));
         let stop = Shutdown::new();
-        tokio::spawn(server::serve(listener, router, Limits::default(), stop.clone()));
-        Self { state, address, stop }
+        tokio::spawn(server::serve(
+            listener,
+            router.clone(),
+            Limits::default(),
+            stop.clone(),
+        ));
+        Self {
+            state,
+            address,
+            router,
+            stop,
+        }
+    }
+
+    /// Listens at a Unix socket as well.
+    pub(crate) fn listen_at(&self, path: &std::path::Path) {
+        let listener = server::bind_unix(path).unwrap();
+        let router = self.router.clone();
+        tokio::spawn(server::serve_unix(
+            listener,
+            router,
+            Limits::default(),
+            self.stop.clone(),
+        ));
     }
 
     pub(crate) fn url(&self) -> String {
@@ -256,6 +281,7 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
             .get(answer_mac::HEADER)
             .is_some_and(|value| value == answer_mac::VERSION),
         signature: headers[gateway_signature::SIGNATURE].to_str().unwrap().to_owned(),
+        timeout_ms: headers["x-caracal-timeout-ms"].to_str().unwrap().parse().unwrap(),
     };
     let signature = exchange.signature.clone();
     let grant = state.grant.lock().unwrap().clone();
