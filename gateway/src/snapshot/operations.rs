@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use caracal_model::{ApplicationId, Operations, ZoneId};
+use caracal_model::{ApplicationId, Operation, Operations, ZoneId};
 use caracal_token::{Claims, Use};
 use caracal_wire::gateway_operations::EnforcedResource;
 use moka::policy::EvictionPolicy;
@@ -21,16 +21,20 @@ use crate::sts_client::{StsClient, StsError};
 
 /// Pause between questions that nobody waits for.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How much is remembered of all zones together, in bytes of JSON.
-const BYTES_MAX: u64 = 64 << 20;
+/// How much is remembered of all zones together, in bytes.
+const BYTES_MAX: u64 = 128 << 20;
+/// How much of one zone; resources that do not fit are not known.
+const ZONE_BYTES_MAX: usize = 32 << 20;
 /// A zone that nobody calls is forgotten.
 const FORGET_AFTER: Duration = Duration::from_mins(15);
 /// Questions at the same time that nobody waits for.
 const BEHIND_MAX: usize = 32;
 /// Zones of which is remembered when they were last asked about.
 const FLIGHTS_MAX: u64 = 16_384;
-/// What a zone takes even when it enforces nothing, in bytes.
-const ZONE_BYTES: usize = 256;
+/// What a zone takes even when it enforces nothing, and a resource without operations, in bytes.
+const ENTRY_BYTES: usize = 512;
+/// What a segment of a declared path takes at most, beside its text, in bytes.
+const SEGMENT_BYTES: usize = 512;
 
 /// What this gateway knows of operations.
 #[derive(Debug)]
@@ -82,9 +86,15 @@ pub(crate) struct Call<'a> {
 }
 
 impl Known {
-    fn new(version: i64, resources: Vec<EnforcedResource>, bytes: usize) -> Self {
+    fn new(version: i64, resources: Vec<EnforcedResource>) -> Self {
         let mut named = HashMap::new();
+        let mut bytes = ENTRY_BYTES;
         for resource in resources {
+            let with_it = bytes.saturating_add(weight(&resource));
+            if with_it > ZONE_BYTES_MAX {
+                continue;
+            }
+            bytes = with_it;
             let enforced = Arc::new(Enforced {
                 identifier: resource.identifier.as_str().into(),
                 reusable_by: resource.reusable_by,
@@ -96,7 +106,7 @@ impl Known {
         Self {
             version,
             resources: named,
-            bytes: bytes + ZONE_BYTES,
+            bytes,
         }
     }
 
@@ -202,10 +212,10 @@ impl ZoneOperations {
     async fn fetch(&self, zone: &ZoneId) -> Result<(), StsError> {
         let known = self.zones.get(zone);
         let version = known.as_ref().map(|known| known.version);
-        let (answer, bytes) = self.sts.operations(zone, version).await?;
+        let answer = self.sts.operations(zone, version).await?;
         match (answer.resources, known) {
             (Some(resources), _) => {
-                let known = Known::new(answer.version, resources, bytes);
+                let known = Known::new(answer.version, resources);
                 self.zones.insert(zone.clone(), Arc::new(known));
             }
             (None, Some(known)) if known.version == answer.version => {}
@@ -217,6 +227,17 @@ impl ZoneOperations {
     fn flight(&self, zone: &ZoneId) -> Flight {
         self.flights.get_with_by_ref(zone, Arc::default)
     }
+}
+
+/// How much memory a resource takes, at most.
+fn weight(resource: &EnforcedResource) -> usize {
+    let operations = resource.operations.iter();
+    let operation = |operation: &Operation| {
+        let text = operation.method.len() + operation.path.len() + operation.scope.len();
+        operation.path.split('/').count() * SEGMENT_BYTES + text
+    };
+    let names: usize = resource.names.iter().map(String::len).sum();
+    operations.map(operation).sum::<usize>() + names + ENTRY_BYTES
 }
 
 /// The path operations are declared with: decoded, unless decoding would change its structure. A path whose segments

@@ -9,7 +9,7 @@ use super::{Site, StsClient, StsError};
 const ANSWER_BYTES_MAX: usize = ENTRIES_BYTES_MAX + 1_024;
 
 impl StsClient {
-    /// The declared operations of `zone`, unless they are those of version `known`. With it, how long the answer was.
+    /// The declared operations of `zone`, unless they are those of version `known`.
     ///
     /// # Errors
     /// [`StsError`].
@@ -17,15 +17,13 @@ impl StsClient {
         &self,
         zone: &ZoneId,
         known: Option<i64>,
-    ) -> Result<(ZoneOperations, usize), StsError> {
+    ) -> Result<ZoneOperations, StsError> {
         let endpoint = target(zone, known);
         let write = |site: &Site| self.request(site, "GET", &endpoint, &[], None, true);
         let answer = self.ask(write, ANSWER_BYTES_MAX, self.timeout).await?;
         if answer.status != 200 {
             return Err(StsError::Status(answer.status));
         }
-        let read = serde_json::from_slice(&answer.body);
-        let operations = read.map_err(|error| StsError::Unreadable(Box::new(error)))?;
-        Ok((operations, answer.body.len()))
+        serde_json::from_slice(&answer.body).map_err(|error| StsError::Unreadable(Box::new(error)))
     }
 }

@@ -158,3 +158,25 @@ async fn those_who_wait_behind_a_question_that_fails_are_left_to_the_sts_with_it
     rig.endpoint.is_down.store(false, Ordering::SeqCst);
     assert!(rig.operations.refuses(rig.call("PUT")).await);
 }
+
+#[test]
+fn what_does_not_fit_is_not_known_and_so_left_to_the_sts() {
+    let resource = |name: &str, path: &str, count: usize| {
+        let operation = json!({"method": "GET", "path": path, "scope": "s"});
+        let resource = json!({"identifier": name, "names": [name], "operations": vec![operation; count]});
+        serde_json::from_value(resource).unwrap()
+    };
+    let deep = "/a".repeat(256);
+    let known = Known::new(
+        1,
+        vec![
+            resource("resource://small", "/a", 1),
+            resource("resource://large", &deep, 256),
+            resource("resource://other", "/a", 1),
+        ],
+    );
+    let names = |name: &str| known.resources.contains_key(name);
+    assert!(names("resource://small") && names("resource://other"));
+    assert!(!names("resource://large"));
+    assert!(known.bytes < ZONE_BYTES_MAX);
+}
