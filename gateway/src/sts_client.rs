@@ -90,7 +90,10 @@ pub(crate) struct TokenAnswer {
 pub(crate) struct StsClient {
     sites: Vec<Arc<Site>>,
     links: ArcSwap<Vec<Arc<Link>>>,
+    /// At which address the next exchange begins.
     turn: AtomicUsize,
+    /// The same of questions, which go to any address.
+    turn_of_questions: AtomicUsize,
     connector: TransportConnector,
     key: Option<HmacKey>,
     answer_mac: Option<AnswerMacKey>,
@@ -129,6 +132,7 @@ impl StsClient {
             sites: urls.iter().map(site).collect::<Result<_, _>>()?,
             links: ArcSwap::default(),
             turn: AtomicUsize::new(0),
+            turn_of_questions: AtomicUsize::new(0),
             connector: TransportConnector::new(Some(options)),
             key,
             answer_mac: None,
@@ -186,7 +190,7 @@ impl StsClient {
         };
         let mut last = StsError::CircuitOpen;
         let mut repeats = Repeats::default();
-        for link in self.rotation() {
+        for link in self.rotation(&self.turn) {
             let Some(pass) = link.breaker.pass() else { continue };
             let call = link.call(&self.connector, write, TOKEN_BYTES_MAX, &mut repeats);
             let called = tokio::time::timeout_at(until, call).await;
@@ -297,7 +301,7 @@ impl StsClient {
         body_bytes_max: usize,
         timeout: Duration,
     ) -> Result<Answer, StsError> {
-        let mut links: Vec<_> = self.rotation().collect();
+        let mut links: Vec<_> = self.rotation(&self.turn_of_questions).collect();
         links.sort_by_key(|link| link.breaker.is_open());
         let until = Instant::now() + timeout;
         let mut last = Err(StsError::Unreachable("the STS has no address".into()));
@@ -320,9 +324,9 @@ impl StsClient {
     }
 
     /// Every address once, beginning with another one each time.
-    fn rotation(&self) -> impl Iterator<Item = Arc<Link>> {
+    fn rotation(&self, turn: &AtomicUsize) -> impl Iterator<Item = Arc<Link>> + use<> {
         let links = self.links.load_full();
-        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let start = turn.fetch_add(1, Ordering::Relaxed);
         let count = links.len();
         (0..count).filter_map(move |step| links.get(start.wrapping_add(step) % count).map(Arc::clone))
     }
