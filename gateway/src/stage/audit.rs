@@ -152,7 +152,7 @@ impl Evidence {
         }
         if let Denial::OperationNotPermitted(path) = denial {
             // As the STS records it for the same refusal.
-            put("path", json!(path));
+            metadata.put("path", path);
         }
         if suppressed > 0 {
             metadata.put("suppressed_before", &suppressed);

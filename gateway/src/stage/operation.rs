@@ -7,7 +7,7 @@ use caracal_wire::error::ErrorCode;
 
 use super::authenticate::Caller;
 use super::route::Straight;
-use super::{replay, revocation};
+use super::{authenticate, replay, revocation};
 use crate::Gateway;
 use crate::context::Observation;
 use crate::denial::Denial;
@@ -32,7 +32,10 @@ pub(crate) async fn settle(
     caller: &Caller,
     seen: &Observation,
 ) -> Result<(), Denial> {
-    if !gateway.operations.refuses(call(route, caller, seen)).await {
+    // Whose signature is not right is nobody: the STS says so.
+    if !authenticate::is_signed(gateway, caller).await
+        || !gateway.operations.refuses(call(route, caller, seen)).await
+    {
         return Ok(());
     }
     replay::peek(gateway, caller)?;

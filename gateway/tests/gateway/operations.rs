@@ -218,6 +218,26 @@ async fn what_the_sts_does_not_tell_is_left_to_it() {
     assert!(!exchanged(&rig, request).await.0, "it tells again");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mac_without_the_signature_is_not_enough_to_be_told() {
+    let key = [0x3a; 32];
+    let rig = enforcing(&[("MANDATE_MAC_KEY", &hex::encode(key))]).await;
+    let whole = rig
+        .sts
+        .keys()
+        .sign_with_mac(one_shot().scope(READ).claims(), &key);
+    let (rest, _signature) = whole.rsplit_once('.').unwrap();
+    let cut = format!("{rest}.{}", "A".repeat(86));
+    let (was_exchanged, _answer) = exchanged(&rig, rig.request("DELETE", "/v1/users/7", &cut)).await;
+    assert!(was_exchanged, "the STS says that it is no mandate");
+    let whole = rig
+        .sts
+        .keys()
+        .sign_with_mac(one_shot().scope(READ).claims(), &key);
+    let (was_exchanged, answer) = exchanged(&rig, rig.request("DELETE", "/v1/users/7", &whole)).await;
+    assert_eq!((was_exchanged, answer.status), (false, 403));
+}
+
 /// Of an STS that never tells, every decision is the STS's own, by the form; of one that does, many are the gateway's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gateway_decides_every_path_as_the_sts_does() {
