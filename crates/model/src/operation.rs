@@ -60,7 +60,7 @@ impl Operations {
     }
 
     /// Whether `method` on `path` is declared for a scope that the mandate carries. Of several declarations of the method that fit,
-    /// the one with the earlier literal segment decides (OpenAPI 3.1.0, "Path Templating Matching"): `/users/me` before
+    /// the one with the earlier literal segment decides (`OpenAPI` 3.1.0, "Path Templating Matching"): `/users/me` before
     /// `/users/{id}`. Two that differ only in the names of their placeholders are one, with either scope.
     ///
     /// Cost: one map read for each segment, as long as no placeholder has to be tried; each declared segment is visited at most
