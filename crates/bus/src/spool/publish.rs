@@ -22,10 +22,9 @@ use crate::error::BusError;
 use crate::signing::{HmacKey, StreamKeys};
 
 const WHAT: &str = "publishing evidence";
-/// Time between the first event of a batch and the batch, and between batches that are not full: events of the same moment
-/// share the files' reading, the round trip and the new position. Evidence is late by this much, and it is in the files
-/// before that.
-const GATHER: Duration = Duration::from_millis(20);
+/// Time between the first event of a batch and the batch: events of the same moment share the files' reading, the round
+/// trip and the new position. Evidence is late by this much at most, and it is in the files before that.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Moves what is spooled to `caracal.audit.events`, oldest first, in batches of one round trip each, until `shutdown`
 /// resolves. Tries again for as long as the bus is down. A batch interrupted by a crash is sent again: every event is
@@ -58,8 +57,7 @@ pub async fn run_publisher(
             Ok(published) => {
                 backoff.succeeded(WHAT);
                 match published {
-                    Published::FullBatch => continue,
-                    Published::Batch => Some(GATHER),
+                    Published::Batch => continue,
                     Published::Nothing => None,
                 }
             }
@@ -97,8 +95,6 @@ struct EvidencePublisher {
 }
 
 enum Published {
-    /// There may be more.
-    FullBatch,
     Batch,
     Nothing,
 }
@@ -120,13 +116,8 @@ impl EvidencePublisher {
         };
         let entries: Vec<Fields> = batch.events.iter().map(|event| self.entry(event)).collect();
         self.bus.publish(AUDIT_EVENTS, &entries).await?;
-        let is_full = batch.is_full();
         self.on_disk(move |shared| reader::settle(shared, &batch)).await?;
-        Ok(if is_full {
-            Published::FullBatch
-        } else {
-            Published::Batch
-        })
+        Ok(Published::Batch)
     }
 
     /// Until the next try, or without one, until events were written.
