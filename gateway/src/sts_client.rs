@@ -20,7 +20,9 @@ use caracal_token::KeySet;
 use caracal_wire::answer_mac::{self, AnswerMacKey};
 use caracal_wire::gateway_signature;
 use caracal_wire::header::TIMEOUT_MS;
-use caracal_wire::sts::{FORM_MEDIA_TYPE, JWKS_PATH, REVOCATIONS_PATH, RevocationSnapshot, TOKEN_PATH};
+use caracal_wire::sts::{
+    FORM_MEDIA_TYPE, JWKS_PATH, REVOCATIONS_AFTER, REVOCATIONS_PATH, RevocationSnapshot, TOKEN_PATH,
+};
 use futures_util::future::join_all;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use serde::Deserialize;
@@ -33,9 +35,9 @@ use site::Site;
 const TOKEN_BYTES_MAX: usize = 64 * 1024;
 /// Longest key set (docs/contract/gateway.md, "Keys").
 const KEYS_BYTES_MAX: usize = 256 * 1024;
-/// Longest revocation snapshot: about half a million revocations.
+/// Longest part of the revocations.
 const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Longest wait for a snapshot.
+/// Longest wait for a part of the revocations, or for a document.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a health answer; a readiness probe waits behind it.
 const HEALTH_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -259,12 +261,13 @@ impl StsClient {
         }
     }
 
-    /// Everything revoked now.
+    /// A part of what is revoked now: the first after 0, another one after the `next` of the one before.
     ///
     /// # Errors
     /// [`StsError`].
-    pub(crate) async fn revocations(&self) -> Result<RevocationSnapshot, StsError> {
-        let write = |site: &Site| self.request(site, "GET", REVOCATIONS_PATH, &[], None, true);
+    pub(crate) async fn revocations(&self, after: i64) -> Result<RevocationSnapshot, StsError> {
+        let endpoint = format!("{REVOCATIONS_PATH}?{REVOCATIONS_AFTER}={after}");
+        let write = |site: &Site| self.request(site, "GET", &endpoint, &[], None, true);
         let answer = self.ask(write, SNAPSHOT_BYTES_MAX, SNAPSHOT_TIMEOUT).await?;
         if answer.status != 200 {
             return Err(StsError::Status(answer.status));

@@ -36,6 +36,8 @@ const STREAMS: [&str; 6] = [
 const REMEMBERED_SECONDS: i64 = 86_400;
 /// How often expired revocations are forgotten.
 const PRUNE_PERIOD: Duration = Duration::from_mins(5);
+/// Revocations that are read from the durable log, and told to a gateway, at a time: some hundred kilobytes.
+pub(crate) const REVOCATIONS_A_PART: i64 = 5_000;
 /// Pause before a snapshot is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -90,9 +92,14 @@ pub(crate) async fn follow(sts: Arc<Sts>, cursor: Cursor, shutdown: Shutdown) {
 
 async fn read_revocations(sts: &Sts) -> Result<(), StorageError> {
     let mut tx = sts.database.read().await?;
-    for revoked in revocation::live(&mut tx).await? {
-        sts.revocations
-            .insert(revoked.anchor, revoked.expires_at.unix_timestamp());
+    let mut after = Some(0);
+    while let Some(from) = after {
+        let part = revocation::live_after(&mut tx, from, REVOCATIONS_A_PART).await?;
+        for revoked in part.revoked {
+            sts.revocations
+                .insert(&revoked.anchor, revoked.expires_at.unix_timestamp());
+        }
+        after = part.next;
     }
     Ok(())
 }
@@ -160,7 +167,7 @@ fn note_revocation(sts: &Sts, entry: &Entry) -> Result<(), EventError> {
         sts.graph.note_change(subject);
     }
     for anchor in message.anchors() {
-        sts.revocations.insert(anchor, until);
+        sts.revocations.insert(&anchor, until);
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ pub(crate) async fn revoke(sts: &Sts, claims: &Claims, request_id: &str) -> Resu
     }
     tx.commit().await?;
     let until = sts.clock.unix_seconds().saturating_add(REMEMBERED_SECONDS);
-    sts.revocations.insert(anchor, until);
+    sts.revocations.insert(&anchor, until);
     Ok(())
 }
 

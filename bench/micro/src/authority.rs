@@ -133,7 +133,7 @@ pub(crate) fn memory() -> anyhow::Result<Vec<Step>> {
     let revocations = Revocations::new();
     for number in 0..REVOKED {
         let anchor = Anchor::Session(format!("s-{number}").parse()?);
-        revocations.insert(anchor, NOW.get() + 900);
+        revocations.insert(&anchor, NOW.get() + 900);
     }
     let anchors = claims()?.anchors();
     ensure!(revocations.is_revoked(&anchors).is_none());

@@ -1,10 +1,10 @@
 //! Which anchors are revoked, and who must hear of it at once.
 
+mod mark;
 mod signal;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,6 +13,7 @@ use caracal_wire::event::SessionsRevoke;
 
 use crate::entry::Entry;
 use crate::freshness::Freshness;
+use mark::{Mark, MarkHasher, Marker};
 pub use signal::RevokedSignal;
 use signal::Signal;
 
@@ -29,14 +30,15 @@ pub struct Revocations(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shards: Vec<RwLock<Shard>>,
-    hasher: RandomState,
+    marker: Marker,
     len: AtomicUsize,
     freshness: Freshness,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
-    revoked: HashMap<Anchor, i64>,
+    /// Until when, in Unix seconds. A million are forty megabytes.
+    revoked: HashMap<Mark, u32, MarkHasher>,
     watchers: HashMap<Anchor, Vec<Arc<Signal>>>,
 }
 
@@ -51,7 +53,7 @@ impl Revocations {
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             shards: (0..SHARDS).map(|_shard| RwLock::default()).collect(),
-            hasher: RandomState::new(),
+            marker: Marker::default(),
             len: AtomicUsize::new(0),
             freshness: Freshness::new(),
         }))
@@ -59,11 +61,13 @@ impl Revocations {
 
     /// Revokes `anchor` until `expires_unix_s` (Unix seconds; the later of two calls' expiries counts), and wakes
     /// whoever watches it. Repeating it changes nothing.
-    pub fn insert(&self, anchor: Anchor, expires_unix_s: i64) {
+    pub fn insert(&self, anchor: &Anchor, expires_unix_s: i64) {
+        let mark = self.0.marker.mark(anchor);
+        let expires_unix_s = seconds(expires_unix_s);
         let watched = {
-            let mut shard = self.write(&anchor);
-            let watched = shard.watchers.remove_entry(&anchor);
-            match shard.revoked.entry(anchor) {
+            let mut shard = self.write(mark);
+            let watched = shard.watchers.remove_entry(anchor);
+            match shard.revoked.entry(mark) {
                 MapEntry::Occupied(mut expires) => *expires.get_mut() = expires_unix_s.max(*expires.get()),
                 MapEntry::Vacant(place) => {
                     place.insert(expires_unix_s);
@@ -88,16 +92,17 @@ impl Revocations {
         let anchors = message.anchors();
         let count = anchors.len();
         for anchor in anchors {
-            self.insert(anchor, expires_unix_s);
+            self.insert(&anchor, expires_unix_s);
         }
         count
     }
 
     /// The first anchor of a token that is revoked. At most four shard reads.
     pub fn is_revoked(&self, anchors: &Anchors) -> Option<Anchor> {
-        anchors
-            .iter()
-            .find(|anchor| self.read(anchor).revoked.contains_key(anchor))
+        anchors.iter().find(|anchor| {
+            let mark = self.0.marker.mark(anchor);
+            self.read(mark).revoked.contains_key(&mark)
+        })
     }
 
     /// Number of revoked anchors.
@@ -114,6 +119,7 @@ impl Revocations {
     ///
     /// A revocation may be forgotten once every token it could stop has expired.
     pub fn prune(&self, now_unix_s: i64) -> usize {
+        let now_unix_s = seconds(now_unix_s);
         let mut forgotten = 0;
         for shard in &self.0.shards {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
@@ -132,8 +138,9 @@ impl Revocations {
         let mut registered = Vec::with_capacity(4);
         for anchor in anchors.iter() {
             let revoked = {
-                let mut shard = self.write(&anchor);
-                let revoked = shard.revoked.contains_key(&anchor);
+                let mark = self.0.marker.mark(&anchor);
+                let mut shard = self.write(mark);
+                let revoked = shard.revoked.contains_key(&mark);
                 if !revoked {
                     shard
                         .watchers
@@ -168,7 +175,7 @@ impl Revocations {
     }
 
     fn forget_watcher(&self, anchor: &Anchor, signal: &Arc<Signal>) {
-        let mut shard = self.write(anchor);
+        let mut shard = self.write(self.0.marker.mark(anchor));
         if let Some(watchers) = shard.watchers.get_mut(anchor) {
             watchers.retain(|watcher| !Arc::ptr_eq(watcher, signal));
             if watchers.is_empty() {
@@ -177,20 +184,24 @@ impl Revocations {
         }
     }
 
-    fn read(&self, anchor: &Anchor) -> RwLockReadGuard<'_, Shard> {
-        self.shard(anchor).read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self, mark: Mark) -> RwLockReadGuard<'_, Shard> {
+        self.shard(mark).read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, anchor: &Anchor) -> RwLockWriteGuard<'_, Shard> {
-        self.shard(anchor).write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self, mark: Mark) -> RwLockWriteGuard<'_, Shard> {
+        self.shard(mark).write().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[expect(
         clippy::indexing_slicing,
         reason = "the remainder by the number of shards is a shard"
     )]
-    fn shard(&self, anchor: &Anchor) -> &RwLock<Shard> {
-        let hash = usize::try_from(self.0.hasher.hash_one(anchor) % SHARDS as u64).unwrap_or(0);
-        &self.0.shards[hash]
+    fn shard(&self, mark: Mark) -> &RwLock<Shard> {
+        &self.0.shards[mark.place(SHARDS)]
     }
+}
+
+/// A time as it is kept: nothing expires before 1970, and what outlives 2105 is remembered until then.
+fn seconds(unix_s: i64) -> u32 {
+    u32::try_from(unix_s.max(0)).unwrap_or(u32::MAX)
 }

@@ -72,18 +72,38 @@ pub async fn record_all(
     Ok(inserted.rows_affected())
 }
 
-/// Every revocation of every visible zone that can still matter, oldest first.
+/// Some of the live revocations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LivePart {
+    /// In the order in which they were recorded.
+    pub revoked: Vec<Revoked>,
+    /// After which number the next part begins; `None` when this is the last.
+    pub next: Option<i64>,
+}
+
+/// Up to `count` revocations of every visible zone that can still matter, after the number `after` (0: from the first). There may be
+/// a million, so nobody holds all rows at once.
+///
+/// What is committed between two parts may have a number of an earlier one: whoever reads all parts hears of it by the streams, whose
+/// ends have to be noted before the first part is read.
 ///
 /// # Errors
 /// [`StorageError::Inconsistent`] when a row names an anchor this version does not know: a revocation is never skipped.
-pub async fn live<'t>(tx: impl AnyTx<'t>) -> Result<Vec<Revoked>, StorageError> {
+pub async fn live_after<'t>(tx: impl AnyTx<'t>, after: i64, count: i64) -> Result<LivePart, StorageError> {
     let rows = sqlx::query(
         "SELECT seq, zone_id, kind, anchor_id, reason, revoked_at, expires_at FROM revocation_log
-         WHERE expires_at > now() ORDER BY expires_at, seq",
+         WHERE seq > $1 AND expires_at > now() ORDER BY seq LIMIT $2",
     )
+    .bind(after)
+    .bind(count)
     .fetch_all(tx)
     .await?;
-    rows.iter().map(revoked).collect()
+    let is_full = i64::try_from(rows.len()).is_ok_and(|read| read >= count);
+    let last = rows.last().filter(|_row| is_full);
+    Ok(LivePart {
+        next: last.map(|row| row.try_get("seq")).transpose()?,
+        revoked: rows.iter().map(revoked).collect::<Result<_, _>>()?,
+    })
 }
 
 fn revoked(row: &PgRow) -> Result<Revoked, StorageError> {

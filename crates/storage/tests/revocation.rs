@@ -47,9 +47,10 @@ async fn every_role_that_revokes_can_record_and_the_first_reason_stands() {
         tx.commit().await.unwrap();
     }
     let database = connect(&test, Role::Sts).await;
-    let live = revocation::live(&mut database.read().await.unwrap())
+    let live = revocation::live_after(&mut database.read().await.unwrap(), 0, 1_000)
         .await
-        .unwrap();
+        .unwrap()
+        .revoked;
     assert_eq!(live.len(), 3);
     assert!(
         live.iter()
@@ -80,9 +81,10 @@ async fn a_cascade_is_recorded_in_one_statement_whatever_it_repeats() {
         revocation::record_all(&mut tx, &zone(), &[], "x").await.unwrap(),
         0
     );
-    let mut found: Vec<String> = revocation::live(&mut tx)
+    let mut found: Vec<String> = revocation::live_after(&mut tx, 0, 1_000)
         .await
         .unwrap()
+        .revoked
         .iter()
         .map(|revoked| revoked.anchor.to_string())
         .collect();
@@ -113,9 +115,10 @@ async fn a_record_that_lives_long_is_remembered_as_revoked_for_as_long() {
         let revoked = live.iter().find(|revoked| revoked.anchor.id() == id).unwrap();
         ((revoked.expires_at - revoked.revoked_at).as_seconds_f64() / 3600.0).round()
     };
-    let live = revocation::live(&mut database.read().await.unwrap())
+    let live = revocation::live_after(&mut database.read().await.unwrap(), 0, 1_000)
         .await
-        .unwrap();
+        .unwrap()
+        .revoked;
     assert!((hours("long", &live) - 31.0 * 24.0).abs() < 1.0);
     assert!((hours("over", &live) - 24.0).abs() < 1.0);
     assert!((hours("unknown", &live) - 24.0).abs() < 1.0);
@@ -133,16 +136,24 @@ async fn what_no_token_can_meet_any_more_is_neither_listed_nor_kept() {
     .unwrap();
     let database = connect(&test, Role::Api).await;
     assert_eq!(
-        revocation::live(&mut database.read().await.unwrap())
+        revocation::live_after(&mut database.read().await.unwrap(), 0, 1_000)
             .await
             .unwrap()
+            .revoked
             .len(),
         4
     );
     let mut tx = database.write(ZoneScope::All).await.unwrap();
     assert_eq!(revocation::prune(&mut tx, 3).await.unwrap(), 3, "bounded");
     assert_eq!(revocation::prune(&mut tx, 100).await.unwrap(), 2);
-    assert_eq!(revocation::live(&mut tx).await.unwrap().len(), 4);
+    assert_eq!(
+        revocation::live_after(&mut tx, 0, 1_000)
+            .await
+            .unwrap()
+            .revoked
+            .len(),
+        4
+    );
 }
 
 #[tokio::test]
@@ -156,7 +167,7 @@ async fn a_revocation_this_version_cannot_read_is_an_error_not_a_gap() {
     .await
     .unwrap();
     let database = connect(&test, Role::Sts).await;
-    let refusal = revocation::live(&mut database.read().await.unwrap())
+    let refusal = revocation::live_after(&mut database.read().await.unwrap(), 0, 1_000)
         .await
         .unwrap_err();
     assert!(

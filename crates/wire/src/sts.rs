@@ -33,6 +33,9 @@ pub const TOKEN_PATH: &str = "/oauth/2/token";
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
 /// Path of the revocation snapshot for gateways.
 pub const REVOCATIONS_PATH: &str = "/internal/gateway/revocations";
+/// Query parameter of the same: a gateway gets a part, which begins after what the part before told as its `next`; the first
+/// after 0.
+pub const REVOCATIONS_AFTER: &str = "after";
 
 /// Names of the form fields of a token request.
 pub mod field {
@@ -294,14 +297,17 @@ impl RevokedAnchor {
     }
 }
 
-/// Everything that is revoked now: the answer to `GET /internal/gateway/revocations`, which a gateway signs like an exchange,
-/// over an empty body.
+/// What is revoked now: the answer to `GET /internal/gateway/revocations`, which a gateway signs like an exchange, over an empty
+/// body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevocationSnapshot {
     /// The moment up to which the snapshot is complete, in milliseconds since the epoch.
     pub as_of_unix_ms: i64,
-    /// The live revocations.
+    /// The live revocations; a part of them when the query asked for one.
     pub revocations: Vec<RevokedAnchor>,
+    /// What to ask for the next part with; absent when this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<i64>,
 }
 
 #[cfg(test)]

@@ -52,6 +52,9 @@ pub(crate) enum SnapshotError {
     /// The bus did not say where its streams end.
     #[error("the event bus did not answer")]
     Bus(#[source] BusError),
+    /// A part of it names an earlier one as the next.
+    #[error("the parts of the revocation snapshot have no end")]
+    Endless,
     /// An anchor of the snapshot is none.
     #[error("the revocation snapshot names something that is no id")]
     Anchor(#[source] caracal_model::IdError),
@@ -113,10 +116,17 @@ impl RevocationState {
     }
 
     async fn load_once(&self) -> Result<usize, SnapshotError> {
-        let snapshot = self.sts.revocations().await.map_err(SnapshotError::Sts)?;
-        for revoked in &snapshot.revocations {
-            let anchor = Anchor::from_parts(revoked.kind, &revoked.id).map_err(SnapshotError::Anchor)?;
-            self.set.insert(anchor, revoked.expires_at);
+        let mut after = Some(0);
+        while let Some(from) = after {
+            let part = self.sts.revocations(from).await.map_err(SnapshotError::Sts)?;
+            for revoked in &part.revocations {
+                let anchor = Anchor::from_parts(revoked.kind, &revoked.id).map_err(SnapshotError::Anchor)?;
+                self.set.insert(&anchor, revoked.expires_at);
+            }
+            after = part.next;
+            if after.is_some_and(|next| next <= from) {
+                return Err(SnapshotError::Endless);
+            }
         }
         Ok(self.set.len())
     }

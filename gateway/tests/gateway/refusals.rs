@@ -321,15 +321,20 @@ async fn what_stands_on_a_revoked_anchor_is_refused() {
 #[tokio::test]
 async fn revocations_of_the_snapshot_count() {
     let rig = Rig::start().await;
-    rig.sts.revoke_in_snapshot(AnchorKind::Session, "session-7");
+    for session in ["session-5", "session-6", "session-7"] {
+        rig.sts.revoke_in_snapshot(AnchorKind::Session, session);
+    }
     let gateway = crate::rig::Gateway::start(std::sync::Arc::clone(&rig.bus) as _, &rig.sts.url(), &[]).await;
     crate::client::wait_for_status(gateway.addresses.admin, "/ready", http::StatusCode::OK).await;
-    let mandate = rig.sts.sign(one_shot().bound_to("session-7", "edge-1"));
-    let request = bare(&rig, &mandate)
-        .body(http_body_util::Full::default())
-        .unwrap();
-    let answer = crate::client::send(gateway.addresses.main, request).await;
-    assert_eq!(answer.refusal().2, "session revoked");
+    // Those of its first part and of its last.
+    for session in ["session-5", "session-7"] {
+        let mandate = rig.sts.sign(one_shot().bound_to(session, "edge-1"));
+        let request = bare(&rig, &mandate)
+            .body(http_body_util::Full::default())
+            .unwrap();
+        let answer = crate::client::send(gateway.addresses.main, request).await;
+        assert_eq!(answer.refusal().2, "session revoked", "{session}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{OriginalUri, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -359,15 +359,24 @@ async fn keys_of_zone(
     }
 }
 
-async fn revocations(State(state): State<Arc<Inside>>, headers: HeaderMap) -> Response {
+/// In parts of one revocation each.
+async fn revocations(
+    State(state): State<Arc<Inside>>,
+    OriginalUri(target): OriginalUri,
+    Query(query): Query<HashMap<String, usize>>,
+    headers: HeaderMap,
+) -> Response {
     state.snapshot_requests.fetch_add(1, Ordering::SeqCst);
-    if !Inside::is_signed(&headers, "GET", wire::REVOCATIONS_PATH, b"") {
+    if !Inside::is_signed(&headers, "GET", &target.to_string(), b"") {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let revocations = state.revoked.lock().unwrap().clone();
+    let all = state.revoked.lock().unwrap();
+    let after = query[wire::REVOCATIONS_AFTER];
+    let next = (after + 1 < all.len()).then(|| i64::try_from(after + 1).unwrap());
     axum::Json(RevocationSnapshot {
         as_of_unix_ms: now() * 1_000,
-        revocations,
+        revocations: all.get(after).cloned().into_iter().collect(),
+        next,
     })
     .into_response()
 }

@@ -1,6 +1,9 @@
 //! Keys, health, metrics and the revocations gateways load.
 
+use std::collections::BTreeSet;
+
 use caracal_chassis::Clock;
+use caracal_wire::sts::RevocationSnapshot;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::stack::{Stack, header_map, nonce, signature};
@@ -101,4 +104,43 @@ async fn a_gateway_loads_what_is_revoked() {
     assert_eq!(ids, ["ar-9", "s-1"]);
     assert!(answer.body["as_of_unix_ms"].as_i64().unwrap() > 0);
     assert_eq!(ask(&headers).await.refusal().0, 401, "a signature is good once");
+}
+
+#[tokio::test]
+async fn more_revocations_than_one_answer_holds_come_in_parts() {
+    const COUNT: usize = 7_000;
+    let stack = Stack::start().await;
+    stack
+        .sql(&format!(
+            "INSERT INTO revocation_log (zone_id, kind, anchor_id, reason, expires_at)
+             SELECT 'z1', 'session', 's-' || n, 'test', now() + n * interval '1 second' FROM generate_series({COUNT}, 1, -1) n"
+        ))
+        .await;
+    let ask = async |query: &str| {
+        let path = format!("/internal/gateway/revocations{query}");
+        let signed = signature(Clock::system().unix_seconds(), &nonce(), "GET", &path, "");
+        let headers: Vec<(&str, &str)> = signed
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        stack.send(Method::GET, &path, header_map(&headers), "").await
+    };
+    let (mut ids, mut after, mut parts) = (BTreeSet::new(), Some(0), 0);
+    while let Some(from) = after {
+        let part = ask(&format!("?after={from}")).await;
+        assert_eq!(part.status, StatusCode::OK, "{}", part.body);
+        let part: RevocationSnapshot = serde_json::from_value(part.body).unwrap();
+        assert!(part.revocations.len() < COUNT, "nobody holds all of them at once");
+        ids.extend(part.revocations.into_iter().map(|revoked| revoked.id));
+        after = part.next;
+        parts += 1;
+    }
+    assert_eq!((ids.len(), parts), (COUNT, 2));
+    let whole: RevocationSnapshot = serde_json::from_value(ask("").await.body).unwrap();
+    assert_eq!(
+        (whole.revocations.len(), whole.next),
+        (COUNT, None),
+        "who knows nothing of parts misses nothing"
+    );
+    assert_eq!(ask("?after=x").await.refusal().0, 400);
 }

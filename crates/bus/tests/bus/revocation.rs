@@ -33,13 +33,13 @@ fn each_of_the_four_anchors_revokes_the_token_and_no_other() {
     for anchor in of_token.iter() {
         let revocations = Revocations::new();
         assert_eq!(revocations.is_revoked(&of_token), None);
-        revocations.insert(anchor.clone(), 100);
+        revocations.insert(&anchor, 100);
         assert_eq!(revocations.is_revoked(&of_token), Some(anchor.clone()));
         let shared = anchor == Anchor::AuthorityRecord(record("root"));
         assert_eq!(revocations.is_revoked(&anchors(2)).is_some(), shared);
     }
     let same_text = Revocations::new();
-    same_text.insert(Anchor::Session(session("sid-1")), 100);
+    same_text.insert(&Anchor::Session(session("sid-1")), 100);
     assert_eq!(
         same_text.is_revoked(&of_token),
         None,
@@ -52,12 +52,12 @@ fn a_revocation_is_forgotten_only_after_its_latest_expiry() {
     let revocations = Revocations::new();
     for n in 0..1000 {
         revocations.insert(
-            Anchor::Session(session(&format!("session-{n}"))),
+            &Anchor::Session(session(&format!("session-{n}"))),
             100 + i64::from(n % 2),
         );
     }
-    revocations.insert(Anchor::Session(session("session-0")), 200);
-    revocations.insert(Anchor::Session(session("session-0")), 50);
+    revocations.insert(&Anchor::Session(session("session-0")), 200);
+    revocations.insert(&Anchor::Session(session("session-0")), 50);
     assert_eq!(revocations.len(), 1000, "repeating changes nothing");
     assert_eq!(revocations.prune(100), 0, "not before it has expired");
     assert_eq!(revocations.prune(101), 499);
@@ -107,7 +107,7 @@ async fn of_a_thousand_watchers_exactly_the_revoked_ones_fire() {
     tokio::task::yield_now().await;
     let revoked = |n: usize| Anchor::Delegation(format!("edge-{n}").parse().unwrap());
     for n in (0..1000).step_by(10) {
-        revocations.insert(revoked(n), 100);
+        revocations.insert(&revoked(n), 100);
     }
     // Nothing stands between a revocation and its signals: they have fired when the insertion returns.
     for (n, signal) in signals.iter().enumerate() {
@@ -130,7 +130,7 @@ async fn of_a_thousand_watchers_exactly_the_revoked_ones_fire() {
 async fn watching_what_is_revoked_already_fires_at_once() {
     let revocations = Revocations::new();
     let anchor = Anchor::Session(session("session-1"));
-    revocations.insert(anchor.clone(), 100);
+    revocations.insert(&anchor, 100);
     let signal = revocations.watch(&anchors(1));
     assert_eq!(signal.fired(), Some(&anchor));
     assert_eq!(signal.now_or_never(), Some(anchor));
@@ -142,8 +142,8 @@ async fn a_shared_root_cuts_everything_below_it_and_a_second_poll_gives_the_same
     let mut signals: Vec<_> = (0..5).map(|n| revocations.watch(&anchors(n))).collect();
     assert!(signals.iter_mut().all(|signal| signal.now_or_never().is_none()));
     let root = Anchor::AuthorityRecord(record("root"));
-    revocations.insert(root.clone(), 100);
-    revocations.insert(Anchor::Session(session("session-0")), 100);
+    revocations.insert(&root, 100);
+    revocations.insert(&Anchor::Session(session("session-0")), 100);
     for signal in &mut signals {
         assert_eq!(signal.now_or_never(), Some(root.clone()));
         assert_eq!(signal.now_or_never(), Some(root.clone()));
@@ -167,7 +167,7 @@ fn a_revocation_racing_with_a_registration_is_never_missed() {
         let revocations = Revocations::new();
         let signal = std::thread::scope(|scope| {
             let watching = scope.spawn(|| revocations.watch(&anchors(1)));
-            let _revoking = scope.spawn(|| revocations.insert(Anchor::Session(session("session-1")), 100));
+            let _revoking = scope.spawn(|| revocations.insert(&Anchor::Session(session("session-1")), 100));
             watching.join().unwrap()
         });
         assert!(signal.fired().is_some());
