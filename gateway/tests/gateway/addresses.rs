@@ -8,7 +8,7 @@ use bytes::Bytes;
 use caracal_testing::{LiveBody, LiveUpstream, Speaks, wait_until};
 use http::Response;
 use http_body_util::{BodyExt, Full};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::egress::lying_dns;
@@ -154,4 +154,71 @@ async fn an_address_that_was_left_alone_is_tried_again_later() {
     })
     .await;
     wait_until(SOON, async || rig.metric("upstream_addresses_ejected").await == 0).await;
+}
+
+/// Speaks HTTP/2 at `address`: answers the first request, holds the next `held`, and then ends the connection with a `GOAWAY` of this
+/// code that says it has not begun with them (RFC 9113 section 6.8).
+async fn going_away(address: SocketAddr, held: usize, code: u8) -> tokio::task::JoinHandle<()> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+    /// `:status: 200` on stream 1, and its end.
+    const ANSWER: [u8; 10] = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _peer) = listener.accept().await.unwrap();
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        stream.write_all(&SETTINGS).await.unwrap();
+        let mut requests = 0;
+        while requests <= held {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            stream.read_exact(&mut vec![0; length]).await.unwrap();
+            let (kind, flags) = (head[3], head[4]);
+            if kind == 4 && flags == 0 {
+                stream.write_all(&SETTINGS_ACK).await.unwrap();
+            }
+            if kind == 1 {
+                requests += 1;
+                if requests == 1 {
+                    stream.write_all(&ANSWER).await.unwrap();
+                }
+            }
+        }
+        // After stream 1, for this reason.
+        let goodbye = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, code];
+        stream.write_all(&goodbye).await.unwrap();
+        let _until_closed = stream.read_to_end(&mut Vec::new()).await;
+    })
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_with_many_requests_on_it_is_at_most_one_failure() {
+    const HELD: usize = 6;
+    const NO_ERROR: u8 = 0;
+    const ENHANCE_YOUR_CALM: u8 = 11;
+    for code in [NO_ERROR, ENHANCE_YOUR_CALM] {
+        let first = LiveUpstream::start_at((FIRST, 0).into(), Speaks::H2c, |_request| async {
+            Response::new(ok())
+        })
+        .await;
+        let port = first.address().port();
+        let other = going_away((OTHER, port).into(), HELD, code).await;
+        let settings = [
+            ("UPSTREAM_H2C_HOSTS", "both.test"),
+            ("UPSTREAM_EJECT_AFTER", "2"),
+            ("UPSTREAM_EJECT_TIME", "60s"),
+        ];
+        let rig = rig(port, &settings).await;
+        // One connection to each, which further requests share.
+        for _request in 0..2 {
+            assert_eq!(post(&rig).await, 200);
+        }
+        let statuses = futures_util::future::join_all((0..2 * HELD).map(|_request| post(&rig))).await;
+        let failed = statuses.iter().filter(|status| **status == 502).count();
+        assert_eq!(failed, HELD, "what was sent is not sent again: {statuses:?}");
+        assert_eq!(rig.metric("upstream_ejections").await, 0, "code {code}");
+        other.await.unwrap();
+    }
 }

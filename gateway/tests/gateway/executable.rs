@@ -18,7 +18,7 @@ use crate::sts::{FakeSts, Grant};
 /// A running `caracal gateway`. It ends when dropped.
 pub(crate) struct Executable {
     // Fields are dropped in this order: the process before what it uses.
-    _process: Process,
+    process: Process,
     pub(crate) main: SocketAddr,
     admin: SocketAddr,
     pub(crate) sts: FakeSts,
@@ -34,6 +34,11 @@ pub(crate) struct Executable {
 impl Executable {
     /// Starts it with `settings` beside the usual ones, and returns when it is ready.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_with(&[], settings).await
+    }
+
+    /// The same with these arguments.
+    pub(crate) async fn start_with(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let upstream = Service::start(Behaviour::Echo).await;
         let sts = FakeSts::start(mandate_upstream(upstream.url())).await;
         let to_sts = FaultProxy::start(sts.address.to_string()).await;
@@ -43,7 +48,7 @@ impl Executable {
         let folder = TempDir::new().unwrap();
         let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let (main, admin) = (local(free_port()), local(free_port()));
-        let mut spec = ProcessSpec::caracal("gateway", &["gateway"]);
+        let mut spec = ProcessSpec::caracal("gateway", &[&["gateway"], arguments].concat());
         spec.base_url = format!("http://{admin}");
         let usual = [
             ("CARACAL_MODE", "stable".to_owned()),
@@ -64,7 +69,7 @@ impl Executable {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         spec.environment = usual.chain(chosen).collect();
         Self {
-            _process: Process::start(spec).await,
+            process: Process::start(spec).await,
             main,
             admin,
             sts,
@@ -80,6 +85,13 @@ impl Executable {
     /// Lets the STS answer with this upstream from now on.
     pub(crate) fn lead_to(&self, upstream: Upstream) {
         self.sts.grant(Grant::Upstream(upstream));
+    }
+
+    /// Sends it SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        let id = self.process.id().unwrap().to_string();
+        let sent = std::process::Command::new("kill").args(["-HUP", &id]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// Sends a request as it is and gives everything that came back; the connection ends with it.

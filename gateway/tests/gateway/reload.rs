@@ -10,6 +10,7 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use crate::client::send;
+use crate::executable::Executable;
 use crate::rig::{CONFIG_FILE, Rig, SOON};
 
 /// Routes of each table: enough that a half of one lacks some.
@@ -58,6 +59,16 @@ fn table(upstream: &str, version: &str) -> String {
     text
 }
 
+/// A gateway that follows `file`.
+async fn following(file: &File) -> Rig {
+    let settings = [
+        (CONFIG_FILE, file.path()),
+        ("RELOAD_INTERVAL", "10ms"),
+        ("METRICS_BEARER", "scrape"),
+    ];
+    Rig::with(&settings).await
+}
+
 async fn metrics(rig: &Rig) -> Value {
     let request = http::Request::get("/metrics.json").header("host", "x");
     let request = request.header("authorization", "Bearer scrape");
@@ -86,12 +97,7 @@ async fn a_hundred_replacements_a_second_fail_no_request_and_show_no_half_table(
     let site = Upstream::start(Behaviour::Echo).await;
     let tables = ["old", "new"].map(|version| table(&site.url(), version));
     let file = File::new(&tables[0]);
-    let settings = [
-        (CONFIG_FILE, file.path()),
-        ("RELOAD_INTERVAL", "10ms"),
-        ("METRICS_BEARER", "scrape"),
-    ];
-    let rig = Rig::with(&settings).await;
+    let rig = following(&file).await;
     let is_over = AtomicBool::new(false);
     let (old, new) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let ask = async || {
@@ -133,12 +139,7 @@ async fn a_hundred_replacements_a_second_fail_no_request_and_show_no_half_table(
 async fn a_file_that_is_wrong_leaves_the_table_as_it_was() {
     let site = Upstream::start(Behaviour::Echo).await;
     let file = File::new(&table(&site.url(), "old"));
-    let settings = [
-        (CONFIG_FILE, file.path()),
-        ("RELOAD_INTERVAL", "10ms"),
-        ("METRICS_BEARER", "scrape"),
-    ];
-    let rig = Rig::with(&settings).await;
+    let rig = following(&file).await;
     for (wrong, number) in ["not toml", "[[route]]\npath = \"/r0\"\n", "max_body = 1\n"]
         .into_iter()
         .zip(0..)
@@ -158,12 +159,7 @@ async fn a_file_that_is_wrong_leaves_the_table_as_it_was() {
 async fn a_file_that_names_a_missing_one_is_tried_again_by_itself_and_told_of_once() {
     let site = Upstream::start(Behaviour::Echo).await;
     let file = File::new(&table(&site.url(), "old"));
-    let settings = [
-        (CONFIG_FILE, file.path()),
-        ("RELOAD_INTERVAL", "10ms"),
-        ("METRICS_BEARER", "scrape"),
-    ];
-    let rig = Rig::with(&settings).await;
+    let rig = following(&file).await;
     let secret = file.0.with_extension("secret");
     let next = table(&site.url(), "new");
     file.replace(&format!("caracal_admin_token_file = {secret:?}\n{next}"));
@@ -179,25 +175,27 @@ async fn a_file_that_names_a_missing_one_is_tried_again_by_itself_and_told_of_on
 async fn a_hangup_loads_the_table_at_once() {
     let site = Upstream::start(Behaviour::Echo).await;
     let file = File::new(&table(&site.url(), "old"));
-    let rig = Rig::with(&[(CONFIG_FILE, file.path()), ("RELOAD_INTERVAL", "24h")]).await;
-    assert_eq!(version(&rig, "/r0").await, "old");
+    // A process of its own: a signal is for all gateways of one.
+    let arguments = ["--config", file.path()];
+    let gateway = Executable::start_with(&arguments, &[("RELOAD_INTERVAL", "24h")]).await;
+    let target = async || {
+        let asked = "GET /r0 HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n";
+        gateway.send(asked).await.json()["target"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(target().await, "/old/r0");
     file.replace(&table(&site.url(), "new"));
-    let id = std::process::id().to_string();
-    let sent = std::process::Command::new("kill").args(["-HUP", &id]).status();
-    assert!(sent.unwrap().success());
-    wait_until(SOON, async || version(&rig, "/r0").await == "new").await;
+    gateway.hang_up();
+    wait_until(SOON, async || target().await == "/new/r0").await;
 }
 
 #[tokio::test]
 async fn a_response_that_is_open_keeps_the_route_it_began_with() {
     let site = Upstream::start(Behaviour::Sse(Duration::from_millis(20))).await;
     let file = File::new(&table(&site.url(), "old"));
-    let settings = [
-        (CONFIG_FILE, file.path()),
-        ("RELOAD_INTERVAL", "10ms"),
-        ("METRICS_BEARER", "scrape"),
-    ];
-    let rig = Rig::with(&settings).await;
+    let rig = following(&file).await;
     let url = format!("http://{}", rig.gateway.addresses.main);
     let mut stream = caracal_testing::OpenStream::events(&url, "/r0", &[]).await;
     file.replace("[[route]]\npath = \"/now\"\nredirect = \"/x\"\n");
