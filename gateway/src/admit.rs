@@ -15,7 +15,7 @@ use crate::stage::audit::Recorded;
 use crate::stage::exchange::Credential;
 use crate::stage::forward::Reachable;
 use crate::stage::inject::Injection;
-use crate::stage::replay::FirstUse;
+use crate::stage::replay::{FirstUse, Unseen};
 use crate::stage::revocation::Standing;
 use crate::stage::route::{Chosen, PublicRoute, Straight};
 use crate::stage::{authenticate, exchange, forward, inject, operation, replay, revocation, route};
@@ -58,7 +58,7 @@ impl Admission {
 /// (docs/contract/gateway.md, "Order").
 ///
 /// # Errors
-/// The first [`Denial`]. Once the mandate is burned it stays burned, whatever fails later.
+/// The first [`Denial`]. Once the mandate is burned it stays burned, whatever fails later, but for [`replay::once`]'s exception.
 pub(crate) async fn admit(
     gateway: &Gateway,
     request: &Inbound<'_>,
@@ -87,7 +87,20 @@ pub(crate) async fn admit(
         // Rare, and large.
         Box::pin(operation::settle(gateway, &route, &caller, seen)).await?;
     }
-    let unseen = replay::look(gateway, caller)?;
+    let rest = |unseen| admit_once(gateway, request, route, way, unseen, seen);
+    replay::once(gateway, caller, rest).await
+}
+
+/// The checks of a mandate that is burned. They are made within [`replay::once`], which hears of every failure.
+async fn admit_once(
+    gateway: &Gateway,
+    request: &Inbound<'_>,
+    route: Straight,
+    way: &Way,
+    unseen: Unseen,
+    seen: &mut Observation,
+) -> Result<Admission, Denial> {
+    let times = &gateway.metrics.stages;
     let standing = times.run(Stage::Revocation, || revocation::check(gateway, unseen))?;
     forward::within_limits(way.request_bytes_max(&gateway.config), request)?;
     let redeem = times.time(
@@ -100,16 +113,7 @@ pub(crate) async fn admit(
         (claim.await?, credential)
     } else {
         let (credential, first_use) = tokio::join!(redeem, claim);
-        let first_use = first_use?;
-        match credential {
-            Ok(credential) => (first_use, credential),
-            Err(denial) => {
-                if denial.is_no_mandate() && standing.caller().is_proven_by_mac() {
-                    replay::give_back(gateway, &standing, first_use).await;
-                }
-                return Err(denial);
-            }
-        }
+        (first_use?, credential?)
     };
     let reachable = times
         .time(Stage::Resolve, forward::reach(gateway, &credential))

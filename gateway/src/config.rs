@@ -135,6 +135,18 @@ impl Config {
         );
         let audit_key = hmac_key(reader.hex_key_outside_dev("AUDIT_HMAC_KEY", HMAC_KEY_BYTES_MIN));
         let sts_key = hmac_key(reader.optional_hex_key("GATEWAY_STS_HMAC_KEY", HMAC_KEY_BYTES_MIN));
+        let sts_key = sts_key.or_else(|| audit_key.as_ref().map(derived));
+        let stream_key = hmac_key(reader.hex_key_outside_dev("STREAMS_HMAC_KEY", HMAC_KEY_BYTES_MIN));
+        let stream_key_previous =
+            hmac_key(reader.optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN));
+        let others = [
+            ("AUDIT_HMAC_KEY", &audit_key),
+            ("GATEWAY_STS_HMAC_KEY", &sts_key),
+            ("STREAMS_HMAC_KEY", &stream_key),
+            ("STREAMS_HMAC_KEY_PREVIOUS", &stream_key_previous),
+        ];
+        let others = others.map(|(name, key)| (name, key.as_ref().map(HmacKey::expose)));
+        let mac_key = reader.optional_own_hex_key("MANDATE_MAC_KEY", HMAC_KEY_BYTES_MIN, &others);
         let redis_url = reader.secret("REDIS_URL");
         Self {
             upgrade: Upgrade::read(reader, is_in_process(&redis_url)),
@@ -146,13 +158,11 @@ impl Config {
             tls,
             sts_urls,
             sts_timeout,
-            mac_key: hmac_key(reader.optional_hex_key("MANDATE_MAC_KEY", HMAC_KEY_BYTES_MIN)),
-            sts_key: sts_key.or_else(|| audit_key.as_ref().map(derived)),
+            mac_key: hmac_key(mac_key),
+            sts_key,
             issuer_url,
-            stream_key: hmac_key(reader.hex_key_outside_dev("STREAMS_HMAC_KEY", HMAC_KEY_BYTES_MIN)),
-            stream_key_previous: hmac_key(
-                reader.optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN),
-            ),
+            stream_key,
+            stream_key_previous,
             audit_key,
             audit_dir: reader.path("AUDIT_REPLAY_DIR", Some("/var/lib/caracal/audit-replay")),
             audit_bytes_max: reader.size("AUDIT_SPOOL_BYTES", 1 << 30, 64 << 10..=1 << 40),
@@ -428,6 +438,23 @@ pub(super) mod tests {
             )
         );
         assert!(shown.routes.len() > 2, "the sample shows routes");
+    }
+
+    #[test]
+    fn the_key_of_macs_is_of_no_other_purpose() {
+        let (own, shared) = ("fedcba9876543210".repeat(4), "0123456789abcdef".repeat(4));
+        assert!(read(&[("MANDATE_MAC_KEY", &own)]).is_ok());
+        for other in ["AUDIT_HMAC_KEY", "GATEWAY_STS_HMAC_KEY", "STREAMS_HMAC_KEY"] {
+            let errors = read(&[("MANDATE_MAC_KEY", &shared)]).unwrap_err();
+            let told = format!("MANDATE_MAC_KEY: is the same key as {other}");
+            assert!(
+                errors.contains(&told) && errors.contains("openssl rand"),
+                "{errors}"
+            );
+            assert!(!errors.contains(&shared), "a key is not shown");
+        }
+        let previous = ("STREAMS_HMAC_KEY_PREVIOUS", own.as_str());
+        assert!(read(&[("MANDATE_MAC_KEY", &own), previous]).is_err());
     }
 
     #[test]

@@ -126,11 +126,6 @@ pub(crate) struct Face<'a> {
 }
 
 impl Denial {
-    /// Whether the STS says that what was presented is no mandate it takes.
-    pub(crate) fn is_no_mandate(&self) -> bool {
-        matches!(self, Self::StsRefused(relayed) if relayed.status == 401 && relayed.code == "invalid_token")
-    }
-
     /// What to tell about it.
     pub(crate) fn face(&self) -> Face<'_> {
         use ErrorCode as Code;

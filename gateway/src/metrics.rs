@@ -126,6 +126,7 @@ pub(crate) struct Metrics {
     signatures: IntCounter,
     pub(crate) sealed_answers: IntCounter,
     pub(crate) replay_claims: IntCounter,
+    pub(crate) replay_given_back: IntCounter,
     pub(crate) streams_cut: IntCounterVec,
     /// Connections that ended before a request.
     pub(crate) connections_refused: IntCounterVec,
@@ -225,7 +226,14 @@ impl Metrics {
                 "sts_answers_by_mac_total",
                 "Answers of the STS proven by their MAC.",
             ),
-            replay_claims: counter("replay_claims_total", "Mandates burned in the shared table."),
+            replay_claims: counter(
+                "replay_claims_total",
+                "Uses claimed in the shared table, or tried to.",
+            ),
+            replay_given_back: counter(
+                "replay_given_back_total",
+                "Burns taken back from what had a mandate's MAC and another signature.",
+            ),
             streams_cut: registry.counter_vec(
                 &name("responses_cut_total"),
                 "Open responses cut.",

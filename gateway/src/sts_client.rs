@@ -364,9 +364,6 @@ impl StsClient {
         if let Some((request_id, left)) = behalf {
             line("X-Request-Id", request_id);
             line(TIMEOUT_MS, &left.as_millis().to_string());
-            if self.answer_mac.is_some() {
-                line(answer_mac::HEADER, answer_mac::VERSION);
-            }
         }
         let mut signature = String::new();
         if let Some(key) = self.key.as_ref().filter(|_key| signed) {
@@ -375,6 +372,9 @@ impl StsClient {
             line(gateway_signature::TIMESTAMP, &now.to_string());
             line(gateway_signature::NONCE, &nonce);
             line(gateway_signature::SIGNATURE, &signature);
+            if let Some(macs) = self.answer_mac.as_ref().filter(|_macs| behalf.is_some()) {
+                line(answer_mac::HEADER, &macs.question(&signature));
+            }
         }
         if !body.is_empty() {
             line("Content-Type", FORM_MEDIA_TYPE);

@@ -74,6 +74,18 @@ impl Config {
                 .as_ref()
                 .map(|key| HmacKey::new(gateway_signature::derive_key(key.expose())))
         };
+        let gateway_key = gateway_key.map(|key| hmac_key(&key)).or_else(derived);
+        let streams_key_previous = reader
+            .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN)
+            .map(|key| hmac_key(&key));
+        let others = [
+            ("AUDIT_HMAC_KEY", &audit_key),
+            ("GATEWAY_STS_HMAC_KEY", &gateway_key),
+            ("STREAMS_HMAC_KEY", &streams_key),
+            ("STREAMS_HMAC_KEY_PREVIOUS", &streams_key_previous),
+        ];
+        let others = others.map(|(name, key)| (name, key.as_ref().map(HmacKey::expose)));
+        let mac_key = reader.optional_own_hex_key("MANDATE_MAC_KEY", HMAC_KEY_BYTES_MIN, &others);
         let total_bytes = reader.size("AUDIT_SPOOL_BYTES", 1 << 30, 1 << 20..=1 << 40);
         Self {
             redis_url: reader.secret("REDIS_URL"),
@@ -88,13 +100,9 @@ impl Config {
             issuer: issuer(reader),
             keyring: keyring(reader),
             streams_key,
-            streams_key_previous: reader
-                .optional_hex_key("STREAMS_HMAC_KEY_PREVIOUS", HMAC_KEY_BYTES_MIN)
-                .map(|key| hmac_key(&key)),
-            gateway_key: gateway_key.map(|key| hmac_key(&key)).or_else(derived),
-            macs: reader
-                .optional_hex_key("MANDATE_MAC_KEY", HMAC_KEY_BYTES_MIN)
-                .map(|key| Box::new(MacKeys::derive(key.expose()))),
+            streams_key_previous,
+            gateway_key,
+            macs: mac_key.map(|key| Box::new(MacKeys::derive(key.expose()))),
             audit_key,
             admin_token: reader.optional_secret("STS_ADMIN_TOKEN"),
             spool_directory: spool_directory(reader),
@@ -305,6 +313,29 @@ mod tests {
             .gateway_key
             .unwrap();
         assert_eq!(hex::encode(given.expose()), KEK);
+    }
+
+    #[test]
+    fn the_key_of_macs_is_of_no_other_purpose() {
+        let derived = hex::encode(gateway_signature::derive_key(&hex::decode(KEY).unwrap()));
+        for (mac_key, other) in [
+            (KEY, "AUDIT_HMAC_KEY"),
+            (KEY, "STREAMS_HMAC_KEY"),
+            (&KEY.to_uppercase(), "STREAMS_HMAC_KEY"),
+            (&derived, "GATEWAY_STS_HMAC_KEY"),
+        ] {
+            let errors = read(&[("ZONE_KEK", KEK), ("MANDATE_MAC_KEY", mac_key)]).unwrap_err();
+            assert!(
+                errors.contains(&format!("MANDATE_MAC_KEY: is the same key as {other}")),
+                "{errors}"
+            );
+            assert!(!errors.contains(mac_key), "a key is not shown");
+        }
+        for other in ["GATEWAY_STS_HMAC_KEY", "STREAMS_HMAC_KEY_PREVIOUS"] {
+            let errors = read(&[("ZONE_KEK", KEK), ("MANDATE_MAC_KEY", KEK), (other, KEK)]).unwrap_err();
+            assert!(errors.contains(other), "{errors}");
+        }
+        assert!(read(&[("ZONE_KEK", KEK), ("MANDATE_MAC_KEY", KEK)]).is_ok());
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) subject_token_verified: IntCounter,
     pub(crate) audit_sink_errors: IntCounter,
     pub(crate) denial_events_suppressed: IntCounter,
+    pub(crate) mac_questions_unproven: IntCounter,
     pub(crate) policy_shadow: IntCounterVec,
     pub(crate) stream_entries: IntCounterVec,
     introspections: IntCounterVec,
@@ -177,6 +178,10 @@ impl Metrics {
             denial_events_suppressed: counter(
                 "denial_events_suppressed_total",
                 "Refusals not written to the ledger because their source exceeded its budget.",
+            ),
+            mac_questions_unproven: counter(
+                "mac_questions_unproven_total",
+                "Exchanges of gateways with another MANDATE_MAC_KEY, answered with a signature.",
             ),
             policy_shadow: registry.counter_vec(
                 &name("policy_shadow_total"),

@@ -199,12 +199,13 @@ pub trait Bus: Send + Sync + Debug {
     /// confirm. Whoever gets an error must treat the key as used.
     async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError>;
 
-    /// Forgets a claim that this caller was the first with, because nothing came of it: the next one is the first again.
-    /// One round trip. Whoever gets an error must leave the key used.
+    /// Forgets the claim of `key` that was made with `value`, because nothing came of it: the next one is the first again. A
+    /// claim with another value stays: whoever claims and may give back uses a value of nobody else's, and may then give back
+    /// what it does not know to have got. One round trip. Whoever gets an error must leave the key used.
     ///
     /// # Errors
     /// [`BusError`] when the bus did not confirm.
-    async fn give_back(&self, key: &str) -> Result<(), BusError>;
+    async fn give_back(&self, key: &str, value: &str) -> Result<(), BusError>;
 
     /// Since when the store that answers now remembers every claim it has confirmed, in Unix milliseconds by its own
     /// clock; see [`Claim::First`]. No round trip while the connection holds.

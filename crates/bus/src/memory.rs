@@ -325,11 +325,12 @@ impl Bus for MemoryBus {
         Ok(before - inside.state.extent(stream).length)
     }
 
-    async fn claim_once(&self, key: &str, _value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError> {
+    async fn claim_once(&self, key: &str, value: &str, expires_at_unix_ms: i64) -> Result<Claim, BusError> {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
         let now_ms = self.clock.unix_ms();
         let is_first = self.claims.lock().unwrap_or_else(PoisonError::into_inner).claim(
             key,
+            value,
             expires_at_unix_ms,
             now_ms,
         )?;
@@ -342,10 +343,10 @@ impl Bus for MemoryBus {
         })
     }
 
-    async fn give_back(&self, key: &str) -> Result<(), BusError> {
+    async fn give_back(&self, key: &str, value: &str) -> Result<(), BusError> {
         self.round_trips.fetch_add(1, Ordering::Relaxed);
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.give_back(key);
+        claims.give_back(key, value);
         Ok(())
     }
 

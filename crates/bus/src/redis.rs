@@ -24,6 +24,10 @@ use crate::length::StreamLengths;
 use link::Link;
 use readers::Readers;
 
+/// Deletes a key that has this value.
+const DELETE_OWN: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+
 /// How a [`RedisBus`] treats Redis.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
@@ -342,9 +346,9 @@ impl Bus for RedisBus {
         }
     }
 
-    async fn give_back(&self, key: &str) -> Result<(), BusError> {
-        let mut delete = cmd("DEL");
-        delete.arg(key);
+    async fn give_back(&self, key: &str, value: &str) -> Result<(), BusError> {
+        let mut delete = cmd("EVAL");
+        delete.arg(DELETE_OWN).arg(1).arg(key).arg(value);
         self.count();
         self.claims.send(&delete).await.map(drop)
     }

@@ -32,12 +32,20 @@ pub enum Undecided {
 #[derive(Debug)]
 pub struct SingleUse {
     bus: Arc<dyn Bus>,
+    /// The value of what this process takes, so that it gives nothing else back.
+    taker: String,
 }
 
 impl SingleUse {
     /// Those that `bus` remembers.
     pub fn new(bus: Arc<dyn Bus>) -> Self {
-        Self { bus }
+        let mut taker = [0; 16];
+        // Without randomness processes share a value; what is given back was still taken by the same request.
+        let _filled = aws_lc_rs::rand::fill(&mut taker);
+        Self {
+            bus,
+            taker: format!("{:032x}", u128::from_be_bytes(taker)),
+        }
     }
 
     /// Takes the id `parts` name together, of something made at `made_at`; `false` when it was taken before. Cost: one round
@@ -71,7 +79,7 @@ impl SingleUse {
 
     async fn claim(&self, key: &str, made_at: UnixSeconds, until: UnixSeconds) -> Result<bool, Undecided> {
         let until_ms = until.get().saturating_add(STORE_AHEAD_S).saturating_mul(1_000);
-        match self.bus.claim_once(key, "1", until_ms).await? {
+        match self.bus.claim_once(key, &self.taker, until_ms).await? {
             Claim::Repeated => Ok(false),
             Claim::First {
                 remembers_since_unix_ms,
@@ -89,7 +97,7 @@ impl SingleUse {
     /// # Errors
     /// [`BusError`]: the id stays used.
     pub async fn give_back(&self, kind: &str, parts: &[&str]) -> Result<(), BusError> {
-        self.bus.give_back(&used_once(kind, parts)).await
+        self.bus.give_back(&used_once(kind, parts), &self.taker).await
     }
 }
 

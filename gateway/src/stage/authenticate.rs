@@ -253,21 +253,36 @@ pub(crate) async fn verify(
     })
 }
 
-/// Whether the signature of a caller's mandate is right, too, where a MAC stood in for it: before something is told that only its
-/// holder may know. One ES256 check; none for a caller that was proven by it.
-pub(super) async fn is_signed(gateway: &Gateway, caller: &Caller) -> bool {
+/// What is known of the signature of a caller's mandate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signature {
+    /// It is that of the zone's key over this mandate, which is good now.
+    Right,
+    /// It is not that of the zone's key over this mandate.
+    Wrong,
+    /// Its key is not known any more, or the mandate has expired meanwhile.
+    Unknown,
+}
+
+/// Whether the signature of a caller's mandate is right, too, where a MAC stood in for it. One ES256 check; none for a caller
+/// that was proven by it.
+pub(super) async fn signature(gateway: &Gateway, caller: &Caller) -> Signature {
     if !caller.is_proven_by_mac() {
-        return true;
+        return Signature::Right;
     }
     let Ok(token) = UnverifiedToken::parse(caller.bearer()) else {
-        return false;
+        return Signature::Unknown;
     };
     let zone = &caller.claims().zone_id;
     let Ok(keys) = gateway.keys.of(zone, token.unverified_kid()).await else {
-        return false;
+        return Signature::Unknown;
     };
     let now = UnixSeconds(gateway.clock.unix_seconds());
-    verify_token(token, &keys, &rules(gateway), now).is_ok()
+    match verify_token(token, &keys, &rules(gateway), now) {
+        Ok(_claims) => Signature::Right,
+        Err(VerifyError::Signature) => Signature::Wrong,
+        Err(_) => Signature::Unknown,
+    }
 }
 
 /// What is asked of every mandate.

@@ -1,5 +1,5 @@
-//! Stage 4: may this caller make exactly this call, and with which credential? One call to the STS, and one signature
-//! check of what it answers.
+//! Stage 4: may this caller make exactly this call, and with which credential? One call to the STS, and one HMAC over its
+//! answer, or one signature check of the mandate in it.
 
 use std::fmt;
 
@@ -8,6 +8,7 @@ use caracal_model::UnixSeconds;
 use caracal_token::sender::Shown;
 use caracal_token::{Possession, Rules, Thumbprint, UnverifiedToken, Use, VerifyError, verify};
 use caracal_wire::form;
+use caracal_wire::gateway_signature::MAX_SKEW_SECONDS;
 use caracal_wire::sts::{ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE_GRANT, TokenResponse, Upstream, field};
 use serde::Deserialize;
 use url::Url;
@@ -91,6 +92,8 @@ pub(crate) async fn redeem(
     if answer.is_sealed {
         // It answers our call, which named zone, client and resource.
         gateway.metrics.sealed_answers.inc();
+        // It need not show a time. But the STS seals only what it takes, and takes no call whose time is not its own.
+        const { assert!(MAX_SKEW_SECONDS <= LEEWAY_S) };
         gateway.skew.agree();
     } else {
         prove(gateway, route, standing, &response.access_token).await?;

@@ -5,7 +5,7 @@
 
 use caracal_wire::error::ErrorCode;
 
-use super::authenticate::Caller;
+use super::authenticate::{Caller, Signature};
 use super::route::Straight;
 use super::{authenticate, replay, revocation};
 use crate::Gateway;
@@ -33,7 +33,7 @@ pub(crate) async fn settle(
     seen: &Observation,
 ) -> Result<(), Denial> {
     // Whose signature is not right is nobody: the STS says so.
-    if !authenticate::is_signed(gateway, caller).await
+    if authenticate::signature(gateway, caller).await != Signature::Right
         || !gateway.operations.refuses(call(route, caller, seen)).await
     {
         return Ok(());

@@ -2,10 +2,12 @@
 //! exchange.
 //!
 //! A one-shot mandate is burned by its `jti` until it has expired, leeway included: forgetting it earlier would let
-//! it pass again while verifiers still accept it (RFC 7519 section 4.1.4). Whatever fails afterwards, it stays burned.
+//! it pass again while verifiers still accept it (RFC 7519 section 4.1.4). Whatever fails afterwards, it stays burned, unless
+//! what failed was not it: [`once`] is the only way on, and every failure on it passes there.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod burned;
+
+use std::sync::{Arc, OnceLock};
 
 use caracal_bus::Claim;
 use caracal_token::Claims;
@@ -13,119 +15,117 @@ use caracal_token::dpop::Proof;
 use caracal_token::sender::{ProofFault, SenderFault, Shown};
 use caracal_wire::key_name::{seen_token, used_proof};
 
-use super::authenticate::{Caller, LEEWAY_S};
+use super::authenticate::{Caller, LEEWAY_S, Signature, signature};
 use super::revocation::Standing;
 use crate::Gateway;
 use crate::context::Observation;
 use crate::denial::Denial;
 
-/// Power of two; requests of different mandates rarely meet.
-const SHARDS: usize = 16;
-/// Entries of one shard. Together about a million uses remembered; beyond that the shared table decides alone.
-const SHARD_ENTRIES_MAX: usize = 65_536;
+use self::burned::Burn;
+pub(crate) use self::burned::BurnedTable;
 
-/// Until when each use, by half a digest of its name, is remembered.
-type Uses = HashMap<[u8; 16], i64>;
-
-/// Mandates burned by this process: a replay that comes back here is refused without asking anybody.
+/// One use of a mandate, burned in the table of this process where it may be used once.
 #[derive(Debug)]
-pub(crate) struct BurnedTable {
-    shards: Vec<Mutex<Uses>>,
+pub(crate) struct OneUse {
+    caller: Caller,
+    /// Tells it from every other use of the process.
+    number: u64,
+    /// Under which value it was claimed in the shared table, or may have been.
+    claimed_as: OnceLock<String>,
 }
 
-impl Default for BurnedTable {
-    fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_shard| Mutex::default()).collect(),
-        }
-    }
-}
-
-impl BurnedTable {
-    /// Whether `jti` is burned. As [`BurnedTable::burn`], without burning.
-    fn holds(&self, jti: &str, now_unix_s: i64) -> bool {
-        let shard = self.shard(jti);
-        shard.is_none_or(|(key, shard)| shard.get(&key).is_some_and(|expires| *expires > now_unix_s))
-    }
-
-    /// Burns `jti` until `expires_unix_s`; false when it was burned before. One hash and one map operation.
-    fn burn(&self, jti: &str, expires_unix_s: i64, now_unix_s: i64) -> bool {
-        let Some((key, mut shard)) = self.shard(jti) else {
-            return false;
-        };
-        if shard.get(&key).is_some_and(|expires| *expires > now_unix_s) {
-            return false;
-        }
-        if shard.len() < SHARD_ENTRIES_MAX {
-            shard.insert(key, expires_unix_s);
-        }
-        true
-    }
-
-    /// Forgets one use.
-    fn forget(&self, jti: &str) {
-        if let Some((key, mut shard)) = self.shard(jti) {
-            shard.remove(&key);
-        }
-    }
-
-    /// Where a mandate is remembered, and by what.
-    fn shard(&self, jti: &str) -> Option<([u8; 16], MutexGuard<'_, Uses>)> {
-        let digest = caracal_token::digest(jti.as_bytes());
-        let [.., shard] = digest;
-        let mut key = [0; 16];
-        key.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-        let shard = self.shards.get(usize::from(shard) % SHARDS)?;
-        Some((key, shard.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-
-    /// Forgets what has expired.
-    pub(crate) fn prune(&self, now_unix_s: i64) {
-        for shard in &self.shards {
-            shard
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|_jti, expires| *expires > now_unix_s);
-        }
-    }
-
-    /// Number of mandates remembered.
-    pub(crate) fn len(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len())
-            .sum()
+impl OneUse {
+    /// Whose use it is.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
     }
 }
 
 /// A genuine mandate that this process has not seen used, and has now burned in its own table.
 #[derive(Debug)]
-pub(crate) struct Unseen(Caller);
+pub(crate) struct Unseen(Arc<OneUse>);
 
 impl Unseen {
-    pub(super) fn into_caller(self) -> Caller {
+    pub(super) fn into_use(self) -> Arc<OneUse> {
         self.0
     }
 }
 
-/// Looks in the table of this process. Memory only.
+/// Burns the mandate in the table of this process, and goes on with `rest`. Memory only.
+///
+/// If that fails for a mandate that only a MAC has proven, its signature is checked now: where it is wrong, this was not the
+/// mandate but its first two segments, and whoever holds the whole can use it still (docs/contract/gateway.md, "Replay"). The
+/// same of a mandate for which that has happened before is found out before it burns anything.
 ///
 /// # Errors
-/// [`Denial::Replayed`] or [`Denial::Sender`]. What a gateway which keeps the only table might have forgotten, because it was made
-/// before the gateway started or in the same second, counts as used when it is a mandate, and is [`Denial::ReplayUndecided`]
-/// when it is a proof, of which the sender can make another one.
-pub(crate) fn look(gateway: &Gateway, caller: Caller) -> Result<Unseen, Denial> {
-    let Some(once) = Once::of(&caller) else {
-        return Ok(Unseen(caller));
-    };
-    let now = gateway.clock.unix_seconds();
+/// Those of `rest`; [`Denial::Replayed`] or [`Denial::Sender`]; [`Denial::Signature`]. What a gateway which keeps the only table
+/// might have forgotten, because it was made before the gateway started or in the same second, counts as used when it is a
+/// mandate, and is [`Denial::ReplayUndecided`] when it is a proof, of which the sender can make another one.
+pub(crate) async fn once<T, Rest>(
+    gateway: &Gateway,
+    caller: Caller,
+    rest: impl FnOnce(Unseen) -> Rest,
+) -> Result<T, Denial>
+where
+    Rest: Future<Output = Result<T, Denial>>,
+{
+    let number = gateway.burned.next_number();
+    if let Some(once) = Once::of(&caller) {
+        burn(gateway, &caller, &once, number).await?;
+    }
+    let this = Arc::new(OneUse {
+        caller,
+        number,
+        claimed_as: OnceLock::new(),
+    });
+    let outcome = rest(Unseen(Arc::clone(&this))).await;
+    if outcome.is_err() {
+        give_back_unless_signed(gateway, &this).await;
+    }
+    outcome
+}
+
+async fn burn(gateway: &Gateway, caller: &Caller, once: &Once<'_>, number: u64) -> Result<(), Denial> {
     if once.is_forgotten(gateway) {
         return Err(once.undecided());
     }
-    if !gateway.burned.burn(&once.key(), once.until_unix_s(), now) {
-        return Err(once.repeated());
+    let key = once.key();
+    let burn = |is_doubted| {
+        let now = gateway.clock.unix_seconds();
+        gateway
+            .burned
+            .burn(&key, once.until_unix_s(), number, is_doubted, now)
+    };
+    let outcome = match burn(caller.is_proven_by_mac()) {
+        Burn::Doubtful if signature(gateway, caller).await == Signature::Wrong => {
+            return Err(Denial::Signature);
+        }
+        Burn::Doubtful => burn(false),
+        outcome => outcome,
+    };
+    match outcome {
+        Burn::First => Ok(()),
+        Burn::Repeated | Burn::Doubtful => Err(once.repeated()),
     }
-    Ok(Unseen(caller))
+}
+
+/// Takes the burn back, in both tables, of what is not the mandate that it burned: its signature is not the one that was made,
+/// which a MAC does not cover. It was not forwarded, so nothing passed with it. No other use is touched.
+async fn give_back_unless_signed(gateway: &Gateway, this: &OneUse) {
+    let caller = &this.caller;
+    let Some(once) = Once::of(caller) else { return };
+    // What is proven by its signature stays burned, and so does what cannot be checked now.
+    if !caller.is_proven_by_mac() || signature(gateway, caller).await != Signature::Wrong {
+        return;
+    }
+    let key = once.key();
+    if let Some(value) = this.claimed_as.get()
+        && let Err(error) = gateway.bus.give_back(&key, value).await
+    {
+        tracing::warn!(%error, "a mandate may stay burned that was presented with another signature");
+    }
+    gateway.burned.give_back(&key, this.number);
+    gateway.metrics.replay_given_back.inc();
 }
 
 /// The same of a caller that gets no further: nothing is burned.
@@ -209,10 +209,9 @@ pub(crate) fn is_free_for_its_sender(standing: &Standing) -> bool {
     matches!(Once::of(standing.caller()), Some(Once::Proof(_)))
 }
 
-/// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere. Holds whether the shared table
-/// remembers it for this request.
+/// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere.
 #[derive(Debug)]
-pub struct FirstUse(bool);
+pub struct FirstUse(());
 
 /// How much longer than a mandate can be accepted its use is remembered by the shared table, in seconds: a table whose clock
 /// is ahead by less forgets nothing too early.
@@ -237,20 +236,20 @@ pub(crate) async fn claim(
     seen: &Observation,
 ) -> Result<FirstUse, Denial> {
     let Some(once) = Once::of(standing.caller()) else {
-        return Ok(FirstUse(false));
+        return Ok(FirstUse(()));
     };
     gateway.metrics.replay_claims.inc();
     let key = once.key();
     let kept_until_s = once.until_unix_s().saturating_add(TABLE_AHEAD_S);
     let expires_ms = kept_until_s.saturating_mul(1_000);
-    match gateway
-        .bus
-        .claim_once(&key, seen.request_id.as_str(), expires_ms)
-        .await
-    {
+    let this = standing.one_use();
+    let value = this
+        .claimed_as
+        .get_or_init(|| gateway.burned.claim_value(seen.request_id.as_str(), this.number));
+    match gateway.bus.claim_once(&key, value, expires_ms).await {
         Ok(Claim::First {
             remembers_since_unix_ms,
-        }) if is_remembered(once.made_at_unix_s(), remembers_since_unix_ms) => Ok(FirstUse(true)),
+        }) if is_remembered(once.made_at_unix_s(), remembers_since_unix_ms) => Ok(FirstUse(())),
         Ok(Claim::First { .. }) => {
             tracing::warn!(
                 "the shared replay table is younger than the mandate, whose first use it may have forgotten"
@@ -260,27 +259,11 @@ pub(crate) async fn claim(
         Ok(Claim::Repeated) => Err(once.repeated()),
         Err(error) if gateway.config.jti_fail_open => {
             tracing::warn!(%error, "the shared replay table failed; JTI_FAIL_OPEN lets the request pass");
-            Ok(FirstUse(false))
+            Ok(FirstUse(()))
         }
         Err(error) => {
             tracing::warn!(%error, "the shared replay table failed");
             Err(Denial::ReplayUndecided)
-        }
-    }
-}
-
-/// Takes the burn back of what turned out to be no mandate: the STS does not know its signature, which a MAC does not cover.
-/// Who saw a mandate without its signature could use it up otherwise. Only what this request has burned, which nothing else
-/// can have passed with since.
-pub(crate) async fn give_back(gateway: &Gateway, standing: &Standing, first: FirstUse) {
-    let (FirstUse(true), Some(once)) = (first, Once::of(standing.caller())) else {
-        return;
-    };
-    let key = once.key();
-    match gateway.bus.give_back(&key).await {
-        Ok(()) => gateway.burned.forget(&key),
-        Err(error) => {
-            tracing::warn!(%error, "a mandate stays burned that was presented with another signature");
         }
     }
 }
@@ -298,33 +281,5 @@ mod tests {
             "its first use may have been in the same second"
         );
         assert!(!is_remembered(1_000, 2_000_000));
-    }
-
-    #[test]
-    fn a_mandate_burns_once_until_it_has_expired() {
-        let table = BurnedTable::default();
-        assert!(table.burn("jti-1", 160, 100));
-        assert!(!table.burn("jti-1", 160, 159));
-        assert!(
-            table.burn("jti-2", 160, 100),
-            "another mandate is another mandate"
-        );
-        table.prune(160);
-        assert_eq!(table.len(), 0);
-    }
-
-    #[test]
-    fn of_many_concurrent_uses_one_is_first() {
-        let table = BurnedTable::default();
-        let first = std::thread::scope(|scope| {
-            let uses: Vec<_> = (0..8)
-                .map(|_thread| scope.spawn(|| table.burn("jti-1", 160, 100)))
-                .collect();
-            uses.into_iter()
-                .filter(|_use| true)
-                .map(|thread| usize::from(thread.join().unwrap()))
-                .sum::<usize>()
-        });
-        assert_eq!(first, 1);
     }
 }

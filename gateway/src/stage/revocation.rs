@@ -1,7 +1,9 @@
 //! Stage 3: is anything the mandate stands on revoked? Memory only; knowledge that is not fresh refuses.
 
+use std::sync::Arc;
+
 use super::authenticate::Caller;
-use super::replay::Unseen;
+use super::replay::{OneUse, Unseen};
 use crate::Gateway;
 use crate::denial::Denial;
 
@@ -23,11 +25,16 @@ pub(crate) fn fresh(gateway: &Gateway) -> Result<Fresh, Denial> {
 
 /// Proof that a genuine mandate, not used before as far as this process knows, stands on nothing revoked.
 #[derive(Debug)]
-pub struct Standing(Caller);
+pub struct Standing(Arc<OneUse>);
 
 impl Standing {
     /// Whose mandate it is.
     pub(crate) fn caller(&self) -> &Caller {
+        self.0.caller()
+    }
+
+    /// Which use of it.
+    pub(super) fn one_use(&self) -> &OneUse {
         &self.0
     }
 }
@@ -47,10 +54,10 @@ pub(crate) fn recheck(gateway: &Gateway, standing: &Standing) -> Result<(), Deni
 /// # Errors
 /// [`Denial::Revoked`].
 pub(crate) fn check(gateway: &Gateway, unseen: Unseen) -> Result<Standing, Denial> {
-    let caller = unseen.into_caller();
-    let Fresh(()) = caller.fresh();
-    unrevoked(gateway, &caller)?;
-    Ok(Standing(caller))
+    let this = unseen.into_use();
+    let Fresh(()) = this.caller().fresh();
+    unrevoked(gateway, this.caller())?;
+    Ok(Standing(this))
 }
 
 /// The same of a caller that gets no further.

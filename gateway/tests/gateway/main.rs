@@ -12,6 +12,7 @@ mod addresses;
 mod admin;
 mod client;
 mod credentials;
+mod cut_mandates;
 mod denial_table;
 mod doors;
 mod egress;

@@ -16,6 +16,8 @@ pub(crate) struct SpyBus {
     /// How long the last claim is kept, in Unix milliseconds.
     pub(crate) claimed_until: AtomicI64,
     pub(crate) claims_fail: AtomicBool,
+    /// They are made, and their answers do not come.
+    pub(crate) claims_get_lost: AtomicBool,
     pub(crate) publishing_fails: AtomicBool,
 }
 
@@ -27,6 +29,7 @@ impl SpyBus {
             pings: AtomicUsize::new(0),
             claimed_until: AtomicI64::new(0),
             claims_fail: AtomicBool::new(false),
+            claims_get_lost: AtomicBool::new(false),
             publishing_fails: AtomicBool::new(false),
         })
     }
@@ -107,11 +110,15 @@ impl Bus for SpyBus {
         if self.claims_fail.load(Ordering::SeqCst) {
             return Err(BusError::Timeout);
         }
-        self.inner.claim_once(key, value, expires_at_unix_ms).await
+        let claim = self.inner.claim_once(key, value, expires_at_unix_ms).await;
+        if self.claims_get_lost.load(Ordering::SeqCst) {
+            return Err(BusError::Timeout);
+        }
+        claim
     }
 
-    async fn give_back(&self, key: &str) -> Result<(), BusError> {
-        self.inner.give_back(key).await
+    async fn give_back(&self, key: &str, value: &str) -> Result<(), BusError> {
+        self.inner.give_back(key, value).await
     }
 
     async fn remembers_since(&self) -> Result<i64, BusError> {

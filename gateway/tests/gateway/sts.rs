@@ -40,6 +40,9 @@ pub(crate) enum Grant {
     /// The same with a MAC under the key derived from these bytes, over the call of this signature; empty for the call that
     /// is answered.
     Sealed(String, Upstream, [u8; 32], String),
+    /// What an STS with the key derived from these bytes answers: as `Sealed` without a token to a gateway that has the key,
+    /// else as `Upstream`.
+    ByKey(Upstream, [u8; 32]),
     /// What `Upstream` answers, once the test says so.
     Held(Arc<Notify>, Upstream),
     /// Nothing, ever.
@@ -51,8 +54,8 @@ pub(crate) enum Grant {
 pub(crate) struct Exchange {
     pub(crate) form: HashMap<String, String>,
     pub(crate) request_id: String,
-    /// Whether it asks for a MAC over it and the answer.
-    pub(crate) asks_for_mac: bool,
+    /// How it asks for a MAC over it and the answer; empty when it does not.
+    pub(crate) mac_question: String,
     pub(crate) signature: String,
     /// How long the gateway says that it waits.
     pub(crate) timeout_ms: u64,
@@ -277,13 +280,13 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
     let exchange = Exchange {
         form: sent.collect(),
         request_id: headers["x-request-id"].to_str().unwrap().to_owned(),
-        asks_for_mac: headers
+        mac_question: headers
             .get(answer_mac::HEADER)
-            .is_some_and(|value| value == answer_mac::VERSION),
+            .map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
         signature: headers[gateway_signature::SIGNATURE].to_str().unwrap().to_owned(),
         timeout_ms: headers["x-caracal-timeout-ms"].to_str().unwrap().parse().unwrap(),
     };
-    let signature = exchange.signature.clone();
+    let (signature, question) = (exchange.signature.clone(), exchange.mac_question.clone());
     let grant = state.grant.lock().unwrap().clone();
     state.exchanges.lock().unwrap().push(exchange);
     if let Some(refusal) = state.declared.refusal(&form) {
@@ -294,6 +297,10 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
             released.notified().await;
             Grant::Upstream(upstream)
         }
+        Grant::ByKey(upstream, key) if AnswerMacKey::derive(&key).is_question(&signature, &question) => {
+            Grant::Sealed(String::new(), upstream, key, String::new())
+        }
+        Grant::ByKey(upstream, _key) => Grant::Upstream(upstream),
         grant => grant,
     };
     match grant {
@@ -323,7 +330,7 @@ async fn exchange(State(state): State<Arc<Inside>>, headers: HeaderMap, body: By
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(http::header::CONTENT_TYPE, content_type)], body).into_response()
         }
-        Grant::Held(..) | Grant::Silence => std::future::pending().await,
+        Grant::Held(..) | Grant::ByKey(..) | Grant::Silence => std::future::pending().await,
     }
 }
 

@@ -18,13 +18,14 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::approval::Agreed;
-use super::client::Caller;
+use super::client::{Caller, Via};
 use super::mint::Minted;
 use super::references::References;
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
 use super::resources::{Outcome, Verdict};
 use super::subject_token::Presented;
+use crate::limit::denial_budget::Account;
 use crate::state::Sts;
 use crate::unique_id::unique_id;
 use crate::zone::ZoneModel;
@@ -157,7 +158,7 @@ pub(crate) async fn record_issue(
 }
 
 /// Appends the events of a refusal, if there is a ledger for them: the zone exists. Refusals that anybody can cause are
-/// limited for each source. A refusal stands whether or not it can be recorded.
+/// limited ([`Account`]). A refusal stands whether or not it can be recorded.
 pub(crate) async fn record_refusal(
     sts: &Sts,
     origin: &Origin,
@@ -172,8 +173,8 @@ pub(crate) async fn record_refusal(
         return;
     };
     let mut suppressed = 0;
-    if refusal.precedes_authentication() {
-        match sts.denials.take(origin.source, sts.clock.unix_micros()) {
+    if let Some(account) = account_of(origin, known, refusal) {
+        match sts.denials.take(account, sts.clock.unix_micros()) {
             Some(count) => suppressed = count,
             None => return sts.metrics.denial_events_suppressed.inc(),
         }
@@ -197,6 +198,17 @@ pub(crate) async fn record_refusal(
     if append_lines(sts, events).await.is_err() {
         tracing::error!(refusal = refusal.label(), "a refusal could not be recorded");
     }
+}
+
+/// Whose budget the evidence is written from, if it has one. A gateway may ask for somebody who holds nothing but the first two
+/// segments of a mandate.
+fn account_of(origin: &Origin, known: &Known, refusal: &Refusal) -> Option<Account> {
+    if refusal.precedes_authentication() {
+        return Some(Account::Source(origin.source));
+    }
+    let caller = known.caller.as_ref()?;
+    let is_a_strangers = *refusal == Refusal::SubjectToken && caller.via() == Via::Gateway;
+    is_a_strangers.then(|| Account::Gateways(caller.zone().id.clone()))
 }
 
 fn zone_of(sts: &Sts, request: &ExchangeRequest, known: &Known) -> Option<Arc<ZoneModel>> {

@@ -9,6 +9,7 @@ use super::Claim;
 use super::refusal::RunRefusal;
 use crate::exchange::evidence::{ApprovalFact, append, put_decision};
 use crate::exchange::refusal::Refusal;
+use crate::limit::denial_budget::Account;
 use crate::state::Sts;
 use crate::unique_id::unique_id;
 use crate::zone::ZoneModel;
@@ -44,7 +45,10 @@ pub(super) async fn launched(
 
 /// Records that a workload did not prove itself. Anybody can cause this, so it is limited for each source.
 pub(super) async fn not_authenticated(sts: &Sts, claim: &Claim, zone: &ZoneId) {
-    let Some(suppressed) = sts.denials.take(claim.source, sts.clock.unix_micros()) else {
+    let Some(suppressed) = sts
+        .denials
+        .take(Account::Source(claim.source), sts.clock.unix_micros())
+    else {
         return sts.metrics.denial_events_suppressed.inc();
     };
     let mut about = Map::new();

@@ -15,8 +15,19 @@ async fn with_key() -> Stack {
     Stack::start_with(&[("MANDATE_MAC_KEY", &hex::encode(KEY))]).await
 }
 
-/// An answer to a gateway that asks for a MAC, and the signature of its call.
+/// An answer to a gateway that has the key and asks for a MAC, and the signature of its call.
 async fn asked(stack: &Stack, mandate: &str, resource: &str) -> (Answer, String) {
+    let macs = AnswerMacKey::derive(&KEY);
+    asked_as(stack, mandate, resource, |call| macs.question(call)).await
+}
+
+/// The same with another question, made of the signature of the call.
+async fn asked_as(
+    stack: &Stack,
+    mandate: &str,
+    resource: &str,
+    question: impl FnOnce(&str) -> String,
+) -> (Answer, String) {
     let request_id = nonce();
     let body = form::encode(&[
         GRANT,
@@ -35,9 +46,10 @@ async fn asked(stack: &Stack, mandate: &str, resource: &str) -> (Answer, String)
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
+    let question = question(&signed[2].1);
     headers.extend([
         ("x-request-id", request_id.as_str()),
-        (answer_mac::HEADER, answer_mac::VERSION),
+        (answer_mac::HEADER, question.as_str()),
     ]);
     (stack.post_body(&body, &headers).await, signed[2].1.clone())
 }
@@ -130,11 +142,75 @@ async fn who_asks_for_no_mac_or_is_no_gateway_gets_a_signature() {
     let answer = stack
         .post_body(
             &form::encode(&fields),
-            &[(answer_mac::HEADER, answer_mac::VERSION)],
+            &[(answer_mac::HEADER, &AnswerMacKey::derive(&KEY).question(""))],
         )
         .await;
     stack.verify(&answer.token(), ISSUER, Use::Session).await;
     assert!(!answer.headers.contains_key(answer_mac::HEADER));
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_show_our_key_gets_a_signature() {
+    let stack = with_key().await;
+    let macs = AnswerMacKey::derive(&KEY);
+    let other = AnswerMacKey::derive(&[0x3b; 32]);
+    let questions: [&dyn Fn(&str) -> String; 4] = [
+        &|call| other.question(call),
+        &|_call| macs.question(&"0".repeat(64)),
+        &|_call| answer_mac::VERSION.to_owned(),
+        &|call| macs.seal(call, b""),
+    ];
+    for (count, question) in (1..).zip(questions) {
+        let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+        let (answer, _call) = asked_as(&stack, &one_shot, "resource://crm", question).await;
+        stack
+            .verify(&answer.token(), "resource://crm", Use::Resource)
+            .await;
+        assert!(!answer.headers.contains_key(answer_mac::HEADER));
+        assert_eq!(stack.metric("mac_questions_unproven_total").await, count);
+    }
+}
+
+#[tokio::test]
+async fn evidence_of_mandates_without_their_signatures_has_a_budget_for_each_zone() {
+    let stack = Stack::start_with(&[
+        ("MANDATE_MAC_KEY", &hex::encode(KEY)),
+        ("STS_DENIAL_EVENTS_PER_MIN", "3"),
+    ])
+    .await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    let other = stack.one_shot("resource://crm", "crm:read").await;
+    let cut = format!(
+        "{}.{}",
+        one_shot.rsplit_once('.').unwrap().0,
+        other.rsplit_once('.').unwrap().1
+    );
+    let began = tokio::time::Instant::now();
+    for _again in 0..8 {
+        let (answer, _call) = asked(&stack, &cut, "resource://crm").await;
+        assert_eq!(answer.status, 401);
+    }
+    // Others at the same gateway are not concerned.
+    let unknown = stack
+        .post(&[
+            GRANT,
+            ("zone_id", "z1"),
+            ("application_id", "app-unknown"),
+            ("client_secret", "x"),
+        ])
+        .await;
+    assert!(!stack.events_of(&unknown).await.is_empty());
+    let written = stack
+        .events(|event| {
+            event["event_type"] == "token_exchange"
+                && event["diagnostics_json"][0]["reason"] == "invalid subject_token"
+        })
+        .await
+        .len();
+    // One window more for each minute the machine has taken.
+    let earned = 3 * usize::try_from(began.elapsed().as_secs() / 60).unwrap();
+    assert!((3..=3 + earned).contains(&written), "{written}");
+    assert!(stack.metric("denial_events_suppressed_total").await > 0);
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ const FILE: &str = "position";
 pub(super) struct PositionFile(File);
 
 impl PositionFile {
-    /// Opens the file and reads what it says. A file that cannot be read, because a power cut tore it for example, counts
-    /// as the beginning: events may be published twice, never lost.
+    /// Opens the file and reads what it says, also as earlier versions wrote it. A file that cannot be read, because a power
+    /// cut tore it for example, counts as the beginning: events may be published twice, never lost.
     pub(super) fn open(directory: &OwnedDirectory) -> io::Result<(Self, Position)> {
         let file = OpenOptions::new()
             .read(true)
@@ -51,12 +51,47 @@ fn parse(text: &[u8]) -> Option<Position> {
         segment: numbers.next()?.ok()?,
         offset: numbers.next()?.ok()?,
     };
-    (line(position) == text).then_some(position)
+    (line(position) == text || line_without_checksum(position) == text).then_some(position)
+}
+
+/// As versions wrote it that replaced the file. What a power cut leaves of a [`line`] over such a one either begins with two
+/// zeros, which this never does, or names segment 0, which is before every event.
+fn line_without_checksum(position: Position) -> String {
+    format!("{} {}\n", position.segment, position.offset)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_position_of_an_earlier_version_is_read_and_nothing_that_a_power_cut_made_of_it_is_beyond_it() {
+        let older = Position {
+            segment: 7,
+            offset: 1_048_576,
+        };
+        let text = line_without_checksum(older);
+        assert_eq!(text, "7 1048576\n");
+        assert_eq!(parse(text.as_bytes()), Some(older));
+        for other in [
+            "7 1048576",
+            "07 1048576\n",
+            "7  1048576\n",
+            "7 1048576 \n",
+            "7 1048576\n1",
+        ] {
+            assert_eq!(parse(other.as_bytes()), None, "{other:?}");
+        }
+        let newer = line(Position {
+            segment: 70_000_000_000_000_000,
+            offset: 5,
+        });
+        for cut in 1..newer.len() {
+            let torn = format!("{}{}", &newer[..cut], text.get(cut..).unwrap_or_default());
+            let read = parse(torn.as_bytes()).unwrap_or_default();
+            assert!(read <= older, "{torn:?}");
+        }
+    }
 
     #[test]
     fn what_was_torn_is_no_position() {

@@ -12,18 +12,36 @@ on_both!(
     a_claim_lasts_until_its_expiry_and_no_longer,
     a_claim_that_cannot_be_remembered_is_an_error,
     a_claim_given_back_is_there_for_the_next_and_lasts_as_long_as_that_one_asks,
+    nobody_gives_back_the_claim_of_another,
 );
+
+async fn nobody_gives_back_the_claim_of_another(bus: Arc<dyn Bus>) {
+    let claim = async |value: &str| {
+        let until = now_ms() + 60_000;
+        bus.claim_once("theirs", value, until).await.unwrap().is_first()
+    };
+    assert!(claim("first").await);
+    assert!(!claim("second").await);
+    for other in ["second", "", "firs"] {
+        bus.give_back("theirs", other).await.unwrap();
+        assert!(!claim("second").await, "given back by {other:?}");
+    }
+    bus.give_back("theirs", "first").await.unwrap();
+    assert!(claim("second").await);
+    bus.give_back("theirs", "first").await.unwrap();
+    assert!(!claim("third").await, "what came late gave back another claim");
+}
 
 async fn a_claim_given_back_is_there_for_the_next_and_lasts_as_long_as_that_one_asks(bus: Arc<dyn Bus>) {
     let claim = async |until: i64| bus.claim_once("back", "", until).await.unwrap().is_first();
     assert!(bus.claim_once("first words", "", now_ms() + 60_000).await.is_ok());
     let (soon, later) = (now_ms() + 5_000, now_ms() + 120_000);
     assert!(claim(soon).await);
-    bus.give_back("back").await.unwrap();
+    bus.give_back("back", "").await.unwrap();
     assert!(claim(later).await && !claim(later).await);
     wait_until(SOON, async || now_ms() > soon + 100).await;
     assert!(!claim(later).await, "the first claim's end is not this one's");
-    bus.give_back("never claimed").await.unwrap();
+    bus.give_back("never claimed", "").await.unwrap();
 }
 
 async fn exactly_one_of_a_hundred_claims_is_the_first(bus: Arc<dyn Bus>) {

@@ -143,8 +143,8 @@ impl Bus for FlakyBus {
         self.up()?.claim_once(key, value, expires_at_unix_ms).await
     }
 
-    async fn give_back(&self, key: &str) -> Result<(), BusError> {
-        self.up()?.give_back(key).await
+    async fn give_back(&self, key: &str, value: &str) -> Result<(), BusError> {
+        self.up()?.give_back(key, value).await
     }
 
     async fn remembers_since(&self) -> Result<i64, BusError> {

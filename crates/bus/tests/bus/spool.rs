@@ -502,11 +502,18 @@ async fn a_lost_position_means_publishing_again_and_a_position_ahead_of_the_file
     let (spool, _) = open(directory.path(), SpoolLimits::default());
     append(&spool, 0..10).await;
     drop(spool);
-    for nonsense in ["", "1", "1 60\n", "1 99999999\n", "x y\n", "99"] {
+    for nonsense in ["", "1", "1 60", "1 060\n", "1 60 1\n", "x y\n", "99"] {
         fs::write(directory.path().join("position"), nonsense).unwrap();
         let (_spool, recovery) = open(directory.path(), SpoolLimits::default());
         assert_eq!(recovery.pending_events, 10, "{nonsense:?}");
     }
+    // As earlier versions wrote it: behind the second event.
+    let events = fs::read(&segments(directory.path())[0]).unwrap();
+    let two = events.len() / 5;
+    fs::write(directory.path().join("position"), format!("1 {two}\n")).unwrap();
+    let (spool, recovery) = open(directory.path(), SpoolLimits::default());
+    assert_eq!(recovery.pending_events, 8);
+    drop(spool);
     let numbers = format!("{:020} {:020}", 1, 99_999_999);
     let position = format!("{numbers} {:08x}\n", crc32fast::hash(numbers.as_bytes()));
     fs::write(directory.path().join("position"), position).unwrap();

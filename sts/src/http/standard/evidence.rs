@@ -10,6 +10,7 @@ use serde_json::json;
 use super::zone_id_of;
 use crate::exchange::evidence::printable;
 use crate::exchange::refusal::Refusal;
+use crate::limit::denial_budget::Account;
 use crate::state::Sts;
 use crate::unique_id::unique_id;
 
@@ -33,7 +34,10 @@ pub(in crate::http) async fn record_failure(sts: &Sts, attempt: &Attempt<'_>, re
     let Some(zone) = zone_id_of(attempt.zone).and_then(|zone| sts.zones.known(&zone)) else {
         return;
     };
-    let Some(suppressed) = sts.denials.take(attempt.source, sts.clock.unix_micros()) else {
+    let Some(suppressed) = sts
+        .denials
+        .take(Account::Source(attempt.source), sts.clock.unix_micros())
+    else {
         return sts.metrics.denial_events_suppressed.inc();
     };
     let id = unique_id(sts.clock.unix_millis())

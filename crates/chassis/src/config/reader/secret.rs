@@ -65,6 +65,27 @@ impl Reader<'_> {
         Some(self.decode_key(key, &secret, min_bytes))
     }
 
+    /// A key in hexadecimal that may be left out, and that must not be one of `others`, each with its name: who holds that one
+    /// for its purpose must not hold this one.
+    pub fn optional_own_hex_key(
+        &mut self,
+        key: &str,
+        min_bytes: usize,
+        others: &[(&str, Option<&[u8]>)],
+    ) -> Option<Secret<Vec<u8>>> {
+        let secret = self.optional_hex_key(key, min_bytes)?;
+        for (other, value) in others {
+            if *value == Some(secret.expose().as_slice()) {
+                self.report(
+                    key,
+                    format!("is the same key as {other}"),
+                    "give it a value of its own, e.g. from: openssl rand -hex 32",
+                );
+            }
+        }
+        Some(secret)
+    }
+
     /// A key in hexadecimal that must be set in every mode but dev.
     pub fn hex_key_outside_dev(&mut self, key: &str, min_bytes: usize) -> Option<Secret<Vec<u8>>> {
         if self.mode.is_dev() {
