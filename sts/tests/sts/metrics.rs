@@ -10,7 +10,7 @@ use crate::stack::{SOON, Stack, header_map};
 use crate::upstream_credentials::{call, configure, connect, refusing_server, start, token, token_server};
 
 /// Every name, with its kind.
-const NAMES: [(&str, &str); 51] = [
+const NAMES: [(&str, &str); 52] = [
     ("approval_waiters", "gauge"),
     ("audit_dropped_total", "counter"),
     ("audit_replay_bytes", "gauge"),
@@ -29,6 +29,7 @@ const NAMES: [(&str, &str); 51] = [
     ("graph_traversals_total", "gauge"),
     ("introspections_total", "counter"),
     ("jwks_invalid_keys_total", "counter"),
+    ("mac_questions_unproven_total", "counter"),
     ("mandates_total", "counter"),
     ("minted_tokens", "gauge"),
     ("opa_compile_duration_seconds_total", "gauge"),
