@@ -123,14 +123,14 @@ impl Connections {
         Ok(Window::of(try_join_all(loops).await?.concat(), began))
     }
 
-    /// Runs one window of requests that are made when they are sent, each from its number.
+    /// Runs one window of requests that are made when they are sent, each from its number among all.
     ///
     /// # Errors
     /// The first answer that is not 200, with its body: what fails is not measured.
     pub(crate) async fn call(
         &mut self,
         request: impl Fn(usize) -> anyhow::Result<Request<Full<Bytes>>>,
-        count: usize,
+        until: Until,
     ) -> anyhow::Result<Window> {
         let began = Instant::now();
         let next = AtomicUsize::new(0);
@@ -139,7 +139,11 @@ impl Connections {
             let mut times = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= count {
+                let is_over = match until {
+                    Until::Elapsed(time) => began.elapsed() >= time,
+                    Until::Count(count) => number >= count,
+                };
+                if is_over {
                     return anyhow::Ok(times);
                 }
                 times.push(send(sender, request(number)?).await?.took);
@@ -176,12 +180,12 @@ impl Connections {
         form: &Bytes,
         call: impl Fn(&str) -> anyhow::Result<Request<Full<Bytes>>>,
         time: Duration,
-    ) -> anyhow::Result<(Window, usize)> {
+    ) -> anyhow::Result<(Window, u64)> {
         let began = Instant::now();
         let (authority, call) = (&self.authority, &call);
         let pairs = self.senders.iter_mut().zip(&mut gateway.senders);
         let loops = pairs.map(async |(sts, gateway)| {
-            let (mut times, mut errors) = (Vec::new(), 0);
+            let (mut times, mut errors) = (Vec::new(), 0_u64);
             while began.elapsed() < time {
                 let asked = Instant::now();
                 let governed = async {
@@ -237,7 +241,7 @@ async fn exchange(
 }
 
 /// One mandate by an exchange that needs no signature.
-async fn mint(
+pub(crate) async fn mint(
     sender: &mut SendRequest<Full<Bytes>>,
     authority: &str,
     form: &Bytes,

@@ -7,12 +7,17 @@
     reason = "what is measured here is the time that really passes"
 )]
 
+mod aims;
 mod allocations;
+mod conditions;
+mod docs;
+mod headline;
 mod load;
 mod open_loop;
 mod peer;
 mod plot;
 mod process;
+mod profile;
 mod report;
 mod scenario;
 mod site;
@@ -25,9 +30,11 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use crate::conditions::Conditions;
 use crate::report::{Report, progress};
 use crate::scenario::{
-    Length, disturbance, fanout, governed, growth, latency, peers, propagation, shapes, soak, streams, sts,
+    Length, disturbance, fanout, flames, governed, growth, latency, peers, propagation, shapes, soak,
+    streams, sts,
 };
 use crate::site::{Site, Stores};
 
@@ -43,7 +50,7 @@ struct Arguments {
     /// Measure only this class of exchange, e.g. `gateway_leg`: to look at it with a profiler.
     #[arg(long, value_name = "KEY")]
     only: Option<String>,
-    /// Also write the figures, flat, to this file.
+    /// Also write the headline figures, flat, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Where the page, its drawings and the raw figures go.
@@ -51,9 +58,12 @@ struct Arguments {
         long,
         value_name = "FOLDER",
         env = "CARACAL_BENCH_REPORT",
-        default_value = "target/bench"
+        default_value = "target/bench/report"
     )]
     report: PathBuf,
+    /// Write the sections that the documentation shows into it; for whole runs on a quiet machine.
+    #[arg(long)]
+    docs: bool,
     /// A Python environment in which peers are installed.
     #[arg(long, value_name = "FOLDER", env = "CARACAL_BENCH_PEERS")]
     peers: Option<PathBuf>,
@@ -65,6 +75,8 @@ struct Arguments {
 enum Scenario {
     /// What a governed call costs with its mint, and each process.
     Governed,
+    /// Which functions and stages that time goes to; needs `perf`.
+    Flames,
     /// What a request costs the gateway and other proxies on one processor; what the gateway adds to its time.
     Peers,
     /// What more connections make of that.
@@ -108,7 +120,7 @@ async fn main() -> anyhow::Result<()> {
         arguments.scenarios.contains(&scenario) || arguments.scenarios.is_empty() && is_headline
     };
     let mut report = Report::default();
-    conditions(&arguments, &mut report)?;
+    let conditions = Conditions::note(command(&arguments));
     let bound = [
         Scenario::Peers,
         Scenario::Connections,
@@ -116,10 +128,13 @@ async fn main() -> anyhow::Result<()> {
         Scenario::Fanout,
     ]
     .map(asked);
-    if asked(Scenario::Governed) || bound.contains(&true) {
+    if asked(Scenario::Governed) || asked(Scenario::Flames) || bound.contains(&true) {
         let mut site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
         if asked(Scenario::Governed) {
             Box::pin(governed::run(&site, length, &mut report)).await?;
+        }
+        if asked(Scenario::Flames) {
+            Box::pin(flames::run(&site, length, &mut report)).await?;
         }
         if bound.contains(&true) {
             site.bind().await?;
@@ -149,12 +164,20 @@ async fn main() -> anyhow::Result<()> {
     if asked(Scenario::Sts) {
         Box::pin(sts::run(length, arguments.only.as_deref(), &mut report)).await?;
     }
-    shows_not(&mut report);
+    aims::show(&mut report);
+    conditions.show(&mut report);
+    conditions::shows_not(&mut report);
+    headline::show(&conditions.line(), &mut report);
+    report.put_first(4);
     report.write(&arguments.report)?;
     progress(&format!(
-        "the report is {}",
+        "the report of these {} s is {}",
+        conditions.elapsed().as_secs(),
         arguments.report.join("report.md").display()
     ));
+    if arguments.docs {
+        docs::renew(&report)?;
+    }
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.json())?;
     }
@@ -188,38 +211,16 @@ async fn on_one_processor(
     Ok(())
 }
 
-/// What a reader must know to judge the figures.
-fn conditions(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let processor = read("/proc/cpuinfo");
-    let processor = processor
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let busy = read("/proc/loadavg");
-    report.say("# What the bench measured");
-    report.say("");
-    report.say(&format!(
-        "`./x bench{}{}`: Linux {}, {}, {} processors, load {} at the beginning.",
-        arguments
-            .scenarios
-            .iter()
-            .fold(String::new(), |text, scenario| format!("{text} {scenario:?}")
-                .to_lowercase()),
-        if arguments.quick { " --quick" } else { "" },
-        read("/proc/sys/kernel/osrelease").trim(),
-        processor.map_or("an unknown processor", |(_, name)| name),
-        std::thread::available_parallelism()?,
-        busy.split(' ').next().unwrap_or_default(),
-    ));
-    Ok(())
-}
-
-/// What no run of this shows.
-fn shows_not(report: &mut Report) {
-    report.say("\n## What this does not show\n");
-    report.say(
-        "Everything runs on one machine and speaks through its loopback: no network, no TLS between the parts, and processors shared with the load. Figures \
-         of different runs or machines cannot be compared, ratios within one run can. A virtual machine wakes an idle processor slowly, which counts in every \
-         latency and grows with the hops. The database is small and warm.",
-    );
+/// What to run to get this again.
+fn command(arguments: &Arguments) -> String {
+    let scenarios = arguments.scenarios.iter().filter_map(Scenario::to_possible_value);
+    let mut command = "./x bench".to_owned();
+    for scenario in scenarios {
+        command.push(' ');
+        command.push_str(scenario.get_name());
+    }
+    if arguments.quick {
+        command.push_str(" --quick");
+    }
+    command
 }

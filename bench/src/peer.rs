@@ -14,7 +14,7 @@ use http::Request;
 use http_body_util::Full;
 use tempfile::TempDir;
 
-use crate::load::Connections;
+use crate::load::{Connections, Until};
 
 /// What the peers are set up with.
 pub(crate) struct Setting {
@@ -275,7 +275,10 @@ impl Peer {
                 .header("authorization", format!("Bearer {mandate}"))
                 .body(Full::default())?)
         };
-        Connections::open(&self.url, 1).await?.call(request, 1).await?;
+        Connections::open(&self.url, 1)
+            .await?
+            .call(request, Until::Count(1))
+            .await?;
         Ok(())
     }
 }

@@ -4,15 +4,26 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::headline;
+
 /// What the scenarios have measured so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     figures: Map<String, Value>,
     /// Everything that figures were made of.
     raw: Map<String, Value>,
-    page: String,
-    /// Name and text of each drawing.
-    plots: Vec<(String, String)>,
+    sections: Vec<Section>,
+    /// Name and text of each drawing, and of what is kept beside it.
+    files: Vec<(String, String)>,
+    /// What failed, in all scenarios together.
+    errors: u64,
+}
+
+/// A part of the page, with what follows its heading.
+#[derive(Clone, Debug)]
+pub(crate) struct Section {
+    pub(crate) title: String,
+    pub(crate) text: String,
 }
 
 impl Report {
@@ -26,39 +37,89 @@ impl Report {
         self.raw.insert(name.into(), values.into());
     }
 
-    /// Every figure, flat.
+    /// Counts what failed, under a name of its own and among all.
+    pub(crate) fn errors(&mut self, of: &str, count: u64) {
+        self.errors += count;
+        self.figure(format!("{of}_errors"), count);
+        self.figure("errors", self.errors);
+    }
+
+    /// Every figure.
+    pub(crate) fn figures(&self) -> &Map<String, Value> {
+        &self.figures
+    }
+
+    /// The headline figures, flat.
     pub(crate) fn json(&self) -> String {
-        format!("{:#}\n", Value::Object(self.figures.clone()))
+        format!("{:#}\n", Value::Object(headline::of(&self.figures)))
+    }
+
+    /// The parts of the page.
+    pub(crate) fn sections(&self) -> &[Section] {
+        &self.sections
     }
 
     /// Writes the page, its drawings, the figures and what they were made of into a folder.
     pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("report.md"), &self.page)?;
-        std::fs::write(folder.join("figures.json"), self.json())?;
+        let mut page = "# What the bench measured\n".to_owned();
+        for section in &self.sections {
+            page.push_str(&["\n## ", &section.title, "\n\n", &section.text].concat());
+        }
+        std::fs::write(folder.join("report.md"), page)?;
+        std::fs::write(
+            folder.join("figures.json"),
+            format!("{:#}\n", json!(self.figures)),
+        )?;
         let raw = json!({"figures": self.figures, "raw": self.raw});
         std::fs::write(folder.join("raw.json"), format!("{raw:#}\n"))?;
-        for (name, text) in &self.plots {
+        for (name, text) in &self.files {
             std::fs::write(folder.join(name), text)?;
         }
         Ok(())
     }
 
-    /// Adds a drawing (SVG) to the page.
+    /// Adds a drawing (SVG) to the section before.
     pub(crate) fn plot(&mut self, title: &str, name: &str, text: String) {
-        self.page.push_str(&["\n![", title, "](", name, ")\n"].concat());
-        self.plots.push((name.to_owned(), text));
+        self.file(name.to_owned(), text);
+        self.add(&["\n![", title, "](", name, ")\n"].concat());
     }
 
-    /// Adds a line to the page and prints it.
-    pub(crate) fn say(&mut self, line: &str) {
-        self.page.push_str(line);
-        self.page.push('\n');
+    /// Keeps a file beside the page.
+    pub(crate) fn file(&mut self, name: String, text: String) {
+        self.files.push((name, text));
+    }
+
+    /// Puts the last `count` sections first: what is known at the end and read at the beginning.
+    pub(crate) fn put_first(&mut self, count: usize) {
+        self.sections.rotate_right(count);
+    }
+
+    /// Begins a section.
+    pub(crate) fn section(&mut self, title: &str) {
+        say(&format!("\n## {title}\n"));
+        self.sections.push(Section {
+            title: title.to_owned(),
+            text: String::new(),
+        });
+    }
+
+    /// Adds a line to the section and prints it.
+    fn say(&mut self, line: &str) {
         say(line);
+        self.add(line);
+        self.add("\n");
     }
 
-    /// Adds a Markdown table with aligned columns: the first holds names, the others numbers.
+    fn add(&mut self, text: &str) {
+        if let Some(section) = self.sections.last_mut() {
+            section.text.push_str(text);
+        }
+    }
+
+    /// Adds a section that begins with a Markdown table with aligned columns: the first holds names, the others numbers.
     pub(crate) fn table(&mut self, title: &str, head: &[&str], rows: &[Vec<String>]) {
+        self.section(title);
         let width = |column: usize| {
             let cells = rows
                 .iter()
@@ -93,7 +154,6 @@ impl Report {
             }
         });
         let rules: Vec<String> = rules.collect();
-        self.say(&format!("\n## {title}\n"));
         self.say(&line(head.to_vec()));
         self.say(&format!(
             "|{}|",

@@ -1,7 +1,9 @@
 //! The scenarios: each measures in a stack of its own, or in one that is handed to it, and adds to the report.
 
+pub(crate) mod counts;
 pub(crate) mod disturbance;
 pub(crate) mod fanout;
+pub(crate) mod flames;
 pub(crate) mod governed;
 pub(crate) mod growth;
 pub(crate) mod latency;

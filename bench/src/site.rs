@@ -10,7 +10,7 @@ use caracal_wire::sts::{TOKEN_EXCHANGE_GRANT, field};
 use http::Request;
 use http_body_util::Full;
 
-use crate::load::Connections;
+use crate::load::{Connections, Until};
 use crate::process::{self, Processors};
 use crate::report::progress;
 use crate::world::{Agent, READ, RESOURCE, World};
@@ -126,7 +126,9 @@ impl Site {
 
     async fn call_once(&self, mandate: &str) -> anyhow::Result<()> {
         let mut connections = Connections::open(self.world.stack.gateway_url(), 1).await?;
-        connections.call(|_number| Self::call("/", mandate), 1).await?;
+        connections
+            .call(|_number| Self::call("/", mandate), Until::Count(1))
+            .await?;
         Ok(())
     }
 

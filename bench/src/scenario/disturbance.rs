@@ -31,7 +31,7 @@ pub(crate) async fn run(site: &mut Site, length: Length, report: &mut Report) ->
     Ok(())
 }
 
-fn row(name: &str, times: &Times, errors: usize) -> Vec<String> {
+fn row(name: &str, times: &Times, errors: u64) -> Vec<String> {
     let times = [times.percentile_ms(50), times.percentile_ms(99), times.max_ms()];
     let mut row = vec![name.to_owned()];
     row.extend(times.map(|ms| format!("{ms:.1}")));
@@ -109,7 +109,8 @@ async fn changes(site: &Site, length: Length, report: &mut Report) -> anyhow::Re
     };
     report.figure("change_p99_ms", changing.times.percentile_ms(99));
     report.figure("change_still_p99_ms", still.times.percentile_ms(99));
-    report.figure("change_errors", failed);
+    report.errors("change", failed);
+    report.errors("change_still", failed_still);
     Ok(vec![
         row("governed call, nothing changes", &still.times, failed_still),
         row("governed call, policies change", &changing.times, failed),

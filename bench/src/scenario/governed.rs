@@ -1,26 +1,26 @@
 //! What does a governed call cost with its mint, and whom?
 //!
-//! Each of many agents' connections mints a mandate for one call and makes the call, again and again, on all processors. Then the
-//! same once more, slowly and counted: statements, round trips and allocations of a call.
+//! On all processors, with each of many connections in a closed loop: a mint and the call with what was minted, a mint alone, and a call
+//! with a reusable mandate. Then mint and call as they come when half as many are asked for, evenly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Context;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::allocations::Counter;
-use crate::load::Connections;
-use crate::process;
+use crate::load::{Connections, Exchanges, Forms, Until, Window, mint, send};
+use crate::open_loop::{self, Paced};
+use crate::plot;
 use crate::report::{Report, progress};
-use crate::scenario::Length;
+use crate::scenario::{Length, counts};
 use crate::site::{CONNECTIONS, Site};
 use crate::summary::Repeats;
 
-/// Calls over which allocations, statements and round trips are counted.
-const COUNTED: usize = 2_000;
 /// Who works before an answer is given, and whose time is the price of a governed call.
 const PATH: [&str; 4] = ["gateway", "sts", "redis", "postgres"];
+/// The same, and who stores the evidence.
+const PROCESSES: [&str; 5] = ["gateway", "sts", "redis", "postgres", "audit"];
 /// The stages whose time the gateway tells.
 const STAGES: [&str; 9] = [
     "route",
@@ -34,115 +34,256 @@ const STAGES: [&str; 9] = [
     "forward",
 ];
 
+/// What is done again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    MintAndCall,
+    Mint,
+    Reusable,
+}
+
+impl Work {
+    const ALL: [Self; 3] = [Self::MintAndCall, Self::Mint, Self::Reusable];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::MintAndCall => "mint and governed call",
+            Self::Mint => "mint alone",
+            Self::Reusable => "call with a reusable mandate",
+        }
+    }
+
+    /// Of its figures.
+    fn key(self) -> &'static str {
+        match self {
+            Self::MintAndCall => "governed",
+            Self::Mint => "mint",
+            Self::Reusable => "reusable",
+        }
+    }
+}
+
+/// The connections of the load.
+struct Loads<'s> {
+    site: &'s Site,
+    sts: Connections,
+    gateway: Connections,
+    form: Bytes,
+}
+
+impl Loads<'_> {
+    /// One window, and what failed in it.
+    async fn run(&mut self, work: Work, time: Duration) -> anyhow::Result<(Window, u64)> {
+        match work {
+            Work::MintAndCall => {
+                let call = |mandate: &str| Site::call("/", mandate);
+                self.sts.governed(&mut self.gateway, &self.form, call, time).await
+            }
+            Work::Mint => {
+                let exchanges = Exchanges {
+                    forms: Forms::Turns(vec![(self.form.clone(), "bench".to_owned())]),
+                    gateway_key: None,
+                };
+                Ok((self.sts.run(&exchanges, Until::Elapsed(time)).await?, 0))
+            }
+            Work::Reusable => {
+                let call = |_number| Site::call("/", &self.site.reusable);
+                Ok((self.gateway.call(call, Until::Elapsed(time)).await?, 0))
+            }
+        }
+    }
+}
+
+/// What one kind of work came to.
+struct Cost {
+    work: Work,
+    /// CPU microseconds of each process in each window, and of those on the path until the answers were there.
+    us: BTreeMap<&'static str, Vec<f64>>,
+    windows: Vec<Window>,
+    errors: u64,
+}
+
+impl Cost {
+    fn median(&self, process: &str) -> Option<f64> {
+        Some(Repeats::of(self.us.get(process)?.clone()).median)
+    }
+
+    /// Of all on the path, when all of them could be looked at.
+    fn path(&self) -> Option<f64> {
+        PATH.iter().map(|name| self.median(name)).sum()
+    }
+
+    fn per_second(&self) -> Repeats {
+        #[expect(clippy::cast_precision_loss, reason = "a count of some seconds")]
+        let each = self
+            .windows
+            .iter()
+            .map(|window| window.count as f64 / window.seconds);
+        Repeats::of(each.collect())
+    }
+
+    fn percentile_ms(&self, percent: usize) -> f64 {
+        let each = self
+            .windows
+            .iter()
+            .map(|window| window.times.percentile_ms(percent));
+        Repeats::of(each.collect()).median
+    }
+}
+
 /// Runs the scenario.
 pub(crate) async fn run(site: &Site, length: Length, report: &mut Report) -> anyhow::Result<()> {
-    progress("governed calls with their mint");
-    let window = length.pick(Duration::from_secs(3), Duration::from_secs(10));
-    let mut sts = Connections::open(site.world.stack.sts_url(), CONNECTIONS).await?;
-    let mut gateway = Connections::open(site.world.stack.gateway_url(), CONNECTIONS).await?;
-    let form = site.mint_form();
-    let call = |mandate: &str| Site::call("/", mandate);
-    sts.governed(&mut gateway, &form, call, Duration::from_secs(1))
-        .await?;
-    site.settle().await?;
-
-    let stages = stage_times(&site.world.stack.metrics(site.gateway()?).await);
-    let (mut errors, mut windows, mut times) = (0, Vec::new(), Vec::new());
-    let mut cost: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for _repeat in 0..length.repeats() {
-        let before = site.used()?;
-        let (window, failed) = sts.governed(&mut gateway, &form, call, window).await?;
-        let during = site.used()?;
-        // Evidence is stored after the answer, and belongs to the price.
+    let time = length.pick(Duration::from_secs(2), Duration::from_secs(10));
+    let mut loads = Loads {
+        site,
+        sts: Connections::open(site.world.stack.sts_url(), CONNECTIONS).await?,
+        gateway: Connections::open(site.world.stack.gateway_url(), CONNECTIONS).await?,
+        form: site.mint_form(),
+    };
+    let mut costs = Vec::new();
+    for work in Work::ALL {
+        progress(work.name());
+        loads.run(work, Duration::from_secs(1)).await?;
         site.settle().await?;
-        let after = site.used()?;
-        let each_us =
-            |since: &[(&str, Duration)], until: &[(&'static str, Duration)]| -> Vec<(&'static str, f64)> {
-                let used = until.iter().zip(since);
-                #[expect(clippy::cast_precision_loss, reason = "a count of some seconds")]
-                let each = used.map(|((name, until), (_, since))| {
-                    (
-                        *name,
-                        until.saturating_sub(*since).as_secs_f64() * 1e6 / window.count as f64,
-                    )
-                });
-                each.collect()
-            };
-        for (name, us) in each_us(&before, &after) {
-            cost.entry(name).or_default().push(us);
-        }
-        let until_answered: f64 = each_us(&before, &during)
-            .into_iter()
-            .filter_map(|(name, us)| PATH.contains(&name).then_some(us))
-            .sum();
-        cost.entry("until the answers").or_default().push(until_answered);
-        errors += failed;
-        times.push((window.times.percentile_ms(50), window.times.percentile_ms(99)));
-        windows.push(window);
+        let before = stage_times(&site.world.stack.metrics(site.gateway()?).await);
+        let cost = measure(&mut loads, work, time, length.repeats()).await?;
+        let after = stage_times(&site.world.stack.metrics(site.gateway()?).await);
+        report.errors(work.key(), cost.errors);
+        report.raw(format!("{}_cpu_us", work.key()), json!(cost.us));
+        costs.push((cost, before, after));
     }
-    let told = stage_times(&site.world.stack.metrics(site.gateway()?).await);
+    let mut stages = None;
+    let mut kept = Vec::new();
+    for (cost, before, after) in costs {
+        if cost.work == Work::MintAndCall {
+            stages = Some((before, after));
+        }
+        kept.push(cost);
+    }
+    show(&kept, time, length, report);
+    if let Some((before, after)) = stages {
+        show_stages(&before, &after, report);
+    }
+    if let Some(governed) = kept.first() {
+        paced(site, governed.per_second().median / 2.0, length, report).await?;
+    }
+    counts::run(site, report).await
+}
 
-    #[expect(clippy::cast_precision_loss, reason = "a count of some seconds")]
-    let per_second = Repeats::of(
-        windows
-            .iter()
-            .map(|window| window.count as f64 / window.seconds)
-            .collect(),
-    );
-    report.figure("governed_per_s", per_second.median);
-    report.figure(
-        "governed_p50_ms",
-        Repeats::of(times.iter().map(|(p50, _)| *p50).collect()).median,
-    );
-    report.figure(
-        "governed_p99_ms",
-        Repeats::of(times.iter().map(|(_, p99)| *p99).collect()).median,
-    );
-    report.figure("governed_errors", errors);
-    report.raw("governed_cpu_us", json!(cost));
-    let cost: Vec<(&str, Repeats)> = cost
-        .into_iter()
-        .map(|(name, us)| (name, Repeats::of(us)))
-        .collect();
-    let median = |name: &str| cost.iter().find(|(of, _)| *of == name).map(|(_, us)| us.median);
-    if let Some(total) = PATH.iter().map(|name| median(name)).sum::<Option<f64>>() {
-        report.figure("governed_cpu_us", total);
+async fn measure(loads: &mut Loads<'_>, work: Work, time: Duration, repeats: usize) -> anyhow::Result<Cost> {
+    let mut cost = Cost {
+        work,
+        us: BTreeMap::new(),
+        windows: Vec::new(),
+        errors: 0,
+    };
+    for _repeat in 0..repeats {
+        let before = loads.site.used()?;
+        let (window, failed) = loads.run(work, time).await?;
+        let during = loads.site.used()?;
+        // Evidence is stored after the answer, and belongs to the price.
+        loads.site.settle().await?;
+        let after = loads.site.used()?;
+        #[expect(clippy::cast_precision_loss, reason = "a count of some seconds")]
+        let each_us = |until: &[(&'static str, Duration)]| -> Vec<(&'static str, f64)> {
+            let used = until.iter().zip(&before).map(|((name, until), (_, since))| {
+                let used = until.saturating_sub(*since).as_secs_f64();
+                (*name, used * 1e6 / window.count as f64)
+            });
+            used.collect()
+        };
+        for (name, us) in each_us(&after) {
+            cost.us.entry(name).or_default().push(us);
+        }
+        let answered = each_us(&during).into_iter();
+        let answered = answered.filter_map(|(name, us)| PATH.contains(&name).then_some(us));
+        cost.us
+            .entry("until the answers")
+            .or_default()
+            .push(answered.sum());
+        cost.errors += failed;
+        cost.windows.push(window);
     }
-    for name in PATH.iter().chain(&["audit"]) {
-        if let Some(us) = median(name) {
-            report.figure(format!("governed_{name}_cpu_us"), us);
+    Ok(cost)
+}
+
+fn show(costs: &[Cost], time: Duration, length: Length, report: &mut Report) {
+    for cost in costs {
+        let key = cost.work.key();
+        report.figure(format!("{key}_per_s"), cost.per_second().median);
+        for percent in [50, 99] {
+            report.figure(format!("{key}_p{percent}_ms"), cost.percentile_ms(percent));
+        }
+        if let Some(total) = cost.path() {
+            report.figure(format!("{key}_cpu_us"), total);
+        }
+        for name in PROCESSES {
+            if let Some(us) = cost.median(name) {
+                report.figure(format!("{key}_{name}_cpu_us"), us);
+            }
+        }
+        if cost.work == Work::MintAndCall {
+            report.figure("sts_cpu_us", cost.median("sts").unwrap_or_default());
         }
     }
-    report.figure("sts_cpu_us", median("sts").unwrap_or_default());
-    let rows: Vec<Vec<String>> = cost
+    let names: BTreeSet<&str> = costs.iter().flat_map(|cost| cost.us.keys().copied()).collect();
+    let line = |name: &str, value: &dyn Fn(&Cost) -> [String; 2]| {
+        let cells = costs.iter().flat_map(value);
+        std::iter::once(name.to_owned()).chain(cells).collect::<Vec<_>>()
+    };
+    let cells = |repeats: Repeats, digits: usize| {
+        let spread = format!("{:.0}", repeats.spread_percent);
+        [format!("{:.digits$}", repeats.median), spread]
+    };
+    let mut rows: Vec<Vec<String>> = names
         .iter()
-        .map(|(name, us)| {
-            vec![
-                (*name).to_owned(),
-                format!("{:.0}", us.median),
-                format!("{:.0}", us.spread_percent),
-            ]
+        .map(|name| {
+            line(name, &|cost| {
+                cells(Repeats::of(cost.us.get(name).cloned().unwrap_or_default()), 0)
+            })
         })
         .collect();
-    report.table(
-        "A governed call with its mint: CPU us by process",
-        &["process", "CPU us", "±%"],
-        &rows,
-    );
+    let none = String::new;
+    rows.push(line("**gateway, STS, Redis and PostgreSQL**", &|cost| {
+        [
+            cost.path()
+                .map_or_else(|| "-".to_owned(), |us| format!("{us:.0}")),
+            none(),
+        ]
+    }));
+    rows.push(line("a second", &|cost| cells(cost.per_second(), 0)));
+    rows.push(line("p50 ms", &|cost| {
+        [format!("{:.2}", cost.percentile_ms(50)), none()]
+    }));
+    rows.push(line("p99 ms", &|cost| {
+        [format!("{:.2}", cost.percentile_ms(99)), none()]
+    }));
+    rows.push(line("errors", &|cost| [cost.errors.to_string(), none()]));
+    let head: Vec<&str> = std::iter::once("CPU us of")
+        .chain(costs.iter().flat_map(|cost| [cost.work.name(), "±%"]))
+        .collect();
+    report.table("A governed call with its mint", &head, &rows);
+    let bars: Vec<(String, Vec<f64>)> = costs
+        .iter()
+        .map(|cost| {
+            let parts = PROCESSES.iter().map(|name| cost.median(name).unwrap_or_default());
+            (cost.work.name().to_owned(), parts.collect())
+        })
+        .collect();
+    if let Some(drawing) = plot::stacked(
+        "CPU us by process, down to the evidence in the database",
+        &PROCESSES,
+        &bars,
+    ) {
+        report.plot("CPU by process", "governed.svg", drawing);
+    }
     report.remark(&format!(
-        "{CONNECTIONS} pairs of connections, each of which mints and calls {:.0} times a second in all (±{:.0}%), p50 {:.2} ms and p99 {:.2} ms for both \
-         requests together; {errors} errors. Median of {} windows of {} s on all processors, the load on the same ones. The time of each process includes what \
-         it does after the answer, down to the evidence in the database: `until the answers` is the sum of gateway, STS, Redis and PostgreSQL (the \
-         audit service's writes in it) while calls were made.",
-        per_second.median,
-        per_second.spread_percent,
-        Repeats::of(times.iter().map(|(p50, _)| *p50).collect()).median,
-        Repeats::of(times.iter().map(|(_, p99)| *p99).collect()).median,
+        "Closed loop of {CONNECTIONS} connections, or pairs of them, on all processors, the load on the same ones. Medians of {} windows of {} s after a warm-up; ±: largest minus \
+         smallest. The time of a process is what the kernel charged it, with what it does after the answer, down to the evidence in the database; `until the \
+         answers` is the sum of gateway, STS, Redis and PostgreSQL while calls were made (the audit service's writes in it).",
         length.repeats(),
-        window.as_secs(),
+        time.as_secs(),
     ));
-    show_stages(&stages, &told, report);
-    count(site, report).await
 }
 
 /// Sum and number of the times of each stage.
@@ -183,86 +324,58 @@ fn show_stages(before: &[(f64, f64)], after: &[(f64, f64)], report: &mut Report)
     );
 }
 
-/// What counters tell.
-struct Reading {
-    statements: f64,
-    round_trips: f64,
-}
-
-impl Reading {
-    async fn take(site: &Site) -> anyhow::Result<Self> {
-        let sts = site.world.stack.metrics(site.sts()?).await;
-        let gateway = site.world.stack.metrics(site.gateway()?).await;
-        let value = |of: &Value, name: &str| {
-            let value = of.pointer(name).and_then(Value::as_f64);
-            value.with_context(|| format!("no {name} among the metrics"))
+/// Mint and call at a constant rate.
+async fn paced(site: &Site, per_second: f64, length: Length, report: &mut Report) -> anyhow::Result<()> {
+    progress(&format!(
+        "{per_second:.0} mints and calls a second, arriving evenly"
+    ));
+    let count = open_loop::count(
+        per_second,
+        length.pick(Duration::from_secs(2), Duration::from_secs(10)),
+    );
+    let (form, authority) = (site.mint_form(), authority(site.world.stack.sts_url()));
+    let mut all: Vec<Paced> = Vec::new();
+    for repeat in 0..=length.repeats() {
+        let sts = Connections::open(site.world.stack.sts_url(), CONNECTIONS).await?;
+        let gateway = Connections::open(site.world.stack.gateway_url(), CONNECTIONS).await?;
+        let pairs = sts.senders.into_iter().zip(gateway.senders).collect();
+        let (form, authority) = (form.clone(), authority.clone());
+        let ask = move |(mut sts, mut gateway), _number| {
+            let (form, authority) = (form.clone(), authority.clone());
+            async move {
+                let governed = async {
+                    let mandate = mint(&mut sts, &authority, &form).await?;
+                    send(&mut gateway, Site::call("/", &mandate)?).await?;
+                    Ok(())
+                };
+                let outcome = governed.await;
+                ((sts, gateway), outcome)
+            }
         };
-        Ok(Self {
-            statements: value(&sts, "/sts/database_statements")?,
-            round_trips: value(&sts, "/sts/bus_round_trips")? + value(&gateway, "/bus_round_trips")?,
-        })
-    }
-}
-
-async fn count(site: &Site, report: &mut Report) -> anyhow::Result<()> {
-    progress("counting statements, round trips and allocations");
-    let mut sts = Connections::open(site.world.stack.sts_url(), CONNECTIONS).await?;
-    let mut gateway = Connections::open(site.world.stack.gateway_url(), CONNECTIONS).await?;
-    let (form, call) = (site.mint_form(), |mandate: &str| Site::call("/", mandate));
-    let time = Duration::from_secs(1);
-    let before = Reading::take(site).await?;
-    let (window, _errors) = sts.governed(&mut gateway, &form, call, time).await?;
-    site.settle().await?;
-    let after = Reading::take(site).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a count of some seconds")]
-    let each = |before: f64, after: f64| (after - before) / window.count as f64;
-    let (sql, bus) = (
-        each(before.statements, after.statements),
-        each(before.round_trips, after.round_trips),
-    );
-    report.figure("sql_per_call", sql);
-    report.figure("redis_per_call", bus);
-    let allocations = match allocations(site).await {
-        Ok(allocations) => {
-            report.figure("allocs_per_call", allocations);
-            format!("{allocations:.0}")
+        let paced = open_loop::run(pairs, count, per_second, ask).await?;
+        site.settle().await?;
+        // The first warms up.
+        if repeat > 0 {
+            all.push(paced);
         }
-        Err(error) => format!("not counted: {error:#}"),
-    };
-    let rss = process::resident_mib(site.gateway()?)?;
-    let rows = [
-        vec![
-            "SQL statements of the token service".to_owned(),
-            format!("{sql:.3}"),
-        ],
-        vec![
-            "round trips of gateway and token service to Redis".to_owned(),
-            format!("{bus:.2}"),
-        ],
-        vec!["heap allocations in the gateway".to_owned(), allocations],
-        vec![
-            "resident memory of the gateway after that load, MiB".to_owned(),
-            format!("{rss:.0}"),
-        ],
-    ];
-    report.table("A governed call with its mint: counts", &["what", "each"], &rows);
-    report.remark(
-        "Statements and round trips as the services count them, what the background sends in that time included; evidence goes to Redis in batches. Allocations: calls of the \
-         executable's allocator, counted by the kernel in the gateway's process alone.",
-    );
+    }
+    report.errors("paced", all.iter().map(|paced| paced.errors).sum());
+    for percent in [50, 99] {
+        report.figure(
+            format!("paced_p{percent}_ms"),
+            open_loop::percentile(&all, percent),
+        );
+    }
+    let row = open_loop::row("mint and governed call", &all);
+    report.table("Mint and call at a constant rate, ms", &open_loop::HEAD, &[row]);
+    report.remark(&format!(
+        "Open loop on all processors: {per_second:.0} a second arrive evenly, half of what the closed loop did. The time of both requests together begins when the first is due, so \
+         a stall is paid by all that it kept waiting. Medians of {} windows of {count}.",
+        length.repeats()
+    ));
     Ok(())
 }
 
-async fn allocations(site: &Site) -> anyhow::Result<f64> {
-    let mandates = site.one_shot(COUNTED).await?;
-    let mut gateway = Connections::open(site.world.stack.gateway_url(), CONNECTIONS).await?;
-    gateway
-        .call(|_number| Site::call("/", &site.reusable), CONNECTIONS)
-        .await?;
-    let counter = Counter::attach(site.gateway()?.id().unwrap_or_default())?;
-    let call = |number: usize| Site::call("/", mandates.get(number).map_or("", String::as_str));
-    let window = gateway.call(call, COUNTED).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a count of a few hundred thousand")]
-    let calls = counter.finish()? as f64 / window.count as f64;
-    Ok(calls)
+fn authority(url: &str) -> String {
+    url.trim_start_matches("http://").to_owned()
 }

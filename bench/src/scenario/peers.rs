@@ -135,7 +135,7 @@ fn pem(key: &Value) -> anyhow::Result<String> {
 fn conclude(ways: &[Measured], skipped: &[String], window: Duration, report: &mut Report) {
     let bare = ways.iter().find(|way| way.way.key == "bare_proxy");
     let bare = bare.map(|way| over(way, |round| round.cpu_us).median);
-    let (mut rows, mut bars, mut errors) = (Vec::new(), Vec::new(), 0);
+    let (mut rows, mut bars) = (Vec::new(), Vec::new());
     for way in ways {
         let cpu_us = over(way, |round| round.cpu_us);
         report.figure(format!("{}_cpu_us", way.way.key), cpu_us.median);
@@ -163,9 +163,7 @@ fn conclude(ways: &[Measured], skipped: &[String], window: Duration, report: &mu
             .collect();
         report.raw(format!("peers_{}", way.way.key), raw);
         let failed: u64 = way.rounds.iter().map(|round| round.outcome.errors).sum();
-        if way.way.process == ways.first().map_or(0, |way| way.way.process) {
-            errors += failed;
-        }
+        report.errors(&way.way.key, failed);
         let ratio = bare.map_or_else(|| "-".to_owned(), |bare| format!("{:.2}", cpu_us.median / bare));
         rows.push(vec![
             way.way.name.clone(),
@@ -179,7 +177,6 @@ fn conclude(ways: &[Measured], skipped: &[String], window: Duration, report: &mu
         ]);
         bars.push((way.way.name.clone(), cpu_us.median));
     }
-    report.figure("errors", errors);
     let head = [
         "proxy",
         "CPU us",

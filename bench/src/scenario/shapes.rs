@@ -35,12 +35,22 @@ async fn measure(
     name: String,
     sent: &Sent,
     length: Length,
+    report: &mut Report,
 ) -> anyhow::Result<Shape> {
     progress(&name);
     let mut rounds: Vec<Vec<_>> = ways.iter().map(|_way| Vec::new()).collect();
+    let warm_up = Sent {
+        time: Duration::from_secs(1),
+        ..*sent
+    };
+    for way in &mut *ways {
+        way.measure(site, &warm_up).await?;
+    }
     for _repeat in 0..length.repeats() {
         for (way, rounds) in ways.iter_mut().zip(&mut rounds) {
-            rounds.push(way.measure(site, sent).await?);
+            let round = way.measure(site, sent).await?;
+            report.errors("shapes", round.outcome.errors);
+            rounds.push(round);
         }
     }
     let each = rounds.iter().map(|rounds| {
@@ -93,7 +103,17 @@ pub(crate) async fn connections(
             connections: count,
             ..Sent::small(time)
         };
-        shapes.push(measure(site, &mut ways, format!("{count} connections"), &sent, length).await?);
+        shapes.push(
+            measure(
+                site,
+                &mut ways,
+                format!("{count} connections"),
+                &sent,
+                length,
+                report,
+            )
+            .await?,
+        );
     }
     let most_mib = process::resident_mib(site.gateway()?)?;
     report.figure("gateway_rss_512_connections_mib", most_mib);
@@ -137,7 +157,7 @@ pub(crate) async fn bodies(
             body_bytes,
             ..Sent::small(time)
         };
-        shapes.push(measure(site, &mut ways, name.to_owned(), &sent, length).await?);
+        shapes.push(measure(site, &mut ways, name.to_owned(), &sent, length, report).await?);
     }
     show("Requests with a body", "body", &ways, &shapes, report);
     let cost = |shape: usize| Some(shapes.get(shape)?.each.get(1)?.0.median);

@@ -22,6 +22,7 @@ pub(crate) async fn run(site: &Site, length: Length, report: &mut Report) -> any
     let mut gateway = Connections::open(site.world.stack.gateway_url(), CONNECTIONS).await?;
     let (form, call) = (site.mint_form(), |mandate: &str| Site::call("/", mandate));
     let (mut rows, mut raw, mut done, mut errors, mut spent) = (Vec::new(), Vec::new(), 0, 0, Duration::ZERO);
+    let mut memory = Vec::new();
     while done < calls && spent < PATIENCE {
         let before = process::processor_time(site.gateway()?)?;
         let (window, failed) = sts.governed(&mut gateway, &form, call, PART).await?;
@@ -37,6 +38,7 @@ pub(crate) async fn run(site: &Site, length: Length, report: &mut Report) -> any
             process::resident_mib(site.gateway()?)?,
             process::resident_mib(site.sts()?)?,
         );
+        memory.push((remembered.unwrap_or_default(), gateway_mib));
         progress(&format!("{done} of {calls} calls, {gateway_mib:.0} MiB"));
         raw.push(json!({"calls": done, "remembered": remembered, "cpu_us": cpu_us, "gateway_mib": gateway_mib, "sts_mib": sts_mib}));
         rows.push(vec![
@@ -48,7 +50,16 @@ pub(crate) async fn run(site: &Site, length: Length, report: &mut Report) -> any
         ]);
     }
     report.figure("soak_calls", done);
-    report.figure("soak_errors", errors);
+    report.errors("soak", errors);
+    // From a gateway that is warm to one that remembers so many more.
+    let (first, last) = (memory.first(), memory.last());
+    if let Some(((some, least), (many, most))) = first.zip(last)
+        && done >= 1_000_000
+    {
+        #[expect(clippy::cast_precision_loss, reason = "some million")]
+        let millions = (many - some) as f64 / 1e6;
+        report.figure("million_jtis_added_mib", (most - least) / millions);
+    }
     report.figure("soak_gateway_mib", process::resident_mib(site.gateway()?)?);
     report.raw("soak", raw);
     // Twenty looks are enough to see a slope.
