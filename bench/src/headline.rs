@@ -105,6 +105,17 @@ mod tests {
     }
 
     #[test]
+    fn a_scenario_that_fails_is_an_error_on_the_page() {
+        let mut report = Report::default();
+        report.errors("governed", 0);
+        report.ended("governed", Ok(()));
+        report.ended("soak", Err(anyhow::anyhow!("the gateway is gone")));
+        assert_eq!(report.figures()["errors"], json!(1));
+        assert_eq!(report.unfinished(), ["soak"]);
+        assert!(report.sections()[0].text.contains("the gateway is gone"));
+    }
+
+    #[test]
     fn what_was_not_measured_is_absent() {
         let mut report = Report::default();
         report.figure("nginx_cpu_us", 31.0);

@@ -28,6 +28,7 @@ mod wrk;
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use clap::{Parser, ValueEnum};
 
 use crate::conditions::Conditions;
@@ -99,6 +100,14 @@ enum Scenario {
     Sts,
 }
 
+/// Where the gateway has a processor of its own.
+const BOUND: [Scenario; 4] = [
+    Scenario::Peers,
+    Scenario::Connections,
+    Scenario::Bodies,
+    Scenario::Fanout,
+];
+
 /// What the headline figures need.
 const HEADLINE: [Scenario; 4] = [
     Scenario::Governed,
@@ -121,48 +130,30 @@ async fn main() -> anyhow::Result<()> {
     };
     let mut report = Report::default();
     let conditions = Conditions::note(command(&arguments));
-    let bound = [
-        Scenario::Peers,
-        Scenario::Connections,
-        Scenario::Bodies,
-        Scenario::Fanout,
-    ]
-    .map(asked);
-    if asked(Scenario::Governed) || asked(Scenario::Flames) || bound.contains(&true) {
-        let mut site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
-        if asked(Scenario::Governed) {
-            Box::pin(governed::run(&site, length, &mut report)).await?;
-        }
-        if asked(Scenario::Flames) {
-            Box::pin(flames::run(&site, length, &mut report)).await?;
-        }
-        if bound.contains(&true) {
-            site.bind().await?;
-            Box::pin(on_one_processor(&site, &arguments, bound, length, &mut report)).await?;
-            process::bind_this_thread(&site.processors.all)?;
-        }
+    let is_bound = BOUND.into_iter().any(asked);
+    if asked(Scenario::Governed) || asked(Scenario::Flames) || is_bound {
+        let ran = Box::pin(governed_calls(&arguments, &asked, length, &mut report)).await;
+        report.ended("governed calls", ran);
     }
     if asked(Scenario::Disturbance) || asked(Scenario::Growth) {
-        let mut site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
-        if asked(Scenario::Disturbance) {
-            Box::pin(disturbance::run(&mut site, length, &mut report)).await?;
-        }
-        if asked(Scenario::Growth) {
-            Box::pin(growth::run(&mut site, length, &mut report)).await?;
-        }
+        let ran = Box::pin(growing(&arguments, &asked, length, &mut report)).await;
+        report.ended("a zone that grows", ran);
     }
     if asked(Scenario::Soak) {
-        let site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
-        Box::pin(soak::run(&site, length, &mut report)).await?;
+        let ran = Box::pin(many_calls(&arguments, length, &mut report)).await;
+        report.ended("soak", ran);
     }
     if asked(Scenario::Streams) {
-        Box::pin(streams::run(length, &mut report)).await?;
+        let ran = Box::pin(streams::run(length, &mut report)).await;
+        report.ended("streams", ran);
     }
     if asked(Scenario::Propagation) {
-        Box::pin(propagation::run(length, &mut report)).await?;
+        let ran = Box::pin(propagation::run(length, &mut report)).await;
+        report.ended("propagation", ran);
     }
     if asked(Scenario::Sts) {
-        Box::pin(sts::run(length, arguments.only.as_deref(), &mut report)).await?;
+        let ran = Box::pin(sts::run(length, arguments.only.as_deref(), &mut report)).await;
+        report.ended("sts", ran);
     }
     aims::show(&mut report);
     conditions.show(&mut report);
@@ -181,32 +172,90 @@ async fn main() -> anyhow::Result<()> {
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.json())?;
     }
+    // What was measured is kept, and who asked learns that it is not all.
+    ensure!(
+        report.unfinished().is_empty(),
+        "not everything ran to its end: {}",
+        report.unfinished().join(", ")
+    );
     Ok(())
+}
+
+/// What a governed call costs, and what goes on beside it.
+async fn governed_calls(
+    arguments: &Arguments,
+    asked: &impl Fn(Scenario) -> bool,
+    length: Length,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
+    if asked(Scenario::Governed) {
+        let ran = Box::pin(governed::run(&site, length, report)).await;
+        report.ended("governed", ran);
+    }
+    if asked(Scenario::Flames) {
+        let ran = Box::pin(flames::run(&site, length, report)).await;
+        report.ended("flames", ran);
+    }
+    if BOUND.into_iter().any(asked) {
+        site.bind().await?;
+        let ran = Box::pin(on_one_processor(&site, arguments, asked, length, report)).await;
+        report.ended("proxies on one processor", ran);
+        process::bind_this_thread(&site.processors.all)?;
+    }
+    Ok(())
+}
+
+/// What changes and growth do to it.
+async fn growing(
+    arguments: &Arguments,
+    asked: &impl Fn(Scenario) -> bool,
+    length: Length,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
+    if asked(Scenario::Disturbance) {
+        let ran = Box::pin(disturbance::run(&mut site, length, report)).await;
+        report.ended("disturbance", ran);
+    }
+    if asked(Scenario::Growth) {
+        let ran = Box::pin(growth::run(&mut site, length, report)).await;
+        report.ended("growth", ran);
+    }
+    Ok(())
+}
+
+async fn many_calls(arguments: &Arguments, length: Length, report: &mut Report) -> anyhow::Result<()> {
+    let site = Box::pin(Site::start(world::options(), arguments.stores)).await?;
+    Box::pin(soak::run(&site, length, report)).await
 }
 
 /// The scenarios in which each proxy has one processor.
 async fn on_one_processor(
     site: &Site,
     arguments: &Arguments,
-    [peers, connections, bodies, fanout]: [bool; 4],
+    asked: &impl Fn(Scenario) -> bool,
     length: Length,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let setting = peers::Measuring::of(site, arguments.peers.clone()).await?;
     let bare = setting.bare().await?;
-    if peers {
+    if asked(Scenario::Peers) {
         let most_per_second = Box::pin(setting.run(&bare, length, report)).await?;
         Box::pin(latency::run(site, &bare.url, most_per_second, length, report)).await?;
         report.figure("gateway_rss_mib", process::resident_mib(site.gateway()?)?);
     }
-    if connections {
-        Box::pin(shapes::connections(site, &bare, length, report)).await?;
+    if asked(Scenario::Connections) {
+        let ran = Box::pin(shapes::connections(site, &bare, length, report)).await;
+        report.ended("connections", ran);
     }
-    if bodies {
-        Box::pin(shapes::bodies(site, &bare, length, report)).await?;
+    if asked(Scenario::Bodies) {
+        let ran = Box::pin(shapes::bodies(site, &bare, length, report)).await;
+        report.ended("bodies", ran);
     }
-    if fanout {
-        Box::pin(fanout::run(site, &bare, length, report)).await?;
+    if asked(Scenario::Fanout) {
+        let ran = Box::pin(fanout::run(site, &bare, length, report)).await;
+        report.ended("fanout", ran);
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ pub(crate) struct Report {
     files: Vec<(String, String)>,
     /// What failed, in all scenarios together.
     errors: u64,
+    /// Scenarios that did not run to their end.
+    unfinished: Vec<String>,
 }
 
 /// A part of the page, with what follows its heading.
@@ -42,6 +44,22 @@ impl Report {
         self.errors += count;
         self.figure(format!("{of}_errors"), count);
         self.figure("errors", self.errors);
+    }
+
+    /// Notes how a scenario ended. One that failed stands on the page and among the errors, and the others go on.
+    pub(crate) fn ended(&mut self, scenario: &str, ran: anyhow::Result<()>) {
+        let Err(error) = ran else { return };
+        progress(&format!("{scenario} failed: {error:#}"));
+        self.section(&format!("Failed: {scenario}"));
+        self.remark(&format!("{error:#}"));
+        self.errors += 1;
+        self.figure("errors", self.errors);
+        self.unfinished.push(scenario.to_owned());
+    }
+
+    /// Those that did not run to their end.
+    pub(crate) fn unfinished(&self) -> &[String] {
+        &self.unfinished
     }
 
     /// Every figure.

@@ -32,7 +32,7 @@ impl Reading {
         Ok(Self {
             statements: value(&sts, "/sts/database_statements")?,
             round_trips: value(&sts, "/sts/bus_round_trips")? + value(&gateway, "/bus_round_trips")?,
-            sts_calls: value(&gateway, "/sts_exchanges_total")?,
+            sts_calls: value(&gateway, "/sts_exchanges")?,
         })
     }
 }
