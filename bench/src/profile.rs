@@ -98,8 +98,7 @@ impl Stacks {
         Ok(String::from_utf8(drawing)?)
     }
 
-    /// Which share of the samples lies within each stage of the gateway, in percent; what is in none is `the rest`: the HTTP library, the
-    /// runtime, the publishing of evidence.
+    /// Which share of the samples lies within each stage of the gateway, and in what goes on around them, in percent.
     pub(crate) fn stages(&self) -> BTreeMap<String, f64> {
         let mut counts: BTreeMap<String, f64> = BTreeMap::new();
         let mut all = 0.0;
@@ -108,11 +107,7 @@ impl Stacks {
                 continue;
             };
             let count: f64 = count.parse().unwrap_or_default();
-            // The outermost: what a stage calls belongs to it.
-            let stage = stack.split_once(STAGE).map_or("the rest", |(_, rest)| {
-                let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
-                rest.get(..end.unwrap_or(rest.len())).unwrap_or_default()
-            });
+            let stage = part(stack);
             *counts.entry(stage.to_owned()).or_default() += count;
             all += count;
         }
@@ -126,6 +121,29 @@ impl Stacks {
     pub(crate) fn into_text(self) -> String {
         self.0
     }
+}
+
+/// What is no stage, by a part of a function's name; the first that is found counts.
+const AROUND: [(&str, &str); 9] = [
+    ("caracal_gateway::sts_client::", "exchange"),
+    ("caracal_gateway::admit::", "between stages"),
+    ("caracal_bus::spool::", "publishing of evidence"),
+    ("caracal_bus::redis::", "publishing of evidence"),
+    ("pingora_", "HTTP"),
+    ("caracal_gateway::listener::", "HTTP"),
+    ("caracal_gateway::connection::", "HTTP"),
+    ("caracal_gateway::proxy::", "HTTP"),
+    ("http::", "HTTP"),
+];
+
+/// The stage that a stack is in. The outermost one: what a stage calls belongs to it.
+fn part(stack: &str) -> &str {
+    let Some((_, stage)) = stack.split_once(STAGE) else {
+        let around = AROUND.iter().find(|(name, _)| stack.contains(name));
+        return around.map_or("runtime and waking", |(_, part)| part);
+    };
+    let end = stage.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    stage.get(..end.unwrap_or(stage.len())).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -146,7 +164,10 @@ mod tests {
         let shares: Vec<(String, f64)> = stacks.stages().into_iter().collect();
         assert_eq!(
             shares,
-            [("authenticate".to_owned(), 50.0), ("the rest".to_owned(), 50.0)]
+            [
+                ("authenticate".to_owned(), 50.0),
+                ("runtime and waking".to_owned(), 50.0)
+            ]
         );
         let drawing = stacks.flame_graph("Gateway").unwrap();
         for text in ["<svg", "Gateway", "caracal_gateway::admit::admit"] {

@@ -92,7 +92,7 @@ fn show_stages(shares: Vec<(String, f64)>, report: &mut Report) {
         report.plot(title, "stages.svg", drawing);
     }
     report.remark(
-        "The gateway's processor time of `A governed call with its mint`, shared out as samples of its stacks lie: kernel time counts for the stage that called it. `the rest` is in no \
-         stage: HTTP with the client, the runtime and its waking, and the publishing of evidence.",
+        "The gateway's processor time of `A governed call with its mint`, shared out as samples of its stacks lie; kernel time counts for whoever called it. In no stage are HTTP \
+         with client and upstream, the publishing of evidence, and the runtime, whose threads sleep and wake each other.",
     );
 }

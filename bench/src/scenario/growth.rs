@@ -60,9 +60,9 @@ pub(crate) async fn run(site: &mut Site, length: Length, report: &mut Report) ->
     report.figure("crowd_ratio", total(&crowded) / total(&small));
     rows.push(row("10,000 applications and resources", &crowded, &small));
     let (mut remark, mut few) = (String::new(), None);
-    for count in length.pick([REVOCATIONS[0], REVOCATIONS[1]].as_slice(), &REVOCATIONS) {
+    for count in REVOCATIONS {
         progress(&format!("{count} revocations"));
-        if !revoke(site, *count).await? {
+        if !revoke(site, count).await? {
             remark = format!(
                 " With {count} live revocations the gateway did not start within {} s.",
                 PATIENCE.as_secs()
@@ -72,7 +72,7 @@ pub(crate) async fn run(site: &mut Site, length: Length, report: &mut Report) ->
         let revoked = cost(site, &form, length).await?;
         rows.push(row(&format!("and {count} live revocations"), &revoked, &small));
         let few = few.get_or_insert((total(&revoked), revoked.gateway_mib));
-        if *count == MILLION {
+        if count == MILLION {
             report.figure("million_revocations_ratio", total(&revoked) / few.0);
             report.figure("million_revocations_added_mib", revoked.gateway_mib - few.1);
         }
