@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 
+use caracal_model::AnchorKind;
 use caracal_model::revocation::Anchor;
 
 /// 128 bits of keyed hashes. Two anchors with the same ones would be revoked together; nobody can look for such a pair without the
@@ -34,10 +35,22 @@ pub(super) struct Marker {
 impl Marker {
     /// The mark of an anchor. Cost: two `SipHash` of its id.
     pub(super) fn mark(&self, anchor: &Anchor) -> Mark {
-        let halves = [self.first.hash_one(anchor), self.second.hash_one(anchor)];
+        let halves = [half(&self.first, anchor), half(&self.second, anchor)];
         let [(a, b), (c, d)] = halves.map(split);
         Mark([a, b, c, d])
     }
+}
+
+/// The id and then one byte for its kind, so that no two anchors are the same bytes.
+fn half(keys: &RandomState, anchor: &Anchor) -> u64 {
+    let mut hasher = keys.build_hasher();
+    hasher.write(anchor.id().as_bytes());
+    hasher.write_u8(match anchor.kind() {
+        AnchorKind::AuthorityRecord => 0,
+        AnchorKind::Session => 1,
+        AnchorKind::Delegation => 2,
+    });
+    hasher.finish()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
@@ -70,8 +83,6 @@ impl Hasher for AsItIs {
 
 #[cfg(test)]
 mod tests {
-    use caracal_model::AnchorKind;
-
     use super::*;
 
     #[test]
