@@ -6,19 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use caracal_chassis::config::{Reader, Source};
 use caracal_egress::{Guard, Resolve};
-use caracal_gateway::{Config, fuzzing};
-use caracal_wire::path::{careless, is_traversal, obliging};
+use caracal_gateway::fuzzing;
 use futures_util::FutureExt;
 use url::Url;
-
-/// What a gateway cannot do without, beside its routes.
-const OTHER_SETTINGS: [(&str, &str); 3] = [
-    ("STS_URL", "http://sts:8080"),
-    ("REDIS_URL", "redis://redis"),
-    ("CARACAL_MODE", "dev"),
-];
 
 /// The mandate that no header may carry on.
 const MANDATE: &str = "a-mandate-of-some-length";
@@ -93,67 +84,6 @@ pub(crate) fn response_head(bytes: &[u8]) {
             assert_eq!(there.scheme(), here.scheme(), "{text} leads away");
         }
     }
-}
-
-/// A route table is taken or refused with words. In one that is taken, a path is for the route that a server would take it for that
-/// decodes more than others, or for none; and one that is public is on no protected route for a server that is careless.
-pub(crate) fn route_table(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else {
-        return;
-    };
-    let Ok(source) = Source::from_toml_str(text) else {
-        return;
-    };
-    let source = source.with_pairs(OTHER_SETTINGS);
-    let mut reader = Reader::new(&source);
-    let config = Config::read(&mut reader);
-    if let Err(errors) = reader.finish() {
-        assert!(!errors.to_string().is_empty());
-        return;
-    }
-    // The paths asked for come with the table: those of its routes, as they are written and otherwise.
-    let table = fuzzing::RouteTable::of(config);
-    for path in table.paths() {
-        for spelling in spellings(&path) {
-            let taken = table.find(&spelling);
-            let read = table.find(&obliging(&spelling));
-            if let (Some(taken), Some(read)) = (&taken, &read) {
-                assert_eq!(taken, read, "{spelling} is for another route in another reading");
-            }
-            if let Some(taken) = &taken {
-                let careless = table.find(&careless(&obliging(&spelling)));
-                let hides = careless.is_some_and(|careless| careless.is_protected) && !taken.is_protected;
-                assert!(!hides, "{spelling} is public, and protected to a careless server");
-            }
-        }
-    }
-}
-
-/// Ways to write a path that some server takes for the same.
-fn spellings(path: &str) -> Vec<String> {
-    let first = path
-        .char_indices()
-        .nth(1)
-        .map_or("", |(place, _mark)| &path[place..]);
-    let encoded = first.chars().next().filter(char::is_ascii).map(|mark| {
-        let rest = first.get(1..).unwrap_or_default();
-        format!("/%{:02x}{rest}", u32::from(mark))
-    });
-    let mut spellings = vec![
-        path.to_owned(),
-        format!("{path}/"),
-        format!("/{path}"),
-        format!("{path}/x"),
-        format!("{path};a=1"),
-        format!("{path}%2Fx"),
-        path.replace('/', "%2f"),
-        path.to_ascii_uppercase(),
-        path.to_ascii_lowercase(),
-        obliging(path).into_owned(),
-    ];
-    spellings.extend(encoded);
-    spellings.retain(|spelling| spelling.starts_with('/') && !is_traversal(spelling));
-    spellings
 }
 
 /// Names are not looked at: nobody is asked about an address.

@@ -17,6 +17,7 @@ mod http;
 mod identity;
 mod operations;
 mod policy;
+mod routes;
 mod streams;
 mod tokens;
 
@@ -40,7 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("proxy_header", http::proxy_header),
     ("request_head", gateway::request_head),
     ("response_head", gateway::response_head),
-    ("route_table", gateway::route_table),
+    ("route_table", routes::route_table),
     ("operation_template", operations::operation_template),
     ("upstream_address", gateway::upstream_address),
     ("policy_document", policy::document),

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use caracal_wire::path::PathRule;
 use http::Method;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::Config;
-use crate::snapshot::routes::{Asked, Destination, Found, Routes};
+use crate::snapshot::routes::{Asked, Found, Routes};
 
 /// Headers by name.
 pub type Headers = Vec<(String, Vec<u8>)>;
@@ -52,6 +53,21 @@ pub struct RouteTable {
     paths: Vec<String>,
 }
 
+/// A route for any host, as it is written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Its place in memory.
+    pub route: usize,
+    /// What it is for.
+    pub path: PathRule,
+    /// Whether it names `GET` among its methods.
+    pub names_get: bool,
+    /// Whether it names no method.
+    pub is_for_all_methods: bool,
+    /// Whether it asks for a mandate.
+    pub is_protected: bool,
+}
+
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lead {
@@ -76,6 +92,20 @@ impl RouteTable {
         self.paths.clone()
     }
 
+    /// The routes that a request by https may take at no host in particular, in the order of the configuration.
+    pub fn written(&self) -> Vec<Written> {
+        let lines = self.table.lines().iter();
+        let lines = lines.filter(|line| line.rule().host.is_none() && !line.rule().leads_to_https());
+        let written = lines.map(|line| Written {
+            route: Arc::as_ptr(line).addr(),
+            path: line.rule().path.clone(),
+            names_get: line.rule().methods.contains(&Method::GET),
+            is_for_all_methods: line.rule().methods.is_empty(),
+            is_protected: line.is_protected(),
+        });
+        written.collect()
+    }
+
     /// The route that a `GET` for `path` takes, at no host in particular; `None` when it takes none.
     pub fn find(&self, path: &str) -> Option<Lead> {
         let found = self.table.find(Asked {
@@ -87,7 +117,7 @@ impl RouteTable {
         match found {
             Found::Line(line) => Some(Lead {
                 route: Arc::as_ptr(line).addr(),
-                is_protected: matches!(line.rule().destination, Destination::Resource { .. }),
+                is_protected: line.is_protected(),
             }),
             Found::Nothing | Found::OtherMethods(_) | Found::Ambiguous => None,
         }

@@ -32,7 +32,7 @@ impl Line {
     }
 
     /// Whether it asks for a mandate.
-    fn is_protected(&self) -> bool {
+    pub(crate) fn is_protected(&self) -> bool {
         matches!(self.rule.destination, Destination::Resource { .. })
     }
 
@@ -158,6 +158,11 @@ impl Routes {
     /// Every health check, once.
     pub(crate) fn checks(&self) -> &Checks {
         &self.checks
+    }
+
+    /// The routes, in the order of the configuration.
+    pub(crate) fn lines(&self) -> &[Arc<Line>] {
+        &self.lines
     }
 
     /// How many routes there are.
