@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::rig::SOON;
@@ -66,6 +66,46 @@ pub(crate) async fn send(gateway: SocketAddr, request: Request<Full<Bytes>>) -> 
         status: head.status.as_u16(),
         headers: head.headers,
         body: body.unwrap().to_bytes(),
+    }
+}
+
+/// A connection that is kept from one request to the next.
+pub(crate) struct Kept(http1::SendRequest<Full<Bytes>>);
+
+impl Kept {
+    pub(crate) async fn to(gateway: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(gateway).await.unwrap()).await
+    }
+
+    /// On a stream that is there.
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(async move {
+            // How it ends is seen in the answers.
+            let _ended = connection.await;
+        });
+        Self(sender)
+    }
+
+    /// `None` when the connection ended without an answer.
+    pub(crate) async fn try_send(&mut self, request: http::request::Builder) -> Option<Answer> {
+        let request = request.body(Full::default()).unwrap();
+        let exchange = async {
+            self.0.ready().await.ok()?;
+            let (head, body) = self.0.send_request(request).await.ok()?.into_parts();
+            Some(Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body: body.collect().await.unwrap().to_bytes(),
+            })
+        };
+        let answer = tokio::time::timeout(SOON, exchange).await;
+        answer.expect("an answer or the end comes soon")
+    }
+
+    /// The whole answer.
+    pub(crate) async fn send(&mut self, request: http::request::Builder) -> Answer {
+        self.try_send(request).await.expect("an answer")
     }
 }
 

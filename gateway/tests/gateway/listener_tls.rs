@@ -4,12 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use caracal_testing::wait_until;
 use caracal_token::{Confirmation, Possession, Thumbprint};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
@@ -18,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::client::{Answer, send};
+use crate::client::{Kept, send};
 use crate::rig::{RESOURCE, Rig, SOON};
 use crate::sts::one_shot;
 
@@ -147,35 +144,6 @@ fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
         .into_owned()
 }
 
-/// Sends on an open connection and gives the sender back.
-struct Client(http1::SendRequest<Full<Bytes>>);
-
-impl Client {
-    async fn over(stream: TlsStream<TcpStream>) -> Self {
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(async move {
-            // How it ends is seen in the answers.
-            let _ended = connection.await;
-        });
-        Self(sender)
-    }
-
-    /// `None` when the connection ended without an answer.
-    async fn send(&mut self, request: http::request::Builder) -> Option<Answer> {
-        let request = request.body(Full::default()).unwrap();
-        let answer = tokio::time::timeout(SOON, self.0.send_request(request)).await;
-        let (head, body) = answer
-            .expect("an answer or the end comes soon")
-            .ok()?
-            .into_parts();
-        Some(Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: body.collect().await.unwrap().to_bytes(),
-        })
-    }
-}
-
 async fn metrics(rig: &Rig) -> String {
     let request = http::Request::get("/metrics")
         .header("host", "x")
@@ -217,8 +185,8 @@ async fn each_name_gets_its_certificate() {
         let stream = connect(&rig, &connector, name).await.unwrap();
         assert_eq!(shown(&stream), expected.der, "{name}");
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-        let mut client = Client::over(stream).await;
-        assert_eq!(client.send(rig.get("/")).await.unwrap().status, 200);
+        let mut client = Kept::over(stream).await;
+        assert_eq!(client.send(rig.get("/")).await.status, 200);
     }
     let unknown = connect(&rig, &connector, "x.example").await;
     assert!(
@@ -252,15 +220,12 @@ async fn new_files_are_shown_to_new_connections_and_broken_ones_to_nobody() {
     };
     let stream = connect(&rig, &connector, "localhost").await.unwrap();
     assert_eq!(shown(&stream), first.der);
-    let mut open = Client::over(stream).await;
-    assert_eq!(open.send(rig.get("/")).await.unwrap().status, 200);
+    let mut open = Kept::over(stream).await;
+    assert_eq!(open.send(rig.get("/")).await.status, 200);
 
     second.write(folder.path(), "current");
     wait_until(SOON, async || now_shown().await == second.der).await;
-    let answer = open
-        .send(rig.get("/"))
-        .await
-        .expect("the open connection goes on");
+    let answer = open.send(rig.get("/")).await;
     assert_eq!(answer.status, 200);
 
     // The key of another certificate, rubbish, and no file at all.
@@ -325,7 +290,7 @@ async fn call_bound(rig: &Rig, connector: &TlsConnector, bound_to: Option<&Issue
     let stream = connect(rig, connector, "localhost").await.ok()?;
     let mandate = one_shot().with(|claims| claims.cnf = bound_to.map(Issued::confirmation));
     let request = rig.request("GET", "/", &rig.sts.sign(mandate));
-    Some(Client::over(stream).await.send(request).await?.status)
+    Some(Kept::over(stream).await.try_send(request).await?.status)
 }
 
 #[tokio::test]
@@ -417,7 +382,7 @@ async fn a_session_is_resumed_only_where_clients_are_not_asked_for_certificates(
                 let kind = stream.get_ref().1.handshake_kind();
                 assert_eq!(kind, Some(expected), "{mode}, {version:?}");
                 // What resumes a session comes with the answer, if it comes.
-                let answer = Client::over(stream).await.send(rig.get("/")).await;
+                let answer = Kept::over(stream).await.try_send(rig.get("/")).await;
                 assert_eq!(answer.unwrap().status, 200);
             }
         }
@@ -473,7 +438,7 @@ async fn a_terminators_own_certificate_is_not_its_clients() {
         .request("GET", "/", &rig.sts.sign(mandate))
         .header("client-cert", client.header());
     let stream = connect(&rig, &connector, "localhost").await.unwrap();
-    let answer = Client::over(stream).await.send(request).await.unwrap();
+    let answer = Kept::over(stream).await.try_send(request).await.unwrap();
     assert_eq!(answer.status, 200, "{answer:?} for {RESOURCE}");
 }
 

@@ -9,7 +9,7 @@ use caracal_testing::{Behaviour, Upstream, wait_until};
 use http_body_util::Full;
 use serde_json::Value;
 
-use crate::client::send;
+use crate::client::{Answer, Kept, send};
 use crate::executable::Executable;
 use crate::rig::{CONFIG_FILE, Rig, SOON};
 
@@ -86,53 +86,93 @@ async fn count(rig: &Rig, name: &str) -> u64 {
 
 /// The version of the table that answers for a path.
 async fn version(rig: &Rig, path: &str) -> String {
-    let answer = rig.send(http::Request::get(path).header("host", "a.test")).await;
-    assert_eq!(answer.status, 200, "{path}: {:?}", answer.body);
+    version_in(&rig.send(http::Request::get(path).header("host", "a.test")).await)
+}
+
+/// The version of the table that gave this answer.
+fn version_in(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
     let target = answer.json()["target"].as_str().unwrap().to_owned();
     target.split('/').nth(1).unwrap().to_owned()
 }
 
+/// How often the table is replaced: three seconds of a hundred a second, where the machine can.
+const CHANGES: usize = 300;
+const PACE: Duration = Duration::from_millis(10);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_replacements_a_second_fail_no_request_and_show_no_half_table() {
     let site = Upstream::start(Behaviour::Echo).await;
-    let tables = ["old", "new"].map(|version| table(&site.url(), version));
+    let tables = ["old", "new", "last"].map(|version| table(&site.url(), version));
     let file = File::new(&tables[0]);
     let rig = following(&file).await;
     let is_over = AtomicBool::new(false);
     let (old, new) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let ask = async || {
+    let is_told = |version: &str| match version {
+        "old" => drop(old.fetch_add(1, Ordering::SeqCst)),
+        "new" => drop(new.fetch_add(1, Ordering::SeqCst)),
+        "last" => {}
+        other => panic!("nobody wrote {other}"),
+    };
+    // Those at the end are what a half lacks.
+    let path = |number: usize| format!("/r{}/x", ROUTES - 1 - number % ROUTES);
+    let on_new_connections = async || {
         let mut number = 0;
         while !is_over.load(Ordering::SeqCst) {
             number += 1;
-            // Those at the end are what a half lacks.
-            let path = format!("/r{}/x", ROUTES - 1 - number % ROUTES);
-            match version(&rig, &path).await.as_str() {
-                "old" => old.fetch_add(1, Ordering::SeqCst),
-                "new" => new.fetch_add(1, Ordering::SeqCst),
-                other => panic!("nobody wrote {other}"),
-            };
+            is_told(&version(&rig, &path(number)).await);
         }
+        number
+    };
+    let on_a_kept_connection = async || {
+        let mut connection = Kept::to(rig.gateway.addresses.main).await;
+        let mut number = 0;
+        while !is_over.load(Ordering::SeqCst) {
+            number += 1;
+            let answer = connection.send(http::Request::get(path(number)).header("host", "a.test"));
+            is_told(&version_in(&answer.await));
+        }
+        number
+    };
+    // Whose authority is asked for, too; the table leads it nowhere.
+    let governed = async || {
+        let mut connection = Kept::to(rig.gateway.addresses.main).await;
+        let mut number = 0;
+        while !is_over.load(Ordering::SeqCst) {
+            number += 1;
+            let answer = connection.send(rig.get("/v1/contacts")).await;
+            assert_eq!(answer.status, 200, "{:?}", answer.body);
+        }
+        number
     };
     let change = async {
-        let mut a_hundred_times_a_second = tokio::time::interval(Duration::from_millis(10));
-        for number in 0_usize.. {
-            if is_over.load(Ordering::SeqCst) {
-                break;
-            }
+        let mut pace = tokio::time::interval(PACE);
+        for number in 0..CHANGES {
+            pace.tick().await;
             file.replace(&tables[number % 2]);
-            a_hundred_times_a_second.tick().await;
         }
-    };
-    let watch = async {
-        wait_until(SOON, async || {
-            let seen = |count: &AtomicUsize| count.load(Ordering::SeqCst) > 50;
-            seen(&old) && seen(&new) && count(&rig, "config_reloads").await >= 20
-        })
-        .await;
+        file.replace(&tables[2]);
+        wait_until(SOON, async || version(&rig, "/r0").await == "last").await;
         is_over.store(true, Ordering::SeqCst);
     };
-    tokio::join!(ask(), ask(), ask(), change, watch);
+    let (fresh, also_fresh, kept, also_kept, governed, ()) = tokio::join!(
+        on_new_connections(),
+        on_new_connections(),
+        on_a_kept_connection(),
+        on_a_kept_connection(),
+        governed(),
+        change,
+    );
+    for answered in [fresh, also_fresh, kept, also_kept, governed] {
+        assert!(answered > 0);
+    }
+    assert!(
+        old.load(Ordering::SeqCst) > 0 && new.load(Ordering::SeqCst) > 0,
+        "tables came into force while requests went on"
+    );
     assert_eq!(count(&rig, "config_reload_errors").await, 0);
+    assert_eq!(version(&rig, &path(0)).await, "last");
+    assert_eq!(version(&rig, &path(ROUTES - 1)).await, "last");
 }
 
 #[tokio::test]
