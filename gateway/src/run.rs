@@ -17,6 +17,7 @@ use caracal_chassis::tasks::{Tasks, TasksError};
 use caracal_egress::{DnsServer, Guard, Resolve, SystemResolver};
 use caracal_token::MandateMacKey;
 use caracal_wire::answer_mac::AnswerMacKey;
+use caracal_wire::channel::ChannelKey;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use tokio::sync::Notify;
@@ -218,7 +219,8 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
     let sts = sts.map_err(|error| RunError::Sts(Box::new(error)))?;
     let mac_key = config.mac_key.as_ref().map(HmacKey::expose);
     let mandate_mac = mac_key.map(MandateMacKey::derive);
-    let sts = Arc::new(sts.with_answer_mac(mac_key.map(AnswerMacKey::derive)));
+    let sts = sts.with_answer_mac(mac_key.map(AnswerMacKey::derive));
+    let sts = Arc::new(sts.with_channels(mac_key.map(ChannelKey::derive)));
     let keys = Arc::new(ZoneKeys::new(Arc::clone(&sts), clock.clone()));
     let revocations = RevocationState::new(
         Arc::clone(&sts),

@@ -2,6 +2,7 @@
 //! each address.
 
 mod breaker;
+mod channel;
 mod documents;
 mod link;
 mod operations;
@@ -18,6 +19,7 @@ use caracal_chassis::Clock;
 use caracal_model::ZoneId;
 use caracal_token::KeySet;
 use caracal_wire::answer_mac::{self, AnswerMacKey};
+use caracal_wire::channel::{CHANNEL_PATH, ChannelKey, PROTOCOL};
 use caracal_wire::gateway_signature;
 use caracal_wire::header::TIMEOUT_MS;
 use caracal_wire::sts::{
@@ -28,6 +30,7 @@ use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use channel::{Ended, Opener};
 use link::{Answer, Call, Link, LinkError, Repeats};
 use site::Site;
 
@@ -96,9 +99,10 @@ pub(crate) struct StsClient {
     turn: AtomicUsize,
     /// The same of questions, which go to any address.
     turn_of_questions: AtomicUsize,
-    connector: TransportConnector,
+    connector: Arc<TransportConnector>,
     key: Option<HmacKey>,
     answer_mac: Option<AnswerMacKey>,
+    channel: Option<ChannelKey>,
     timeout: Duration,
     clock: Clock,
     exchanges: AtomicU64,
@@ -135,9 +139,10 @@ impl StsClient {
             links: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             turn_of_questions: AtomicUsize::new(0),
-            connector: TransportConnector::new(Some(options)),
+            connector: Arc::new(TransportConnector::new(Some(options))),
             key,
             answer_mac: None,
+            channel: None,
             timeout,
             clock,
             exchanges: AtomicU64::new(0),
@@ -148,6 +153,12 @@ impl StsClient {
     /// Asks for answers with a MAC under `key`.
     pub(crate) fn with_answer_mac(mut self, key: Option<AnswerMacKey>) -> Self {
         self.answer_mac = key;
+        self
+    }
+
+    /// Opens channels under `key`, so that exchanges need not go by HTTP.
+    pub(crate) fn with_channels(mut self, key: Option<ChannelKey>) -> Self {
+        self.channel = key.filter(|_key| self.key.is_some());
         self
     }
 
@@ -194,7 +205,17 @@ impl StsClient {
         let mut repeats = Repeats::default();
         for link in self.rotation(&self.turn) {
             let Some(pass) = link.breaker.pass() else { continue };
-            let call = link.call(&self.connector, write, TOKEN_BYTES_MAX, &mut repeats);
+            let call = async {
+                if let Some(answer) = self
+                    .by_channel(&link, form, request_id, until, &mut repeats)
+                    .await
+                {
+                    return Ok(answer);
+                }
+                let call = link.call(&self.connector, write, TOKEN_BYTES_MAX, &mut repeats);
+                // Rare, and large.
+                Box::pin(call).await
+            };
             let called = tokio::time::timeout_at(until, call).await;
             let answer = match called {
                 Err(_elapsed) => Err(StsError::Timeout),
@@ -237,7 +258,43 @@ impl StsClient {
         Err(last)
     }
 
+    /// The answer of an open channel. When a channel ends with the call unanswered, the call may be repeated by HTTP, if it
+    /// has not been already.
+    async fn by_channel(
+        &self,
+        link: &Link,
+        form: &str,
+        request_id: &str,
+        until: Instant,
+        repeats: &mut Repeats,
+    ) -> Option<Answer> {
+        let key = self.channel.as_ref().filter(|_key| !repeats.is_used)?;
+        let channel = link.channels().get(|| self.opener(link, key))?;
+        let left = until.saturating_duration_since(Instant::now());
+        match channel.call(form, request_id, left).await {
+            Ok(answer) => Some(Answer::proven(answer)),
+            Err(Ended::Untold) => None,
+            Err(Ended::Unknown) => {
+                repeats.is_used = true;
+                None
+            }
+        }
+    }
+
+    fn opener(&self, link: &Link, key: &ChannelKey) -> Option<Opener> {
+        Some(Opener {
+            connector: Arc::clone(&self.connector),
+            peer: link.peer().clone(),
+            request: self.request(link.site(), "GET", CHANNEL_PATH, &[], None, true),
+            key: key.clone(),
+            timeout: self.timeout,
+        })
+    }
+
     fn is_sealed(&self, answer: &Answer) -> bool {
+        if answer.is_proven {
+            return answer.status == 200;
+        }
         let Some((key, mac)) = self.answer_mac.as_ref().zip(answer.mac.as_ref()) else {
             return false;
         };
@@ -364,6 +421,10 @@ impl StsClient {
         if let Some((request_id, left)) = behalf {
             line("X-Request-Id", request_id);
             line(TIMEOUT_MS, &left.as_millis().to_string());
+        }
+        if endpoint == CHANNEL_PATH {
+            line("Connection", "Upgrade");
+            line("Upgrade", PROTOCOL);
         }
         let mut signature = String::new();
         if let Some(key) = self.key.as_ref().filter(|_key| signed) {

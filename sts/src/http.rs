@@ -3,6 +3,7 @@
 mod answer;
 mod approval_decision;
 mod approvals;
+mod channel;
 mod gateway;
 mod gateway_documents;
 mod gateway_operations;

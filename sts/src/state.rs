@@ -13,6 +13,7 @@ use caracal_token::MandateMacKey;
 use caracal_token::dpop::nonce::Nonces;
 use caracal_token::envelope::Keyring;
 use caracal_wire::answer_mac::AnswerMacKey;
+use caracal_wire::channel::ChannelKey;
 
 use crate::approval::Waiters;
 use crate::exchange::client::home::Homes;
@@ -85,14 +86,17 @@ pub(crate) struct MacKeys {
     pub(crate) mandate: MandateMacKey,
     /// For answers to gateways.
     pub(crate) answer: AnswerMacKey,
+    /// For channels of gateways.
+    pub(crate) channel: ChannelKey,
 }
 
 impl MacKeys {
-    /// Both from what `MANDATE_MAC_KEY` holds.
+    /// All from what `MANDATE_MAC_KEY` holds.
     pub(crate) fn derive(shared: &[u8]) -> Self {
         Self {
             mandate: MandateMacKey::derive(shared),
             answer: AnswerMacKey::derive(shared),
+            channel: ChannelKey::derive(shared),
         }
     }
 }

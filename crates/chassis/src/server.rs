@@ -8,6 +8,7 @@ mod peer;
 mod request_id;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::shutdown::Shutdown;
 pub use body::{BodyError, read_body};
 pub use peer::Peer;
 pub use request_id::{REQUEST_ID_HEADER, RequestId};
+pub use upgrade::{Upgrade, Upgraded};
 
 /// How much of everything one server allows, and to one client.
 #[derive(Clone, Debug)]

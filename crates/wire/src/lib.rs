@@ -29,6 +29,7 @@ mod digest;
 pub mod answer_mac;
 pub mod approval;
 pub mod audit;
+pub mod channel;
 pub mod error;
 pub mod event;
 pub mod form;

@@ -3,6 +3,7 @@
 //! A connection is used by one request at a time and driven by the task that waits for the answer, so no hand-over to
 //! another task is on the request path. Reading is Pingora's HTTP/1.1 client session.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
+use super::channel::Channels;
 use super::site::Site;
 
 /// Kept connections at most; more requests at a time open more, which are then closed.
@@ -31,6 +33,7 @@ pub(super) struct Link {
     site: Arc<Site>,
     peer: HttpPeer,
     idle: Mutex<Vec<(Stream, Instant)>>,
+    channels: Arc<Channels>,
     pub(super) breaker: Breaker,
 }
 
@@ -48,11 +51,28 @@ pub(super) struct Answer {
     pub(super) call_signature: String,
     /// The MAC that it shows, unchecked.
     pub(super) mac: Option<HeaderValue>,
+    /// Whether it came in a frame that proves it.
+    pub(super) is_proven: bool,
     pub(super) status: u16,
-    pub(super) content_type: String,
+    pub(super) content_type: Cow<'static, str>,
     /// `Retry-After`, when it is a number of seconds.
     pub(super) retry_after_s: Option<u32>,
     pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// What a channel brought.
+    pub(super) fn proven(answer: caracal_wire::channel::Answer) -> Self {
+        Self {
+            call_signature: String::new(),
+            mac: None,
+            is_proven: true,
+            status: answer.status,
+            content_type: "application/json".into(),
+            retry_after_s: answer.retry_after_s,
+            body: answer.body,
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -74,10 +94,8 @@ pub(super) enum LinkError {
 /// round and end every replica.
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
-    is_used: bool,
+    pub(super) is_used: bool,
 }
-
-// The session is large, so the future that holds it is boxed: one allocation for each call.
 
 /// The connection was closed before a byte of the answer came: a kept one that the STS gave up.
 struct GoneStale;
@@ -88,6 +106,7 @@ impl Link {
             site,
             peer,
             idle: Mutex::default(),
+            channels: Arc::new(Channels::new()),
             breaker: Breaker::default(),
         }
     }
@@ -95,6 +114,11 @@ impl Link {
     /// Whom it leads to.
     pub(super) fn peer(&self) -> &HttpPeer {
         &self.peer
+    }
+
+    /// The channels of exchanges to it.
+    pub(super) fn channels(&self) -> &Arc<Channels> {
+        &self.channels
     }
 
     /// Which entry of `STS_URL` it belongs to.
@@ -170,7 +194,7 @@ impl Link {
         let content_type = session
             .get_header(http::header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
-        let content_type = content_type.unwrap_or_default().to_owned();
+        let content_type = Cow::Owned(content_type.unwrap_or_default().to_owned());
         let retry_after_s = session
             .get_header(http::header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
@@ -193,6 +217,7 @@ impl Link {
         Ok(Answer {
             call_signature,
             mac,
+            is_proven: false,
             status,
             content_type,
             retry_after_s,

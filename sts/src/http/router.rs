@@ -8,6 +8,7 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{get, post};
+use caracal_wire::channel::CHANNEL_PATH;
 use caracal_wire::error::ErrorCode;
 use caracal_wire::gateway_document::{DOCUMENTS_PATH, LEASE_SUFFIX};
 use caracal_wire::gateway_operations::OPERATIONS_PATH;
@@ -16,8 +17,8 @@ use caracal_wire::sts::{JWKS_PATH, REVOCATIONS_PATH, TOKEN_PATH};
 
 use super::standard::{introspect, metadata, revoke};
 use super::{
-    answer, approval_decision, approvals, gateway_documents, gateway_operations, internal, jwks, policy,
-    policy_data, run, signing_keys, token,
+    answer, approval_decision, approvals, channel, gateway_documents, gateway_operations, internal, jwks,
+    policy, policy_data, run, signing_keys, token,
 };
 use crate::state::Sts;
 
@@ -30,6 +31,7 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         .route(TOKEN_PATH, post(token::exchange).fallback(token::wrong_method))
         .route(JWKS_PATH, get(jwks::key_set))
         .route(REVOCATIONS_PATH, get(internal::revocations))
+        .route(CHANNEL_PATH, get(channel::open))
         .route(OPERATIONS_PATH, get(gateway_operations::operations))
         .route(
             &format!("{DOCUMENTS_PATH}{{name}}"),

@@ -14,7 +14,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::answer::{NO_STORE, error, held};
-use super::token::{check_head, read_form_body, wait};
+use super::token::{check_head, read_form_body, told, wait};
 use crate::exchange::refusal::Refusal;
 use crate::exchange::request::parse_form;
 use crate::state::Sts;
@@ -102,7 +102,7 @@ fn claim(
             .map(|id| id.to_string()),
         request_id: request_id.as_str().to_owned(),
         source: peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        wait: wait(sts, headers),
+        wait: wait(sts, told(headers)),
     })
 }
 

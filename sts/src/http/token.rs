@@ -135,13 +135,18 @@ impl From<Refusal> for Refused {
 fn origin(sts: &Sts, peer: Peer, request_id: &RequestId, headers: &HeaderMap) -> Origin {
     Origin {
         request_id: request_id.as_str().to_owned(),
-        source: peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        wait: wait(sts, headers),
+        source: source(peer),
+        wait: wait(sts, told(headers)),
         arrived_at: Instant::now(),
     }
 }
 
-fn note(sts: &Sts, origin: &Origin, refusal: &Refusal) {
+/// Where a request comes from; the address of this machine over a Unix socket.
+pub(super) fn source(peer: Peer) -> IpAddr {
+    peer.ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+pub(super) fn note(sts: &Sts, origin: &Origin, refusal: &Refusal) {
     sts.metrics.refused(refusal);
     tracing::info!(
         request.id = origin.request_id,
@@ -152,12 +157,16 @@ fn note(sts: &Sts, origin: &Origin, refusal: &Refusal) {
 
 /// How long the request may wait for a provider: as the settings say, and less when the caller waits less. What is left
 /// of the caller's time is for everything else.
-pub(super) fn wait(sts: &Sts, headers: &HeaderMap) -> Duration {
+pub(super) fn wait(sts: &Sts, told: Option<Duration>) -> Duration {
     const RESERVE: Duration = Duration::from_millis(250);
-    let told = headers.get(TIMEOUT_MS).and_then(|value| value.to_str().ok());
-    let told = told.and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let wait = sts.settings.upstream_credential_wait;
     told.map_or(wait, |told| wait.min(told.saturating_sub(RESERVE)))
+}
+
+/// How long the caller says it waits.
+pub(super) fn told(headers: &HeaderMap) -> Option<Duration> {
+    let told = headers.get(TIMEOUT_MS).and_then(|value| value.to_str().ok());
+    told.and_then(|text| text.parse().ok()).map(Duration::from_millis)
 }
 
 /// Any method but POST.
@@ -274,7 +283,7 @@ fn authenticate_gateway(
 }
 
 /// The exchange between the lock-out and the evidence.
-async fn guarded(
+pub(super) async fn guarded(
     sts: &Sts,
     origin: &Origin,
     request: &ExchangeRequest,

@@ -1,6 +1,7 @@
 //! The life of a listener and of each connection it accepts.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +12,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
 use super::idle::{Activity, BusyBody, Patience, Watched};
 use super::peer::Peer;
+use super::upgrade::{Leave, Upgrade, asks_for_upgrade};
 use super::{Limits, with_layers};
 use crate::shutdown::Shutdown;
 
@@ -59,9 +62,10 @@ pub(super) async fn serve(listener: Listener, router: Router, limits: Limits, sh
         router: with_layers(router, &limits),
         limits,
         cut: Shutdown::new(),
+        shutdown: shutdown.clone(),
+        connections: TaskTracker::new(),
     };
     let slots = Arc::new(Semaphore::new(server.limits.connections));
-    let graceful = GracefulShutdown::new();
     loop {
         let accepted = async {
             let slot = Arc::clone(&slots)
@@ -77,11 +81,11 @@ pub(super) async fn serve(listener: Listener, router: Router, limits: Limits, sh
         };
         match accepted {
             Ok((accepted, slot)) => {
-                let serving = server.clone().connection(accepted, graceful.watcher());
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(slot);
-                });
+                let place = Place {
+                    _slot: slot,
+                    _counted: server.connections.token(),
+                };
+                tokio::spawn(server.clone().connection(accepted, place));
             }
             Err(error) => {
                 tracing::warn!(error = %error, "a connection could not be accepted");
@@ -90,28 +94,37 @@ pub(super) async fn serve(listener: Listener, router: Router, limits: Limits, sh
         }
     }
     drop(listener);
-    if tokio::time::timeout(server.limits.drain_timeout, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    server.connections.close();
+    let drained = tokio::time::timeout(server.limits.drain_timeout, server.connections.wait()).await;
+    if drained.is_err() {
         tracing::warn!("requests still in progress at the end of the drain time are cut off");
     }
     server.cut.trigger();
+}
+
+/// What a connection occupies for as long as it is open, upgraded or not.
+pub(super) struct Place {
+    _slot: OwnedSemaphorePermit,
+    /// Whoever drains waits for it.
+    _counted: TaskTrackerToken,
 }
 
 #[derive(Clone)]
 struct Server {
     router: Router,
     limits: Limits,
+    /// Asks connections to end when they are not used.
+    shutdown: Shutdown,
     /// Ends the connections that outlive the drain time.
     cut: Shutdown,
+    connections: TaskTracker,
 }
 
 impl Server {
-    async fn connection(self, accepted: Accepted, watcher: Watcher) {
+    async fn connection(self, accepted: Accepted, place: Place) {
         match accepted {
-            Accepted::Tcp(stream, peer) => self.exchange(stream, peer, watcher).await,
-            Accepted::Unix(stream) => self.exchange(stream, Peer::Local, watcher).await,
+            Accepted::Tcp(stream, peer) => self.exchange(stream, peer, place).await,
+            Accepted::Unix(stream) => self.exchange(stream, Peer::Local, place).await,
         }
     }
 
@@ -119,7 +132,7 @@ impl Server {
         self,
         stream: S,
         peer: Peer,
-        watcher: Watcher,
+        place: Place,
     ) {
         let activity = Activity::default();
         let patience = Patience {
@@ -129,10 +142,20 @@ impl Server {
         };
         let stream = Watched::new(stream, activity.clone(), patience);
         let router = self.router;
+        let leave = Leave {
+            _place: Arc::new(place),
+            shutdown: self.shutdown.clone(),
+            cut: self.cut.clone(),
+        };
+        let given = leave.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let busy = activity.begin();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
+            if asks_for_upgrade(request.headers()) {
+                let upgrade = Upgrade::offered(&mut request, given.clone(), activity.begin());
+                request.extensions_mut().insert(upgrade);
+            }
             let answer = router.clone().oneshot(request);
             async move {
                 answer
@@ -143,13 +166,25 @@ impl Server {
         let connection = http1::Builder::new()
             .max_buf_size(self.limits.header_bytes.max(HEADER_BYTES_MIN))
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::select! {
-            ended = watcher.watch(connection) => if let Err(error) = ended {
-                // Clients go away all the time; nobody can act on it.
-                tracing::debug!(error = %error, "a connection broke");
-            },
-            () = self.cut.requested() => {}
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let mut is_asked = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        // Clients go away all the time; nobody can act on it.
+                        tracing::debug!(error = %error, "a connection broke");
+                    }
+                    return;
+                }
+                () = leave.shutdown.requested(), if !is_asked => {
+                    is_asked = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = leave.cut.requested() => return,
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub(super) struct Activity(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    is_busy: AtomicBool,
+    /// Requests in progress, and a connection taken over.
+    begun: AtomicUsize,
     /// Whoever read last: hyper does not read again by itself when an answer ends, and the timer must start then.
     reader: AtomicWaker,
 }
@@ -33,28 +34,29 @@ struct State {
 impl Activity {
     /// Marks the connection busy until the result is dropped.
     pub(super) fn begin(&self) -> Busy {
-        self.0.is_busy.store(true, Ordering::Release);
+        self.0.begun.fetch_add(1, Ordering::AcqRel);
         Busy(self.clone())
     }
 
     /// Whether a request is in progress. If so, `reader` is woken when it ends.
     fn is_busy(&self, reader: &Context<'_>) -> bool {
-        if !self.0.is_busy.load(Ordering::Acquire) {
+        if self.0.begun.load(Ordering::Acquire) == 0 {
             return false;
         }
         self.0.reader.register(reader.waker());
         // It may have ended before the reader was registered.
-        self.0.is_busy.load(Ordering::Acquire)
+        self.0.begun.load(Ordering::Acquire) != 0
     }
 }
 
 /// A request in progress.
+#[derive(Debug)]
 pub(super) struct Busy(Activity);
 
 impl Drop for Busy {
     fn drop(&mut self) {
         let state = &self.0.0;
-        state.is_busy.store(false, Ordering::Release);
+        state.begun.fetch_sub(1, Ordering::AcqRel);
         state.reader.wake();
     }
 }
