@@ -10,6 +10,7 @@ mod approval_decisions;
 mod approval_order;
 mod approvals;
 mod certificate;
+mod channel;
 mod client;
 mod client_keys;
 mod configuration;

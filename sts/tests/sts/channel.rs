@@ -1,0 +1,347 @@
+//! A gateway that shares a key exchanges on a channel what it would exchange at the token endpoint, and nobody else does.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use caracal_chassis::Clock;
+use caracal_token::Use;
+use caracal_wire::channel::{
+    Answer, CHANNEL_PATH, Call, ChannelKey, FrameReader, FrameWriter, PROTOCOL, WELCOME,
+};
+use caracal_wire::form;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::stack::{ACCESS_TOKEN, GRANT, SOON, Stack, nonce, signature, with};
+
+const KEY: [u8; 32] = [0x3a; 32];
+
+async fn with_key() -> Stack {
+    Stack::start_with(&[("MANDATE_MAC_KEY", &hex::encode(KEY))]).await
+}
+
+/// The gateway's end of a channel.
+struct Gateway {
+    connection: TcpStream,
+    writer: FrameWriter,
+    reader: FrameReader,
+    come: BytesMut,
+}
+
+/// Asks for a channel with these headers; the connection and the head of the answer.
+async fn ask(stack: &Stack, headers: &[(&str, &str)]) -> (TcpStream, String) {
+    let address = stack.base.strip_prefix("http://").unwrap();
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let mut request = format!("GET {CHANNEL_PATH} HTTP/1.1\r\nHost: {address}\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    connection
+        .write_all(format!("{request}\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.unwrap());
+    }
+    (connection, String::from_utf8(head).unwrap())
+}
+
+fn signed() -> [(&'static str, String); 3] {
+    let now = Clock::system().unix_seconds();
+    signature(now, &nonce(), "GET", CHANNEL_PATH, "")
+}
+
+fn upgrade<'s>(signed: &'s [(&'static str, String); 3]) -> Vec<(&'s str, &'s str)> {
+    let mut headers = vec![("Connection", "Upgrade"), ("Upgrade", PROTOCOL)];
+    headers.extend(signed.iter().map(|(name, value)| (*name, value.as_str())));
+    headers
+}
+
+fn welcome(head: &str) -> &str {
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let line = head
+        .lines()
+        .find_map(|line| line.strip_prefix(WELCOME)?.strip_prefix(": "));
+    line.unwrap()
+}
+
+impl Gateway {
+    async fn open(stack: &Stack) -> Self {
+        let signed = signed();
+        let (connection, head) = ask(stack, &upgrade(&signed)).await;
+        let agreement = ChannelKey::derive(&KEY)
+            .accept(&signed[2].1, welcome(&head).as_bytes())
+            .unwrap();
+        let (writer, reader) = agreement.of_gateway();
+        Self {
+            connection,
+            writer,
+            reader,
+            come: BytesMut::new(),
+        }
+    }
+
+    async fn send(&mut self, calls: &[Call]) {
+        let mut going = BytesMut::new();
+        for call in calls {
+            self.writer.write(call, &mut going).unwrap();
+        }
+        self.connection.write_all(&going).await.unwrap();
+    }
+
+    /// The next answer; `None` when the service has closed the channel.
+    async fn next(&mut self) -> Option<Answer> {
+        tokio::time::timeout(SOON, async {
+            loop {
+                if let Some(answer) = self.reader.next(&mut self.come).unwrap() {
+                    return Some(answer);
+                }
+                if self.connection.read_buf(&mut self.come).await.unwrap_or(0) == 0 {
+                    return None;
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn ask(&mut self, call: Call) -> (u16, Value) {
+        let id = call.id;
+        self.send(&[call]).await;
+        let answer = self.next().await.unwrap();
+        assert_eq!(answer.id, id);
+        (answer.status, serde_json::from_slice(&answer.body).unwrap())
+    }
+}
+
+fn call(id: u64, mandate: &str, fields: &[(&str, &str)]) -> Call {
+    let request_id = nonce();
+    let usual = [
+        GRANT,
+        ("zone_id", "z1"),
+        ("application_id", "app-1"),
+        ("subject_token", mandate),
+        ("subject_token_type", ACCESS_TOKEN),
+        ("resource", "resource://crm"),
+        ("request_method", "GET"),
+        ("request_path", "/v1/contacts"),
+        ("gateway_request_id", &request_id),
+    ];
+    Call {
+        id,
+        left_ms: 10_000,
+        form: form::encode(&with(&usual, fields)).into(),
+        request_id: request_id.clone().into(),
+    }
+}
+
+#[tokio::test]
+async fn a_channel_answers_as_the_token_endpoint_does() {
+    let stack = with_key().await;
+    let mut gateway = Gateway::open(&stack).await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    let (status, answer) = gateway.ask(call(1, &one_shot, &[])).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(
+        (&answer["access_token"], &answer["token_type"]),
+        (&"".into(), &"N_A".into())
+    );
+    let by_http = stack.at_gateway(&one_shot, "resource://crm", &[]).await;
+    assert_eq!(answer["upstreams"], by_http.body["upstreams"]);
+
+    let seen = stack.one_shot("resource://mandate", "crm:read").await;
+    let (status, answer) = gateway
+        .ask(call(2, &seen, &[("resource", "resource://mandate")]))
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    let token = answer["access_token"].as_str().unwrap();
+    stack.verify(token, "resource://mandate", Use::Resource).await;
+}
+
+#[tokio::test]
+async fn what_is_refused_is_refused_in_the_same_words_and_recorded() {
+    let stack = with_key().await;
+    let mut gateway = Gateway::open(&stack).await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    for (id, fields) in [
+        (1, vec![("resource", "resource://unknown")]),
+        (2, vec![("zone_id", "")]),
+        (3, vec![("grant_type", "password")]),
+        (4, vec![("application_id", "app-9")]),
+        (5, vec![("subject_token", "no.mandate.atall")]),
+    ] {
+        let (status, body) = gateway.ask(call(id, &one_shot, &fields)).await;
+        let by_http = stack.at_gateway(&one_shot, "resource://crm", &fields).await;
+        assert_eq!(status, by_http.status, "{fields:?}: {body}");
+        for member in ["error", "error_description"] {
+            assert_eq!(body[member], by_http.body[member], "{fields:?}");
+        }
+    }
+    let refused = call(6, &one_shot, &[("resource", "resource://unknown")]);
+    let name = String::from_utf8(refused.request_id.to_vec()).unwrap();
+    assert_ne!(gateway.ask(refused).await.0, 200);
+    let events = stack.events(|event| event["request_id"] == name.as_str()).await;
+    assert_eq!(events[0]["decision"], "deny");
+    let other_name = Call {
+        request_id: Bytes::from_static(b"another"),
+        ..call(7, &one_shot, &[])
+    };
+    let (status, body) = gateway.ask(other_name).await;
+    assert_eq!((status, &body["error"]), (401, &"access_denied".into()), "{body}");
+}
+
+#[tokio::test]
+async fn many_calls_at_once_each_get_their_own_answer() {
+    let stack = with_key().await;
+    let mut gateway = Gateway::open(&stack).await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    let calls: Vec<Call> = (0..700)
+        .map(|id| match id % 3 {
+            0 => call(id, &one_shot, &[("resource", "resource://unknown")]),
+            _ => call(id, &one_shot, &[]),
+        })
+        .collect();
+    let (mut from, mut to) = gateway.connection.into_split();
+    let mut going = BytesMut::new();
+    for call in &calls {
+        gateway.writer.write(call, &mut going).unwrap();
+    }
+    // More than is worked on at a time, and more than the sockets hold: who writes must read as well.
+    let writing = tokio::spawn(async move {
+        to.write_all(&going).await.unwrap();
+        to
+    });
+    let mut statuses = BTreeMap::new();
+    while statuses.len() < calls.len() {
+        while let Some(answer) = gateway.reader.next::<Answer>(&mut gateway.come).unwrap() {
+            assert_eq!(statuses.insert(answer.id, answer.status), None);
+        }
+        if statuses.len() < calls.len() {
+            let read = tokio::time::timeout(SOON, from.read_buf(&mut gateway.come)).await;
+            assert_ne!(read.unwrap().unwrap(), 0);
+        }
+    }
+    let _to = writing.await.unwrap();
+    for (id, status) in statuses {
+        assert_eq!(status == 200, id % 3 != 0, "{id}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_frame_that_is_not_the_gateways_ends_the_channel() {
+    let stack = with_key().await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    let frame = |gateway: &mut Gateway| {
+        let mut frame = BytesMut::new();
+        gateway
+            .writer
+            .write(&call(1, &one_shot, &[]), &mut frame)
+            .unwrap();
+        frame
+    };
+    let mut gateway = Gateway::open(&stack).await;
+    let mut altered = frame(&mut gateway);
+    let last = altered.len() - 1;
+    altered[last] ^= 1;
+    gateway.connection.write_all(&altered).await.unwrap();
+    assert_eq!(gateway.next().await, None);
+
+    let mut gateway = Gateway::open(&stack).await;
+    let once = frame(&mut gateway);
+    gateway.connection.write_all(&once).await.unwrap();
+    assert_eq!(gateway.next().await.unwrap().status, 200);
+    gateway.connection.write_all(&once).await.unwrap();
+    assert_eq!(gateway.next().await, None, "a frame is good once");
+
+    let (mut first, mut second) = (Gateway::open(&stack).await, Gateway::open(&stack).await);
+    let of_another = frame(&mut first);
+    second.connection.write_all(&of_another).await.unwrap();
+    assert_eq!(second.next().await, None, "and on its own channel");
+
+    let mut gateway = Gateway::open(&stack).await;
+    gateway
+        .connection
+        .write_all(&u32::MAX.to_be_bytes())
+        .await
+        .unwrap();
+    assert_eq!(
+        gateway.next().await,
+        None,
+        "nothing is kept for a length that is too long"
+    );
+}
+
+#[tokio::test]
+async fn a_channel_is_for_gateways_with_the_key_alone() {
+    let stack = with_key().await;
+    let once = signed();
+    let (_connection, head) = ask(&stack, &upgrade(&once)).await;
+    let proof = welcome(&head);
+    assert!(
+        ChannelKey::derive(&[9; 32])
+            .accept(&once[2].1, proof.as_bytes())
+            .is_none()
+    );
+    let old = signature(
+        Clock::system().unix_seconds() - 61,
+        &nonce(),
+        "GET",
+        CHANNEL_PATH,
+        "",
+    );
+    let elsewhere = signature(
+        Clock::system().unix_seconds(),
+        &nonce(),
+        "GET",
+        "/internal/gateway/revocations",
+        "",
+    );
+    let fresh = signed();
+    for (what, headers, status) in [
+        ("again", upgrade(&once), "401"),
+        ("too old", upgrade(&old), "401"),
+        ("for something else", upgrade(&elsewhere), "401"),
+        (
+            "unsigned",
+            vec![("Connection", "Upgrade"), ("Upgrade", PROTOCOL)],
+            "401",
+        ),
+        (
+            "another protocol",
+            [
+                &[("Connection", "Upgrade"), ("Upgrade", "websocket")],
+                &upgrade(&fresh)[2..],
+            ]
+            .concat(),
+            "404",
+        ),
+    ] {
+        let (_connection, head) = ask(&stack, &headers).await;
+        assert_eq!(head.split(' ').nth(1), Some(status), "{what}: {head}");
+    }
+    let plain = signed();
+    let (_connection, head) = ask(&stack, &upgrade(&plain)[2..]).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "without an upgrade: {head}");
+
+    let without = Stack::start().await;
+    let signed = signed();
+    let (_connection, head) = ask(&without, &upgrade(&signed)).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+}
+
+#[tokio::test]
+async fn a_service_that_ends_answers_what_it_has_taken_and_closes_its_channels() {
+    let mut stack = with_key().await;
+    let mut gateway = Gateway::open(&stack).await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    assert_eq!(gateway.ask(call(1, &one_shot, &[])).await.0, 200);
+    let calls: Vec<Call> = (2..40).map(|id| call(id, &one_shot, &[])).collect();
+    gateway.send(&calls).await;
+    assert_eq!(gateway.next().await.unwrap().status, 200, "they have come");
+    stack.stop().await.unwrap();
+    while let Some(answer) = gateway.next().await {
+        assert_eq!(answer.status, 200);
+    }
+}
