@@ -5,6 +5,8 @@
 //! has ended is opened again in the background; until then, and where the STS offers none, calls go by HTTP.
 
 mod opening;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
