@@ -425,6 +425,13 @@ mod tests {
     #[test]
     fn the_frame_is_the_documented_one() {
         // By Python's hmac, with key = HMAC(HMAC(0707..07, INFO), "calls\naa\n" + 32 * 09).
+        assert_eq!(
+            agreement().welcome,
+            format!(
+                "{} 82fcf9671617ccb062bc22997536a52b938d88ab6d9d53610df95a2381fcb63c",
+                "09".repeat(32)
+            )
+        );
         let sent = written(&[call(1)]);
         assert_eq!(
             hex::encode(sent),
