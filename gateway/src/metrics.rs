@@ -121,10 +121,12 @@ pub(crate) struct Metrics {
     pub(crate) redirected: IntCounter,
     pub(crate) config_reloads: IntCounter,
     pub(crate) config_reload_errors: IntCounter,
-    /// Round trips to the bus on the path of a request: one for each one-shot mandate.
     macs: IntCounter,
     signatures: IntCounter,
     pub(crate) sealed_answers: IntCounter,
+    /// Answers of the STS that came on a channel.
+    pub(crate) channel_answers: IntCounter,
+    /// Round trips to the bus on the path of a request: one for each one-shot mandate.
     pub(crate) replay_claims: IntCounter,
     pub(crate) replay_given_back: IntCounter,
     pub(crate) streams_cut: IntCounterVec,
@@ -225,6 +227,10 @@ impl Metrics {
             sealed_answers: counter(
                 "sts_answers_by_mac_total",
                 "Answers of the STS proven by their MAC.",
+            ),
+            channel_answers: counter(
+                "sts_answers_by_channel_total",
+                "Answers of the STS that came on a channel, refusals included.",
             ),
             replay_claims: counter(
                 "replay_claims_total",

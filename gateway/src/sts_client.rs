@@ -89,6 +89,8 @@ pub(crate) struct TokenAnswer {
     pub(crate) body: Bytes,
     /// Whether its MAC proves that it is the STS's answer to this call.
     pub(crate) is_sealed: bool,
+    /// Whether it came on a channel.
+    pub(crate) is_by_channel: bool,
 }
 
 /// The client of the STS. One per gateway.
@@ -247,6 +249,7 @@ impl StsClient {
                     let is_json = is_json(&answer.content_type);
                     Ok(TokenAnswer {
                         is_sealed: self.is_sealed(&answer),
+                        is_by_channel: answer.is_proven,
                         status: answer.status,
                         is_json,
                         retry_after_s: answer.retry_after_s,
@@ -281,14 +284,14 @@ impl StsClient {
         }
     }
 
-    fn opener(&self, link: &Link, key: &ChannelKey) -> Option<Opener> {
-        Some(Opener {
+    fn opener(&self, link: &Link, key: &ChannelKey) -> Opener {
+        Opener {
             connector: Arc::clone(&self.connector),
             peer: link.peer().clone(),
             request: self.request(link.site(), "GET", CHANNEL_PATH, &[], None, true),
             key: key.clone(),
             timeout: self.timeout,
-        })
+        }
     }
 
     fn is_sealed(&self, answer: &Answer) -> bool {

@@ -10,6 +10,7 @@
 
 mod acme;
 mod changes;
+mod channel;
 mod clients;
 mod cost;
 mod crash;

@@ -87,6 +87,9 @@ pub(crate) async fn redeem(
                 StsError::Status(_) | StsError::Unreadable(_) => Denial::StsInvalid("not an answer"),
             }
         })?;
+    if answer.is_by_channel {
+        gateway.metrics.channel_answers.inc();
+    }
     let mut response =
         granted(&answer).inspect_err(|denial| operation::learn(gateway, standing.caller(), denial))?;
     if answer.is_sealed {
@@ -236,6 +239,7 @@ mod tests {
     fn answer(status: u16, is_json: bool, body: &'static str) -> Denial {
         granted(&TokenAnswer {
             is_sealed: false,
+            is_by_channel: false,
             status,
             is_json,
             retry_after_s: (status == 429).then_some(3),

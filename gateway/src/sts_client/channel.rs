@@ -63,17 +63,15 @@ impl Channels {
 
     /// An open channel; when the next one in turn is not open, has it opened by `opener`, in a task of its own, and there is
     /// none this time. Memory only.
-    pub(super) fn get(self: &Arc<Self>, opener: impl FnOnce() -> Option<Opener>) -> Option<Arc<Channel>> {
+    pub(super) fn get(self: &Arc<Self>, opener: impl FnOnce() -> Opener) -> Option<Arc<Channel>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.places.len().max(1);
         let place = self.places.get(turn)?;
         if let Some(channel) = place.open.load_full().filter(|channel| !channel.has_ended()) {
             return Some(channel);
         }
-        if place.may_open()
-            && let Some(opener) = opener()
-        {
-            let channels = Arc::clone(self);
-            tokio::spawn(async move { channels.open(turn, opener).await });
+        if place.may_open() {
+            let (channels, opener) = (Arc::clone(self), opener());
+            tokio::spawn(async move { Box::pin(channels.open(turn, opener)).await });
         }
         None
     }

@@ -35,7 +35,7 @@ async fn ask(stack: &Stack, headers: &[(&str, &str)]) -> (TcpStream, String) {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let mut request = format!("GET {CHANNEL_PATH} HTTP/1.1\r\nHost: {address}\r\n");
     for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        request.extend([name, ": ", value, "\r\n"]);
     }
     connection
         .write_all(format!("{request}\r\n").as_bytes())
