@@ -108,8 +108,14 @@ impl RedisBus {
     }
 
     fn append(&self, stream: &str, fields: &Fields) -> Cmd {
-        let mut append = cmd("XADD");
-        append.arg(stream);
+        // Room for all of it at once; a length is written in a few digits more.
+        let written = |text: &str| text.len() + 8;
+        let bytes: usize = fields
+            .iter()
+            .map(|(name, value)| written(name) + written(value))
+            .sum();
+        let mut append = Cmd::with_capacity(6 + 2 * fields.len(), bytes + 128);
+        append.arg("XADD").arg(stream);
         if let Some(length) = self.lengths.of(stream) {
             append.arg("MAXLEN").arg("~").arg(length);
         }

@@ -236,7 +236,8 @@ fn check(event: &[u8]) -> Result<(), SpoolError> {
     if event.is_empty() || event.len() > EVENT_BYTES_MAX {
         return Err(SpoolError::NotAnEvent("its length"));
     }
-    if event.iter().any(|byte| *byte < b' ') {
+    // Looks at every byte, which is faster than to stop at the first.
+    if event.iter().min().is_some_and(|least| *least < b' ') {
         return Err(SpoolError::NotAnEvent(
             "a control character; write the JSON on one line",
         ));

@@ -29,9 +29,11 @@ pub(super) struct Group {
 
 /// An entry id.
 pub(super) fn id(value: &Value) -> Result<EntryId, BusError> {
-    text(value)
-        .and_then(|text| text.parse().ok())
-        .ok_or(BusError::Unexpected("id of a stream entry"))
+    let id = match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()),
+        other => text(other).and_then(|text| text.parse().ok()),
+    };
+    id.ok_or(BusError::Unexpected("id of a stream entry"))
 }
 
 /// The answer of `XREAD` and `XREADGROUP`; nil when there is no news.

@@ -141,7 +141,7 @@ impl EvidencePublisher {
     fn entry(&self, event: &Bytes) -> Fields {
         let data = String::from_utf8_lossy(event).into_owned();
         let mut fields = Fields::new();
-        if let Ok(Identified { id }) = serde_json::from_str(&data) {
+        if let Some(id) = id_of(&data) {
             fields.insert("id".to_owned(), id.into_owned());
         }
         if let Some(key) = &self.audit_key {
@@ -156,8 +156,38 @@ impl EvidencePublisher {
     }
 }
 
+/// The id of an event. It is what our events begin with, so that the others are rarely read to their end.
+fn id_of(event: &str) -> Option<Cow<'_, str>> {
+    let first = event
+        .strip_prefix(r#"{"id":""#)
+        .and_then(|rest| rest.split_once('"'));
+    match first {
+        Some((id, _rest)) if !id.contains('\\') => Some(Cow::Borrowed(id)),
+        _ => serde_json::from_str(event).ok().map(|Identified { id }| id),
+    }
+}
+
 #[derive(Deserialize)]
 struct Identified<'e> {
     #[serde(borrow)]
     id: Cow<'e, str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_found_wherever_and_however_it_stands() {
+        for (event, id) in [
+            (r#"{"id":"e-1","zone_id":"z"}"#, Some("e-1")),
+            (r#"{"zone_id":"z","id":"e-1"}"#, Some("e-1")),
+            (r#"{ "id" : "e-1" }"#, Some("e-1")),
+            (r#"{"id":"e\u002d1"}"#, Some("e-1")),
+            (r#"{"zone_id":"z"}"#, None),
+            ("not json", None),
+        ] {
+            assert_eq!(id_of(event).as_deref(), id, "{event}");
+        }
+    }
 }
