@@ -1,5 +1,7 @@
 //! How does an event become a link of its zone's chain? By docs/contract/audit-events.md, "The chain".
 
+use std::borrow::Cow;
+
 use caracal_bus::HmacKey;
 use caracal_model::UnixMicros;
 use caracal_storage::audit_event::{ChainHead, Documents, Link, NewLink};
@@ -49,24 +51,26 @@ impl AuditKeys {
 }
 
 /// An event that passed the checks, as it will be stored.
-#[derive(Debug, Clone)]
-pub(crate) struct Event {
-    pub(crate) id: String,
-    pub(crate) kind: String,
-    pub(crate) request_id: Option<String>,
-    pub(crate) decision: Option<String>,
-    pub(crate) policy_set_id: Option<String>,
-    pub(crate) policy_set_version_id: Option<String>,
-    pub(crate) manifest_sha: Option<String>,
-    pub(crate) evaluation_status: Option<String>,
+#[derive(Debug)]
+pub(crate) struct Event<'e> {
+    pub(crate) id: Cow<'e, str>,
+    pub(crate) kind: Cow<'e, str>,
+    pub(crate) request_id: Option<Cow<'e, str>>,
+    pub(crate) decision: Option<Cow<'e, str>>,
+    pub(crate) policy_set_id: Option<Cow<'e, str>>,
+    pub(crate) policy_set_version_id: Option<Cow<'e, str>>,
+    pub(crate) manifest_sha: Option<Cow<'e, str>>,
+    pub(crate) evaluation_status: Option<Cow<'e, str>>,
     pub(crate) documents: Documents,
+    /// Whether the database will give the documents back as they stand here; otherwise it has to be asked how.
+    pub(crate) is_normal: bool,
     pub(crate) occurred_at: UnixMicros,
-    pub(crate) signature: Option<String>,
+    pub(crate) signature: Option<&'e str>,
     /// What the producer signed.
-    pub(crate) data: String,
+    pub(crate) data: &'e str,
 }
 
-impl Event {
+impl Event<'_> {
     /// The hash of this event in `zone`, with the documents as the database will give them back.
     pub(crate) fn content(&self, zone: &str, documents: &Documents) -> String {
         audit::content_hash(&Content {
@@ -107,54 +111,53 @@ pub(crate) fn content_of_link(link: &Link) -> String {
 }
 
 /// An event with its hash, not yet at a place in the chain.
-#[derive(Debug, Clone)]
-pub(crate) struct Hashed {
-    pub(crate) event: Event,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hashed<'e> {
+    pub(crate) event: &'e Event<'e>,
     /// The documents as the database will give them back.
-    pub(crate) documents: Documents,
-    pub(crate) content: String,
+    pub(crate) documents: &'e Documents,
+    pub(crate) content: &'e str,
 }
 
 /// Puts events after `head`, in order.
-pub(crate) fn link(head: &ChainHead, keys: &AuditKeys, events: Vec<Hashed>) -> Vec<NewLink> {
+pub(crate) fn link<'e>(head: &'e ChainHead, keys: &AuditKeys, events: &[Hashed<'e>]) -> Vec<NewLink<'e>> {
     let mut seq = head.seq;
-    let mut previous = head.content_sha256.clone();
+    let mut previous = head.content_sha256.as_deref();
     events
-        .into_iter()
+        .iter()
         .map(|hashed| {
             seq += 1;
-            let chain_hmac = keys.seal(&hashed.content, previous.as_deref());
-            let prev_content_sha256 = previous.replace(hashed.content.clone());
-            new_link(hashed, prev_content_sha256, chain_hmac, seq)
+            let prev_content_sha256 = previous.replace(hashed.content);
+            new_link(*hashed, prev_content_sha256, keys, seq)
         })
         .collect()
 }
 
-fn new_link(
-    hashed: Hashed,
-    prev_content_sha256: Option<String>,
-    chain_hmac: String,
+fn new_link<'e>(
+    hashed: Hashed<'e>,
+    prev_content_sha256: Option<&'e str>,
+    keys: &AuditKeys,
     chain_seq: i64,
-) -> NewLink {
+) -> NewLink<'e> {
     let Hashed {
         event,
         documents,
         content,
     } = hashed;
     NewLink {
-        id: event.id,
-        event_type: event.kind,
-        request_id: event.request_id,
-        decision: event.decision,
-        policy_set_id: event.policy_set_id,
-        policy_set_version_id: event.policy_set_version_id,
-        manifest_sha: event.manifest_sha,
-        evaluation_status: event.evaluation_status,
+        id: &event.id,
+        event_type: &event.kind,
+        request_id: event.request_id.as_deref(),
+        decision: event.decision.as_deref(),
+        policy_set_id: event.policy_set_id.as_deref(),
+        policy_set_version_id: event.policy_set_version_id.as_deref(),
+        manifest_sha: event.manifest_sha.as_deref(),
+        evaluation_status: event.evaluation_status.as_deref(),
         documents,
         occurred_at: instant(event.occurred_at),
         content_sha256: content,
         prev_content_sha256,
-        chain_hmac,
+        chain_hmac: keys.seal(content, prev_content_sha256),
         chain_seq,
         ingest_signature: event.signature,
         signed_data: event.data,

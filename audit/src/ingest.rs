@@ -12,8 +12,8 @@ use caracal_chassis::Clock;
 use caracal_chassis::backoff::Backoff;
 use caracal_model::ZoneId;
 use caracal_storage::audit_event::{self, Documents};
-use caracal_storage::{Database, StorageError, ZoneScope};
-use caracal_wire::audit::ReceivedEvent;
+use caracal_storage::{Database, StorageError, WriteTx, ZoneScope};
+use caracal_wire::audit::{ReceivedEvent, jsonb_text};
 use caracal_wire::stream::{self, Fields};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -33,12 +33,11 @@ pub(crate) struct Ingest {
 }
 
 /// One event of a batch that passed the checks.
-#[derive(Clone)]
-struct Checked {
+struct Checked<'e> {
     /// Its place in the batch.
     index: usize,
     zone: ZoneId,
-    event: Event,
+    event: Event<'e>,
 }
 
 /// Why an entry can never become evidence.
@@ -55,10 +54,10 @@ impl Ingest {
     }
 
     /// Signature, shape and size; without reading the database.
-    fn check(&self, index: usize, entry: &Entry) -> Result<Checked, Refusal> {
+    fn check<'e>(&self, index: usize, entry: &'e Entry) -> Result<Checked<'e>, Refusal> {
         let data = entry.fields.get("data").ok_or("missing_data_field")?;
-        let signature = entry.fields.get("sig").cloned();
-        if !self.keys.accepts(data.as_bytes(), signature.as_deref()) {
+        let signature = entry.fields.get("sig").map(String::as_str);
+        if !self.keys.accepts(data.as_bytes(), signature) {
             self.metrics.hmac_failures.inc();
             return Err("hmac_verify_failed".to_owned());
         }
@@ -67,10 +66,10 @@ impl Ingest {
             format!("json_parse_error:{error}")
         };
         let received = ReceivedEvent::parse(data.as_bytes()).map_err(|error| unreadable(&error))?;
-        let zone = without_nul(&received.zone_id)
+        let zone = without_nul(received.zone_id.clone())
             .parse()
             .map_err(|error: caracal_model::IdError| unreadable(&error))?;
-        let event = storable(&received, signature, data);
+        let event = storable(received, signature, data);
         if event.id.is_empty() {
             return Err(unreadable(&"an id without a visible character"));
         }
@@ -78,7 +77,7 @@ impl Ingest {
     }
 
     /// Stores one zone's events; while the database is away, tries again for a while. None when it stays away.
-    async fn store_zone(&self, zone: &ZoneId, events: &[Checked]) -> Option<Vec<(usize, Outcome)>> {
+    async fn store_zone(&self, zone: &ZoneId, events: &[Checked<'_>]) -> Option<Vec<(usize, Outcome)>> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             match self.store(zone, events).await {
@@ -100,7 +99,7 @@ impl Ingest {
     async fn store_one_by_one(
         &self,
         zone: &ZoneId,
-        events: &[Checked],
+        events: &[Checked<'_>],
         error: &StorageError,
     ) -> Option<Vec<(usize, Outcome)>> {
         if let [only] = events {
@@ -118,51 +117,50 @@ impl Ingest {
         Some(outcomes)
     }
 
-    /// One transaction: lock the head, normalise, drop what is stored already, link, append.
-    async fn store(&self, zone: &ZoneId, events: &[Checked]) -> Result<Vec<(usize, Outcome)>, StorageError> {
+    /// One transaction: lock the head, drop what is stored already, link, append.
+    async fn store(
+        &self,
+        zone: &ZoneId,
+        events: &[Checked<'_>],
+    ) -> Result<Vec<(usize, Outcome)>, StorageError> {
         let mut tx = self.database.write(ZoneScope::Zone(zone)).await?;
         let head = audit_event::lock_head(&mut tx, zone).await?;
-        let documents: Vec<Documents> = events
+        let documents = normalised(&mut tx, events).await?;
+        let contents: Vec<String> = events
             .iter()
-            .map(|checked| checked.event.documents.clone())
+            .zip(&documents)
+            .map(|(checked, documents)| checked.event.content(zone.as_str(), documents))
             .collect();
-        let normalised = audit_event::normalise(&mut tx, &documents).await?;
-        let ids: Vec<String> = events.iter().map(|checked| checked.event.id.clone()).collect();
-        let mut known: HashMap<String, String> = audit_event::stored_hashes(&mut tx, zone, &ids)
-            .await?
-            .into_iter()
+        let ids: Vec<&str> = events.iter().map(|checked| checked.event.id.as_ref()).collect();
+        let stored = audit_event::stored_hashes(&mut tx, zone, &ids).await?;
+        let mut known: HashMap<&str, &str> = stored
+            .iter()
+            .map(|(id, content)| (id.as_str(), content.as_str()))
             .collect();
         let mut outcomes = Vec::with_capacity(events.len());
         let mut fresh = Vec::with_capacity(events.len());
-        for (checked, documents) in events.iter().zip(normalised) {
-            let content = checked.event.content(zone.as_str(), &documents);
-            match known.get(&checked.event.id) {
-                Some(stored) if *stored == content => outcomes.push((checked.index, Outcome::Done)),
+        for ((checked, documents), content) in events.iter().zip(&documents).zip(&contents) {
+            let id = checked.event.id.as_ref();
+            match known.get(id) {
+                Some(stored) if stored == content => outcomes.push((checked.index, Outcome::Done)),
                 Some(stored) => {
                     let detail = format!("stored={stored} incoming={content}");
-                    audit_event::alert(
-                        &mut tx,
-                        zone,
-                        &checked.event.id,
-                        "content_mismatch_on_replay",
-                        &detail,
-                    )
-                    .await?;
+                    audit_event::alert(&mut tx, zone, id, "content_mismatch_on_replay", &detail).await?;
                     self.metrics.tamper_replay.inc();
                     outcomes.push((checked.index, Outcome::Dead("tamper_on_replay".to_owned())));
                 }
                 None => {
-                    known.insert(checked.event.id.clone(), content.clone());
+                    known.insert(id, content);
                     outcomes.push((checked.index, Outcome::Done));
                     fresh.push(Hashed {
-                        event: checked.event.clone(),
+                        event: &checked.event,
                         documents,
                         content,
                     });
                 }
             }
         }
-        let links = chain::link(&head, &self.keys, fresh);
+        let links = chain::link(&head, &self.keys, &fresh);
         audit_event::append(&mut tx, zone, &links).await?;
         tx.commit().await?;
         self.metrics.inserts.inc_by(links.len() as u64);
@@ -170,11 +168,34 @@ impl Ingest {
     }
 }
 
+/// The documents of each event as the database will give them back. Only where that is not plain is it asked.
+async fn normalised<'e>(
+    tx: &mut WriteTx,
+    events: &'e [Checked<'_>],
+) -> Result<Vec<Cow<'e, Documents>>, StorageError> {
+    let unsure: Vec<&Documents> = events
+        .iter()
+        .filter(|checked| !checked.event.is_normal)
+        .map(|checked| &checked.event.documents)
+        .collect();
+    let mut told = if unsure.is_empty() {
+        Vec::new()
+    } else {
+        audit_event::normalise(tx, &unsure).await?
+    }
+    .into_iter();
+    let documents = events.iter().map(|checked| match &checked.event {
+        event if event.is_normal => Cow::Borrowed(&event.documents),
+        _ => Cow::Owned(told.next().unwrap_or_default()),
+    });
+    Ok(documents.collect())
+}
+
 #[async_trait]
 impl Handler for Ingest {
     async fn handle(&mut self, batch: &[Delivery]) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::Retry; batch.len()];
-        let mut zones: BTreeMap<ZoneId, Vec<Checked>> = BTreeMap::new();
+        let mut zones: BTreeMap<ZoneId, Vec<Checked<'_>>> = BTreeMap::new();
         for (index, (delivery, outcome)) in batch.iter().zip(outcomes.iter_mut()).enumerate() {
             match self.check(index, &delivery.entry) {
                 Ok(checked) => zones.entry(checked.zone.clone()).or_default().push(checked),
@@ -227,43 +248,54 @@ impl Handler for Ingest {
 }
 
 /// The event as the database can store it: it keeps no NUL character, so none is hashed either.
-fn storable(received: &ReceivedEvent<'_>, signature: Option<String>, data: &str) -> Event {
-    let text = |value: &Option<Cow<'_, str>>| value.as_deref().map(without_nul);
-    let document = |value: Option<&RawValue>| value.map(|document| document_without_nul(document.get()));
+fn storable<'e>(received: ReceivedEvent<'e>, signature: Option<&'e str>, data: &'e str) -> Event<'e> {
+    let mut is_normal = true;
+    let mut document = |value: Option<&RawValue>| -> Option<String> {
+        let document = document_without_nul(value?.get());
+        let normal = jsonb_text(&document);
+        is_normal &= normal.is_some();
+        Some(normal.unwrap_or_else(|| document.into_owned()))
+    };
+    let documents = Documents {
+        determining_policies: document(received.determining_policies_json),
+        diagnostics: document(received.diagnostics_json),
+        metadata: document(received.metadata_json),
+    };
     Event {
-        id: without_nul(&received.id),
-        kind: text(&received.event_type).unwrap_or_default(),
-        request_id: text(&received.request_id),
-        decision: text(&received.decision),
-        policy_set_id: text(&received.policy_set_id),
-        policy_set_version_id: text(&received.policy_set_version_id),
-        manifest_sha: text(&received.manifest_sha),
-        evaluation_status: text(&received.evaluation_status),
-        documents: Documents {
-            determining_policies: document(received.determining_policies_json),
-            diagnostics: document(received.diagnostics_json),
-            metadata: document(received.metadata_json),
-        },
+        id: without_nul(received.id),
+        kind: received.event_type.map(without_nul).unwrap_or_default(),
+        request_id: received.request_id.map(without_nul),
+        decision: received.decision.map(without_nul),
+        policy_set_id: received.policy_set_id.map(without_nul),
+        policy_set_version_id: received.policy_set_version_id.map(without_nul),
+        manifest_sha: received.manifest_sha.map(without_nul),
+        evaluation_status: received.evaluation_status.map(without_nul),
+        documents,
+        is_normal,
         occurred_at: received.occurred_at,
         signature,
-        data: data.to_owned(),
+        data,
     }
 }
 
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "")
+fn without_nul(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', ""))
+    } else {
+        text
+    }
 }
 
 /// A document is rewritten only when it can hold a NUL, because rewriting changes how numbers look.
-fn document_without_nul(document: &str) -> String {
+fn document_without_nul(document: &str) -> Cow<'_, str> {
     if !document.contains("\\u0000") {
-        return document.to_owned();
+        return Cow::Borrowed(document);
     }
     let Ok(mut value) = serde_json::from_str::<Value>(document) else {
-        return document.to_owned();
+        return Cow::Borrowed(document);
     };
     strip_nul(&mut value);
-    value.to_string()
+    Cow::Owned(value.to_string())
 }
 
 fn strip_nul(value: &mut Value) {

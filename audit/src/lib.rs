@@ -34,6 +34,10 @@ use crate::metrics::Metrics;
 
 /// How long the tasks may take to end after shutdown was requested.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Most events taken at once. Each batch costs a transaction for each zone in it, whatever its size.
+const BATCH: usize = 500;
+/// How long events gather under load; the ledger is behind by this much at most while it keeps up.
+const GATHER: Duration = Duration::from_millis(50);
 /// Evidence is retried for ever: an outage of the database must not turn it into dead letters.
 const DELIVERIES_MAX: u64 = u64::MAX;
 
@@ -125,6 +129,8 @@ fn ingest(
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + 'static {
     let settings = Settings {
+        batch: BATCH,
+        gather: GATHER,
         min_idle: config.claim_idle,
         deliveries_max: DELIVERIES_MAX,
         start: GroupStart::Beginning,

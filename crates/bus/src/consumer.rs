@@ -98,6 +98,8 @@ pub struct GroupConsumer {
     counts: Arc<Counts>,
     reclaim_at: Option<Instant>,
     trim_at: Option<Instant>,
+    /// Until when entries gather.
+    read_at: Option<Instant>,
 }
 
 impl GroupConsumer {
@@ -110,6 +112,7 @@ impl GroupConsumer {
             counts: Arc::default(),
             reclaim_at: None,
             trim_at: None,
+            read_at: None,
         }
     }
 
@@ -179,12 +182,17 @@ impl GroupConsumer {
             () = shutdown => return Ok(Step::Stop),
             fresh = self.read() => fresh?,
         };
+        let more_may_gather = (1..self.settings.batch).contains(&fresh.len());
+        self.read_at = more_may_gather.then(|| Instant::now() + self.settings.gather);
         self.process(fresh, handler).await?;
         self.trim_when_due().await?;
         Ok(Step::Continue)
     }
 
     async fn read(&self) -> Result<Vec<Delivery>, BusError> {
+        if let Some(at) = self.read_at {
+            tokio::time::sleep_until(at).await;
+        }
         let settings = &self.settings;
         // An entry that waits to be taken over must not wait for news as well.
         let block = self.reclaim_at.map_or(settings.block, |at| {

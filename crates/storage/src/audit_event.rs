@@ -1,7 +1,7 @@
 //! The ledger: `audit_events` (insert-only, partitioned by month) and the head of each zone's hash chain.
 //!
-//! Written by the audit role only. Nothing here computes a hash: the caller takes the documents' normalised text from
-//! [`normalise`], because that text, and not what a producer sent, is what the database can give back to a verifier.
+//! Written by the audit role only. Nothing here computes a hash: what the caller hashes is the text of the documents that the database can
+//! give back to a verifier, and not what a producer sent; where the caller cannot tell it, [`normalise`] does.
 
 use caracal_model::ZoneId;
 use sqlx::FromRow;
@@ -32,39 +32,39 @@ pub struct Documents {
 
 /// One link of the chain, ready to be stored.
 #[derive(Clone, Debug)]
-pub struct NewLink {
+pub struct NewLink<'e> {
     /// Event id.
-    pub id: String,
+    pub id: &'e str,
     /// Kind of event.
-    pub event_type: String,
+    pub event_type: &'e str,
     /// The request it belongs to.
-    pub request_id: Option<String>,
+    pub request_id: Option<&'e str>,
     /// `allow`, `deny`, ...
-    pub decision: Option<String>,
+    pub decision: Option<&'e str>,
     /// Policy set in force.
-    pub policy_set_id: Option<String>,
+    pub policy_set_id: Option<&'e str>,
     /// Version in force.
-    pub policy_set_version_id: Option<String>,
+    pub policy_set_version_id: Option<&'e str>,
     /// Its manifest.
-    pub manifest_sha: Option<String>,
+    pub manifest_sha: Option<&'e str>,
     /// How the evaluation ended.
-    pub evaluation_status: Option<String>,
+    pub evaluation_status: Option<&'e str>,
     /// The three documents.
-    pub documents: Documents,
+    pub documents: &'e Documents,
     /// When it happened; whole microseconds.
     pub occurred_at: OffsetDateTime,
     /// Content hash, hex.
-    pub content_sha256: String,
+    pub content_sha256: &'e str,
     /// Content hash of the link before, hex.
-    pub prev_content_sha256: Option<String>,
+    pub prev_content_sha256: Option<&'e str>,
     /// HMAC over both, hex.
     pub chain_hmac: String,
     /// Position in the zone's chain, from 1.
     pub chain_seq: i64,
     /// The producer's signature, hex.
-    pub ingest_signature: Option<String>,
+    pub ingest_signature: Option<&'e str>,
     /// The text the producer signed: without it its signature could never be checked again, because the documents are rewritten.
-    pub signed_data: String,
+    pub signed_data: &'e str,
 }
 
 /// A stored link.
@@ -112,31 +112,43 @@ const LINK_COLUMNS: &str = "id, zone_id, event_type, request_id, decision, polic
      evaluation_status, determining_policies_json::text AS determining_policies, diagnostics_json::text AS diagnostics, \
      metadata_json::text AS metadata, occurred_at, ingested_at, content_sha256, prev_content_sha256, chain_hmac, chain_seq";
 
-/// Takes the zone's chain for this transaction and gives its end. Other writers of the zone wait until it ends. Two statements.
+/// Takes the zone's chain for this transaction and gives its end. Other writers of the zone wait until it ends. One statement, and two
+/// more for the first events of a zone.
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn lock_head(tx: &mut WriteTx, zone: &ZoneId) -> Result<ChainHead, StorageError> {
+    if let Some(head) = lock_existing_head(tx, zone).await? {
+        return Ok(head);
+    }
     sqlx::query(
         "INSERT INTO audit_chain_heads (zone_id, seq) VALUES ($1, 0) ON CONFLICT (zone_id) DO NOTHING",
     )
     .bind(zone.as_str())
     .execute(&mut *tx)
     .await?;
-    let (seq, content_sha256) =
-        sqlx::query_as("SELECT seq, content_sha256 FROM audit_chain_heads WHERE zone_id = $1 FOR UPDATE")
-            .bind(zone.as_str())
-            .fetch_one(&mut *tx)
-            .await?;
-    Ok(ChainHead { seq, content_sha256 })
+    let head = lock_existing_head(tx, zone).await?;
+    head.ok_or_else(|| sqlx::Error::RowNotFound.into())
+}
+
+/// The setting is for [`stored_hashes`], and stands here because this costs no round trip.
+async fn lock_existing_head(tx: &mut WriteTx, zone: &ZoneId) -> Result<Option<ChainHead>, StorageError> {
+    let row: Option<(i64, Option<String>)> = sqlx::query_as(
+        "SELECT seq, content_sha256 FROM audit_chain_heads, set_config('enable_seqscan', 'off', true) WHERE zone_id = $1 \
+         FOR UPDATE OF audit_chain_heads",
+    )
+    .bind(zone.as_str())
+    .fetch_optional(&mut *tx)
+    .await?;
+    Ok(row.map(|(seq, content_sha256)| ChainHead { seq, content_sha256 }))
 }
 
 /// Gives each triple of documents, as JSON text, the text that the database will store. One statement for all.
 ///
 /// # Errors
 /// [`StorageError::Database`] when a document is not JSON that the database accepts.
-pub async fn normalise(tx: &mut WriteTx, events: &[Documents]) -> Result<Vec<Documents>, StorageError> {
-    let column = |pick: fn(&Documents) -> &Option<String>| -> Vec<Option<&str>> {
+pub async fn normalise(tx: &mut WriteTx, events: &[&Documents]) -> Result<Vec<Documents>, StorageError> {
+    let texts = |pick: fn(&Documents) -> &Option<String>| -> Vec<Option<&str>> {
         events
             .iter()
             .map(|documents| pick(documents).as_deref())
@@ -146,9 +158,9 @@ pub async fn normalise(tx: &mut WriteTx, events: &[Documents]) -> Result<Vec<Doc
         "SELECT d::jsonb::text, g::jsonb::text, m::jsonb::text FROM unnest($1::text[], $2::text[], $3::text[]) \
            WITH ORDINALITY AS t (d, g, m, n) ORDER BY n",
     )
-    .bind(column(|documents| &documents.determining_policies))
-    .bind(column(|documents| &documents.diagnostics))
-    .bind(column(|documents| &documents.metadata))
+    .bind(texts(|documents| &documents.determining_policies))
+    .bind(texts(|documents| &documents.diagnostics))
+    .bind(texts(|documents| &documents.metadata))
     .fetch_all(&mut *tx)
     .await?;
     Ok(rows
@@ -161,74 +173,75 @@ pub async fn normalise(tx: &mut WriteTx, events: &[Documents]) -> Result<Vec<Doc
         .collect())
 }
 
-/// The content hash of each of these events that is stored already, by id. One statement.
+/// The content hash of each of these events that is stored already, by id. One statement, after [`lock_head`].
+///
+/// It must cost a look into the index of ids for each, and nothing else would do: a plan is made and kept while this month's partition is
+/// empty or its statistics are, and then every way of finding rows looks equally cheap. So the zone, for which there are indexes as
+/// well, is compared here, and reading a partition from end to end is off since [`lock_head`].
 ///
 /// # Errors
 /// [`StorageError::Unavailable`] when the database is out of reach.
 pub async fn stored_hashes(
     tx: &mut WriteTx,
     zone: &ZoneId,
-    ids: &[String],
+    ids: &[&str],
 ) -> Result<Vec<(String, String)>, StorageError> {
-    Ok(sqlx::query_as(
-        "SELECT id, coalesce(content_sha256, '') FROM audit_events WHERE zone_id = $1 AND id = ANY($2)",
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT zone_id, id, coalesce(content_sha256, '') FROM audit_events WHERE id = ANY($1)",
     )
-    .bind(zone.as_str())
     .bind(ids)
     .fetch_all(&mut *tx)
-    .await?)
+    .await?;
+    let own = rows.into_iter().filter(|(of, _, _)| of == zone.as_str());
+    Ok(own.map(|(_zone, id, content)| (id, content)).collect())
 }
 
-/// Stores links and moves the head to the last of them. Two statements for all.
+/// Stores links and moves the head to the last of them. One statement for all.
 ///
 /// # Errors
 /// [`StorageError::Conflict`] when a link is stored already.
-pub async fn append(tx: &mut WriteTx, zone: &ZoneId, links: &[NewLink]) -> Result<(), StorageError> {
+pub async fn append(tx: &mut WriteTx, zone: &ZoneId, links: &[NewLink<'_>]) -> Result<(), StorageError> {
     let Some(last) = links.last() else { return Ok(()) };
-    let texts =
-        |pick: fn(&NewLink) -> Option<&String>| -> Vec<Option<&String>> { links.iter().map(pick).collect() };
     sqlx::query(
-        "INSERT INTO audit_events (zone_id, id, event_type, request_id, decision, policy_set_id, policy_set_version_id, \
-           manifest_sha, evaluation_status, determining_policies_json, diagnostics_json, metadata_json, occurred_at, \
-           content_sha256, prev_content_sha256, chain_hmac, chain_seq, ingest_signature, signed_data) \
-         SELECT $1, t.id, t.event_type, t.request_id, t.decision, t.policy_set_id, t.policy_set_version_id, t.manifest_sha, \
-           t.evaluation_status, t.determining::jsonb, t.diagnostics::jsonb, t.metadata::jsonb, t.occurred_at, t.content, \
-           t.prev, t.hmac, t.seq, t.signature, t.signed_data \
-         FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], \
-           $10::text[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::text[], $16::text[], $17::bigint[], \
-           $18::text[], $19::text[]) AS t (id, event_type, request_id, decision, policy_set_id, policy_set_version_id, manifest_sha, \
-           evaluation_status, determining, diagnostics, metadata, occurred_at, content, prev, hmac, seq, signature, signed_data) ORDER BY t.seq",
+        "WITH stored AS ( \
+           INSERT INTO audit_events (zone_id, id, event_type, request_id, decision, policy_set_id, policy_set_version_id, \
+             manifest_sha, evaluation_status, determining_policies_json, diagnostics_json, metadata_json, occurred_at, \
+             content_sha256, prev_content_sha256, chain_hmac, chain_seq, ingest_signature, signed_data) \
+           SELECT $1, unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]), unnest($6::text[]), \
+             unnest($7::text[]), unnest($8::text[]), unnest($9::text[]), unnest($10::text[])::jsonb, unnest($11::text[])::jsonb, \
+             unnest($12::text[])::jsonb, unnest($13::timestamptz[]), unnest($14::text[]), unnest($15::text[]), unnest($16::text[]), \
+             unnest($17::bigint[]), unnest($18::text[]), unnest($19::text[])) \
+         UPDATE audit_chain_heads SET seq = $20, content_sha256 = $21, updated_at = now() WHERE zone_id = $1",
     )
     .bind(zone.as_str())
-    .bind(links.iter().map(|link| link.id.as_str()).collect::<Vec<_>>())
-    .bind(links.iter().map(|link| link.event_type.as_str()).collect::<Vec<_>>())
-    .bind(texts(|link| link.request_id.as_ref()))
-    .bind(texts(|link| link.decision.as_ref()))
-    .bind(texts(|link| link.policy_set_id.as_ref()))
-    .bind(texts(|link| link.policy_set_version_id.as_ref()))
-    .bind(texts(|link| link.manifest_sha.as_ref()))
-    .bind(texts(|link| link.evaluation_status.as_ref()))
-    .bind(texts(|link| link.documents.determining_policies.as_ref()))
-    .bind(texts(|link| link.documents.diagnostics.as_ref()))
-    .bind(texts(|link| link.documents.metadata.as_ref()))
-    .bind(links.iter().map(|link| link.occurred_at).collect::<Vec<_>>())
-    .bind(links.iter().map(|link| link.content_sha256.as_str()).collect::<Vec<_>>())
-    .bind(texts(|link| link.prev_content_sha256.as_ref()))
-    .bind(links.iter().map(|link| link.chain_hmac.as_str()).collect::<Vec<_>>())
-    .bind(links.iter().map(|link| link.chain_seq).collect::<Vec<_>>())
-    .bind(texts(|link| link.ingest_signature.as_ref()))
-    .bind(links.iter().map(|link| link.signed_data.as_str()).collect::<Vec<_>>())
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query(
-        "UPDATE audit_chain_heads SET seq = $2, content_sha256 = $3, updated_at = now() WHERE zone_id = $1",
-    )
-    .bind(zone.as_str())
+    .bind(column(links, |link| link.id))
+    .bind(column(links, |link| link.event_type))
+    .bind(column(links, |link| link.request_id))
+    .bind(column(links, |link| link.decision))
+    .bind(column(links, |link| link.policy_set_id))
+    .bind(column(links, |link| link.policy_set_version_id))
+    .bind(column(links, |link| link.manifest_sha))
+    .bind(column(links, |link| link.evaluation_status))
+    .bind(column(links, |link| link.documents.determining_policies.as_deref()))
+    .bind(column(links, |link| link.documents.diagnostics.as_deref()))
+    .bind(column(links, |link| link.documents.metadata.as_deref()))
+    .bind(column(links, |link| link.occurred_at))
+    .bind(column(links, |link| link.content_sha256))
+    .bind(column(links, |link| link.prev_content_sha256))
+    .bind(column(links, |link| link.chain_hmac.as_str()))
+    .bind(column(links, |link| link.chain_seq))
+    .bind(column(links, |link| link.ingest_signature))
+    .bind(column(links, |link| link.signed_data))
     .bind(last.chain_seq)
-    .bind(last.content_sha256.as_str())
+    .bind(last.content_sha256)
     .execute(&mut *tx)
     .await?;
     Ok(())
+}
+
+/// One value of each link, for an array.
+fn column<'l, 'e, T>(links: &'l [NewLink<'e>], pick: impl Fn(&'l NewLink<'e>) -> T) -> Vec<T> {
+    links.iter().map(pick).collect()
 }
 
 /// Records that a replayed event differs from the stored one.

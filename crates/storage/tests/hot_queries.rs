@@ -15,7 +15,7 @@ use caracal_migrations::Role;
 use caracal_model::ZoneId;
 use caracal_storage::admin_audit::{self, Record};
 use caracal_storage::session_graph::{self, GraphKey};
-use caracal_storage::{AnyTx, Database, PoolLimits, ZoneScope, outbox, revocation, signing_key};
+use caracal_storage::{AnyTx, Database, PoolLimits, ZoneScope, audit_event, outbox, revocation, signing_key};
 use caracal_testing::TestDatabase;
 use time::OffsetDateTime;
 
@@ -35,8 +35,8 @@ INSERT INTO caracal_outbox (id, producer, topic, dedupe_key, payload_json, statu
     FROM generate_series(1, 20000) AS n;
 INSERT INTO audit_chain_heads (zone_id, seq) SELECT 'z' || n, n FROM generate_series(1, 20000) AS n;
 INSERT INTO admin_audit_chain_heads (zone_id, seq, content_sha256) SELECT 'z' || n, n, 'x' FROM generate_series(1, 20000) AS n;
-INSERT INTO audit_events (id, zone_id, event_type, occurred_at, chain_seq, metadata_json)
-    SELECT 'e' || n, 'z' || n % 50, 't', now(), n, jsonb_build_object('agent_session_id', 's' || n, 'session_id', 'r' || n)
+INSERT INTO audit_events (id, zone_id, event_type, request_id, occurred_at, chain_seq, metadata_json)
+    SELECT 'e' || n, 'z' || n % 50, 't', 'q' || n, now(), n, jsonb_build_object('agent_session_id', 's' || n, 'session_id', 'r' || n, 'application_id', 'a' || n % 1000)
     FROM generate_series(1, 20000) AS n;
 INSERT INTO secrets (id, zone_id, entity_id, name, type, envelope)
     SELECT 'k' || n, 'z' || n % 2000 + 1, 'z' || n % 2000 + 1, 'zone_signing_key', 'token', 'x' FROM generate_series(1, 6000) AS n;
@@ -229,6 +229,26 @@ async fn the_indexes_serve_the_questions_they_are_made_for() {
         ),
         (
             Role::Api,
+            "the events of an authority record",
+            "SELECT id FROM audit_events WHERE zone_id = 'z1' AND authority_record_id = 'r51' ORDER BY occurred_at DESC, id DESC LIMIT 50",
+        ),
+        (
+            Role::Api,
+            "the events of an application",
+            "SELECT id FROM audit_events WHERE zone_id = 'z1' AND application_id = 'a51' ORDER BY occurred_at DESC, id DESC LIMIT 50",
+        ),
+        (
+            Role::Api,
+            "the events of a request",
+            "SELECT id FROM audit_events WHERE zone_id = 'z1' AND request_id = 'q51' ORDER BY occurred_at, id LIMIT 50",
+        ),
+        (
+            Role::Audit,
+            "the next links of a chain",
+            "SELECT id FROM audit_events WHERE zone_id = 'z1' AND chain_seq > 100 ORDER BY chain_seq LIMIT 50",
+        ),
+        (
+            Role::Api,
             "the newest events of a zone",
             "SELECT id FROM audit_events WHERE zone_id = 'z1' ORDER BY occurred_at DESC, id DESC LIMIT 50",
         ),
@@ -240,4 +260,51 @@ async fn the_indexes_serve_the_questions_they_are_made_for() {
             no_table_was_read_whole(&mut tx, what).await;
         }
     }
+}
+
+/// A plan is made and kept while there is nothing to read yet, as on the first day of a month.
+#[tokio::test]
+async fn known_events_are_found_by_their_ids_however_young_the_ledger_is() {
+    let test = TestDatabase::new().await;
+    let one_connection = PoolLimits {
+        connections_max: 1,
+        ..PoolLimits::default()
+    };
+    let audit = Database::connect(&test.url_as(Role::Audit), "caracal-test", &one_connection)
+        .await
+        .unwrap();
+    let zone = zone();
+    // Statistics of it would have the plan made again.
+    let pool = test.pool().await;
+    let unattended = sqlx::raw_sql("ALTER TABLE audit_events_default SET (autovacuum_enabled = off)");
+    unattended.execute(&pool).await.unwrap();
+    for _look in 0..10 {
+        let mut tx = audit.write(ZoneScope::Zone(&zone)).await.unwrap();
+        audit_event::lock_head(&mut tx, &zone).await.unwrap();
+        assert_eq!(
+            audit_event::stored_hashes(&mut tx, &zone, &["e1"]).await.unwrap(),
+            []
+        );
+        tx.commit().await.unwrap();
+    }
+    let young = "INSERT INTO audit_events (id, zone_id, event_type, occurred_at, chain_seq, content_sha256) \
+        SELECT 'e' || n, 'z' || n % 2, 't', '2001-01-01', n, 'h' || n FROM generate_series(1, 20000) AS n";
+    sqlx::raw_sql(young).execute(&pool).await.unwrap();
+    let mut tx = audit.write(ZoneScope::Zone(&zone)).await.unwrap();
+    audit_event::lock_head(&mut tx, &zone).await.unwrap();
+    let found = audit_event::stored_hashes(&mut tx, &zone, &["e1", "e2", "e3", "no"])
+        .await
+        .unwrap();
+    let expected = [
+        ("e1".to_owned(), "h1".to_owned()),
+        ("e3".to_owned(), "h3".to_owned()),
+    ];
+    assert_eq!(found, expected, "those of this zone, and no other's");
+    let read: i64 = sqlx::query_scalar(
+        "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_xact_user_tables WHERE relname LIKE 'audit_events%'",
+    )
+    .fetch_one(&mut tx)
+    .await
+    .unwrap();
+    assert!(read <= 4, "{read} rows were read for four ids");
 }

@@ -4,18 +4,21 @@
 //! - [`Details`]: what it says besides its fixed members;
 //! - [`sign_data`], [`verify_data`]: the producer's signature over the bytes of an event;
 //! - [`ReceivedEvent`]: one event as ingest reads it, its documents untouched;
+//! - [`jsonb_text`]: a document as the database will give it back;
 //! - [`content_hash`], [`chain_hmac`]: the links of a zone's hash chain.
 //!
 //! The formats are those of `docs/contract/audit-events.md`.
 
 mod chain;
 mod details;
+mod document;
 mod event;
 mod names;
 mod received;
 
 pub use chain::{Content, chain_hmac, content_hash, verify_chain_hmac};
 pub use details::Details;
+pub use document::jsonb_text;
 pub use event::{AuditEvent, sign_data, verify_data};
 pub use names::{decision, event_type, status};
 pub use received::{ReceivedError, ReceivedEvent};

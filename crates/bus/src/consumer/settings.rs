@@ -17,6 +17,9 @@ pub struct Settings {
     pub batch: usize,
     /// How long one read waits for news.
     pub block: Duration,
+    /// How long entries gather after a batch that was not full, before they are read together: handling many at once costs less than
+    /// handling each. What comes after a pause longer than this is read at once. Default zero.
+    pub gather: Duration,
     /// How long an entry stays with a consumer that does not acknowledge it before another one takes it over.
     pub min_idle: Duration,
     /// Deliveries after which an entry that is still retried becomes a dead letter.
@@ -38,6 +41,7 @@ impl Settings {
             consumer: consumer.to_owned(),
             batch: 100,
             block: Duration::from_secs(5),
+            gather: Duration::ZERO,
             min_idle: Duration::from_secs(30),
             deliveries_max: 5,
             start: GroupStart::End,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use caracal_bus::consumer::{Counts, DeadLetter, Delivery, Handler, Outcome, Settings, each};
-use caracal_bus::{Bus, Entry, EntryId, GroupConsumer, GroupStart, StreamKeys};
+use caracal_bus::{Bus, Entry, EntryId, GroupConsumer, GroupStart, MemoryBus, StreamKeys};
 use caracal_testing::{wait_for, wait_until};
 use caracal_wire::stream::{AUDIT_EVENTS, Fields};
 use tokio::sync::{oneshot, watch};
@@ -370,4 +370,45 @@ async fn without_a_key_everything_is_accepted() {
     wait_until(SOON, async || seen.lock().unwrap().len() == 1).await;
     drop(stop);
     task.await.unwrap();
+}
+
+/// Says how many entries each batch had.
+struct Sizes(Arc<Mutex<Vec<usize>>>);
+
+#[async_trait]
+impl Handler for Sizes {
+    async fn handle(&mut self, batch: &[Delivery]) -> Vec<Outcome> {
+        self.0.lock().unwrap().push(batch.len());
+        vec![Outcome::Done; batch.len()]
+    }
+}
+
+#[tokio::test]
+async fn what_comes_soon_after_a_batch_is_handled_together() {
+    let bus: Arc<dyn Bus> = Arc::new(MemoryBus::new());
+    let sizes = Arc::new(Mutex::new(Vec::new()));
+    let gathering = Settings {
+        gather: Duration::from_millis(100),
+        ..settings("s")
+    };
+    let running = consume(&bus, gathering, Sizes(Arc::clone(&sizes)));
+    // A machine that stands still for longer than entries gather is given another chance; without gathering there is none.
+    for attempt in 1.. {
+        publish(&bus, "s", numbers(0..1)).await;
+        wait_until(SOON, async || sizes.lock().unwrap().iter().sum::<usize>() == 1).await;
+        for n in 1..4 {
+            publish(&bus, "s", numbers(n..n + 1)).await;
+            // The consumer has its turn, and as many as it wants.
+            for _turn in 0..50 {
+                tokio::task::yield_now().await;
+            }
+        }
+        wait_until(SOON, async || sizes.lock().unwrap().iter().sum::<usize>() == 4).await;
+        let handled = std::mem::take(&mut *sizes.lock().unwrap());
+        if handled == [1, 3] {
+            break;
+        }
+        assert!(attempt < 20, "{handled:?}");
+    }
+    running.stop().await;
 }
