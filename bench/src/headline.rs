@@ -72,6 +72,11 @@ pub(crate) fn show(run: &str, report: &mut Report) {
     report.remark(run);
 }
 
+/// Whether a figure is one of them.
+pub(crate) fn holds(figure: &str) -> bool {
+    HEADLINE.iter().any(|(name, _meaning)| *name == figure)
+}
+
 /// Those that were measured.
 pub(crate) fn of(figures: &Map<String, Value>) -> Map<String, Value> {
     let measured = HEADLINE

@@ -133,7 +133,7 @@ impl Cost {
 
 /// Runs the scenario.
 pub(crate) async fn run(site: &Site, length: Length, report: &mut Report) -> anyhow::Result<()> {
-    let time = length.pick(Duration::from_secs(2), Duration::from_secs(10));
+    let time = length.pick(Duration::from_secs(1), Duration::from_secs(10));
     let mut loads = Loads {
         site,
         sts: Connections::open(site.world.stack.sts_url(), CONNECTIONS).await?,
@@ -331,7 +331,7 @@ async fn paced(site: &Site, per_second: f64, length: Length, report: &mut Report
     ));
     let count = open_loop::count(
         per_second,
-        length.pick(Duration::from_secs(2), Duration::from_secs(10)),
+        length.pick(Duration::from_secs(1), Duration::from_secs(10)),
     );
     let (form, authority) = (site.mint_form(), authority(site.world.stack.sts_url()));
     let mut all: Vec<Paced> = Vec::new();

@@ -25,7 +25,7 @@ pub(crate) async fn run(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let per_second = most_per_second / 2.0;
-    let window = length.pick(Duration::from_secs(2), Duration::from_secs(10));
+    let window = length.pick(Duration::from_secs(1), Duration::from_secs(10));
     let count = open_loop::count(per_second, window);
     progress(&format!("{per_second:.0} requests a second, arriving evenly"));
     let gateway = site.world.stack.gateway_url();

@@ -14,6 +14,7 @@ use caracal_testing::Api;
 use p256::pkcs8::{EncodePublicKey, LineEnding};
 use serde_json::{Value, json};
 
+use crate::headline;
 use crate::peer::{BARE, KINDS, Peer, Setting};
 use crate::plot;
 use crate::process;
@@ -84,6 +85,11 @@ impl<'s> Measuring<'s> {
     pub(crate) async fn run(&self, bare: &Peer, length: Length, report: &mut Report) -> anyhow::Result<f64> {
         let (mut peers, mut skipped) = (Vec::new(), Vec::new());
         for kind in &KINDS {
+            // A first look has three minutes for all.
+            if length == Length::Quick && !headline::holds(&format!("{}_cpu_us", kind.key)) {
+                skipped.push(format!("{} (only in longer runs)", kind.name));
+                continue;
+            }
             match self.setting.start(kind).await {
                 Ok(peer) => peers.push(peer),
                 Err(error) => {
