@@ -179,7 +179,7 @@ pub(crate) fn show(report: &mut Report) {
     let rows: Vec<Vec<String>> = AIMS.iter().map(|aim| aim.row(&figures)).collect();
     report.table("Aims", &["figure", "at most", "measured", "of it", "met"], &rows);
     report.remark(
-        "`of it`: measured, divided by the aim. A figure without a measurement belongs to a scenario that this run left out. The last digit of a processor time is noise:          two runs on the same machine differ by some percent.",
+        "`of it`: measured, divided by the aim. A figure without a measurement belongs to a scenario that this run left out. The last digit of a processor time is noise: two runs on the same machine differ by some percent.",
     );
 }
 
