@@ -105,6 +105,19 @@ async fn an_undeclared_operation_is_refused_before_the_exchange_and_burns_no_man
     );
 }
 
+#[tokio::test]
+async fn of_a_long_path_that_is_refused_the_beginning_is_recorded() {
+    let rig = enforcing(&[]).await;
+    let path = format!("/v1/{}", "a".repeat(4_000));
+    let request = rig.request("DELETE", &path, &reading(&rig));
+    let answer = rig.send(request.header("x-request-id", "long-1")).await;
+    assert_eq!(answer.status, 403);
+    let event = rig
+        .event("long-1", "gateway_request_denied", "operation_not_permitted")
+        .await;
+    assert_eq!(event["metadata_json"]["path"], path[..1_024]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_permitted_asks_nothing_more_of_the_sts() {
     let rig = enforcing(&[]).await;
