@@ -274,7 +274,10 @@ impl StsClient {
         let key = self.channel.as_ref().filter(|_key| !repeats.is_used)?;
         let channel = link.channels().get(|| self.opener(link, key))?;
         let left = until.saturating_duration_since(Instant::now());
-        match channel.call(form, request_id, left).await {
+        match channel
+            .call(form, request_id, self.clock.unix_seconds(), left)
+            .await
+        {
             Ok(answer) => Some(Answer::proven(answer)),
             Err(Ended::Untold) => None,
             Err(Ended::Unknown) => {
@@ -425,7 +428,8 @@ impl StsClient {
             line("X-Request-Id", request_id);
             line(TIMEOUT_MS, &left.as_millis().to_string());
         }
-        if endpoint == CHANNEL_PATH {
+        let is_upgrade = endpoint == CHANNEL_PATH;
+        if is_upgrade {
             line("Connection", "Upgrade");
             line("Upgrade", PROTOCOL);
         }
@@ -436,7 +440,11 @@ impl StsClient {
             line(gateway_signature::TIMESTAMP, &now.to_string());
             line(gateway_signature::NONCE, &nonce);
             line(gateway_signature::SIGNATURE, &signature);
-            if let Some(macs) = self.answer_mac.as_ref().filter(|_macs| behalf.is_some()) {
+            if let Some(macs) = self
+                .answer_mac
+                .as_ref()
+                .filter(|_macs| behalf.is_some() || is_upgrade)
+            {
                 line(answer_mac::HEADER, &macs.question(&signature));
             }
         }

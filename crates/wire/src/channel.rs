@@ -224,6 +224,8 @@ pub trait Content: Sized {
 pub struct Call {
     /// What its answer is called; chosen by the gateway.
     pub id: u64,
+    /// When it was written, in Unix seconds: a call that was held back on its way is refused as an old signature is.
+    pub at_unix: i64,
     /// How long the gateway waits for the answer, in milliseconds.
     pub left_ms: u32,
     /// The request on whose behalf.
@@ -235,6 +237,7 @@ pub struct Call {
 impl Content for Call {
     fn put(&self, to: &mut BytesMut) {
         to.put_u64(self.id);
+        to.put_i64(self.at_unix);
         to.put_u32(self.left_ms);
         // A name that is longer is cut off, which the other side notices: the form holds it as well.
         let length = u8::try_from(self.request_id.len()).unwrap_or(u8::MAX);
@@ -245,11 +248,13 @@ impl Content for Call {
 
     fn take(mut from: Bytes) -> Option<Self> {
         let id = from.try_get_u64().ok()?;
+        let at_unix = from.try_get_i64().ok()?;
         let left_ms = from.try_get_u32().ok()?;
         let length = usize::from(from.try_get_u8().ok()?);
         let request_id = (from.len() >= length).then(|| from.split_to(length))?;
         Some(Self {
             id,
+            at_unix,
             left_ms,
             request_id,
             form: from,
@@ -266,6 +271,9 @@ impl fmt::Debug for Call {
             .finish_non_exhaustive()
     }
 }
+
+/// The id of an answer to no call: the token service ends, and takes none that is not sent yet.
+pub const GOODBYE: u64 = u64::MAX;
 
 /// What the token service answers to a call.
 #[derive(Clone, PartialEq, Eq)]
@@ -321,6 +329,7 @@ mod tests {
     fn call(id: u64) -> Call {
         Call {
             id,
+            at_unix: 1_700_000_000,
             left_ms: 5_000,
             request_id: Bytes::from_static(b"req-1"),
             form: Bytes::from_static(b"a=1&b=2"),
@@ -435,7 +444,7 @@ mod tests {
         let sent = written(&[call(1)]);
         assert_eq!(
             hex::encode(sent),
-            "00000019000000000000000100001388057265712d31613d3126623d323b065472063c4b6ebd47159b68e90a63"
+            "000000210000000000000001000000006553f10000001388057265712d31613d3126623d329779a2e05bb10bd1b29d2c767b07893c"
         );
     }
 
@@ -459,7 +468,7 @@ mod tests {
         let mut whole = BytesMut::new();
         call(1).put(&mut whole);
         let whole = whole.freeze();
-        for length in 0..18 {
+        for length in 0..26 {
             assert!(Call::take(whole.slice(..length)).is_none(), "{length}");
         }
         for length in 0..14 {

@@ -95,7 +95,7 @@ pub(crate) async fn redeem(
     if answer.is_sealed {
         // It answers our call, which named zone, client and resource.
         gateway.metrics.sealed_answers.inc();
-        // It need not show a time. But the STS seals only what it takes, and takes no call whose time is not its own.
+        // It need not show a time. But the STS seals only what it takes, and takes no call whose time is not its own, by HTTP or on a channel.
         const { assert!(MAX_SKEW_SECONDS <= LEEWAY_S) };
         gateway.skew.agree();
     } else {

@@ -14,11 +14,12 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use caracal_chassis::server::{Peer, Upgrade, Upgraded, read_body};
+use caracal_chassis::server::{Peer, RequestId, Upgrade, Upgraded, read_body};
 use caracal_wire::channel::{
-    Agreement, Answer, CONTENT_BYTES_MAX, Call, FrameReader, FrameWriter, PROTOCOL, WELCOME,
+    Agreement, Answer, CONTENT_BYTES_MAX, Call, FrameReader, FrameWriter, GOODBYE, PROTOCOL, WELCOME,
 };
-use caracal_wire::error::ErrorCode;
+use caracal_wire::error::{ErrorBody, ErrorCode};
+use caracal_wire::gateway_signature::MAX_SKEW_SECONDS;
 use caracal_wire::sts::field;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 use super::answer::{error, refused};
 use super::{gateway, token};
 use crate::exchange::client::Via;
-use crate::exchange::evidence::Origin;
+use crate::exchange::evidence::{self, Known, Origin};
 use crate::exchange::refusal::Refusal;
 use crate::exchange::request::{self, ExchangeRequest};
 use crate::state::Sts;
@@ -38,8 +39,14 @@ use crate::state::Sts;
 const CALLS_MAX: usize = 512;
 /// What is read at once.
 const READ_BYTES: usize = 64 * 1024;
+/// With less room than this, more is made before the next reading.
+const ROOM_BYTES: usize = 4 * 1024;
+/// With more than this to be written, nothing is read: whoever does not take its answers gets no more.
+const GOING_BYTES_MAX: usize = 1024 * 1024;
 /// Longest an answer may take, as of the token endpoint.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A channel on which nothing came from one moment of looking to the next is closed. Gateways close theirs sooner.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 
 /// Agrees to speak of exchanges only, to a gateway that has the key.
 pub(super) async fn open(
@@ -53,7 +60,7 @@ pub(super) async fn open(
         Err(refusal) => return refusal,
     };
     let asked = parts.headers.get(header::UPGRADE).map(HeaderValue::as_bytes);
-    let agreement = agree(&sts, gateway::signature(&parts.headers));
+    let agreement = gateway::asked_mac(&sts, &parts.headers).and_then(|signature| agree(&sts, signature));
     let (Some(agreement), true, true) = (
         agreement,
         upgrade.is_offered(),
@@ -118,32 +125,44 @@ impl Channel {
         }
     }
 
-    /// Answers until the gateway goes, sends what is no frame of its own, or the service ends; then what was begun is still
-    /// answered.
+    /// Answers until the gateway goes or sends what is no frame of its own. When the service ends, the gateway is told, and what it
+    /// has sent until it knows is still answered.
     async fn serve(mut self, mut connection: Upgraded) {
         let (shutdown, cut) = (connection.shutdown(), connection.cut());
-        let mut is_open = true;
-        while is_open || !self.calls.is_empty() {
-            let may_read = is_open && self.calls.len() < CALLS_MAX;
+        let (mut from, mut to) = tokio::io::split(&mut connection.stream);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.reset();
+        let (mut is_open, mut is_told, mut has_heard) = (true, false, true);
+        while is_open || !self.calls.is_empty() || !self.going.is_empty() {
+            let may_read = is_open && self.calls.len() < CALLS_MAX && self.going.len() < GOING_BYTES_MAX;
             tokio::select! {
                 biased;
                 () = cut.requested() => return,
                 Some(answer) = self.calls.next() => self.write(&answer),
-                () = shutdown.requested(), if is_open => is_open = false,
-                read = connection.stream.read_buf(&mut self.come), if may_read => {
+                () = shutdown.requested(), if !is_told => {
+                    is_told = true;
+                    self.write(&goodbye());
+                }
+                _look = looks.tick() => {
+                    is_open &= has_heard || !self.calls.is_empty();
+                    has_heard = false;
+                }
+                read = from.read_buf(&mut self.come), if may_read => {
+                    has_heard = true;
                     is_open = matches!(read, Ok(1..)) && self.take();
+                }
+                written = to.write_buf(&mut self.going), if !self.going.is_empty() => {
+                    if !matches!(written, Ok(1..)) {
+                        return;
+                    }
                 }
             }
             // Whatever else is ready goes out with it.
             while let Some(Some(answer)) = self.calls.next().now_or_never() {
                 self.write(&answer);
             }
-            if !self.going.is_empty() && connection.stream.write_all_buf(&mut self.going).await.is_err() {
-                return;
-            }
         }
-        // The gateway learns by the end that nothing more is answered here.
-        let _ended = connection.stream.shutdown().await;
+        let _ended = to.shutdown().await;
     }
 
     /// Begins the calls that have come; false when nothing more can be believed.
@@ -161,17 +180,20 @@ impl Channel {
                 }
             }
         }
-        self.come.reserve(READ_BYTES);
+        if self.come.capacity() - self.come.len() < ROOM_BYTES {
+            self.come.reserve(READ_BYTES);
+        }
         true
     }
 
     fn write(&mut self, answer: &Answer) {
         if self.writer.write(answer, &mut self.going).is_err() {
-            let (status, body) = too_long();
+            let (status, retry_after_s, body) =
+                failure(500, ErrorCode::InternalError, "the answer is too long");
             let instead = Answer {
                 id: answer.id,
                 status,
-                retry_after_s: None,
+                retry_after_s,
                 body,
             };
             // It fits.
@@ -180,31 +202,37 @@ impl Channel {
     }
 }
 
-fn too_long() -> (u16, Bytes) {
-    let body = caracal_wire::error::ErrorBody::new(ErrorCode::InternalError, "the answer is too long");
-    (500, body.to_json().into())
+/// Tells the gateway to send no more.
+fn goodbye() -> Answer {
+    Answer {
+        id: GOODBYE,
+        status: 503,
+        retry_after_s: None,
+        body: Bytes::new(),
+    }
 }
 
-/// One exchange; whatever becomes of it, there is an answer.
+/// One exchange; whatever becomes of it, there is an answer. When the gateway has given it up, so has this.
 async fn answer(sts: Arc<Sts>, peer: Peer, call: Call) -> Answer {
     let id = call.id;
-    let answered = AssertUnwindSafe(exchange(&sts, peer, call)).catch_unwind();
-    let (status, retry_after_s, body) = match tokio::time::timeout(ANSWER_WITHIN, answered).await {
+    let left = Duration::from_millis(call.left_ms.into());
+    let name = std::str::from_utf8(&call.request_id)
+        .ok()
+        .and_then(RequestId::parse);
+    let answered = AssertUnwindSafe(exchange(&sts, peer, &call, name.as_ref())).catch_unwind();
+    let (status, retry_after_s, body) = match tokio::time::timeout(ANSWER_WITHIN.min(left), answered).await {
         Ok(Ok(answered)) => answered,
         Ok(Err(_panic)) => {
             // The panic hook has logged the message and the place.
-            tracing::error!("an exchange panicked");
-            let body = caracal_wire::error::ErrorBody::new(
+            let name = name.as_ref().map(RequestId::as_str);
+            tracing::error!(request.id = name, "an exchange panicked");
+            failure(
+                500,
                 ErrorCode::InternalError,
                 "The service failed to process the request",
-            );
-            (500, None, body.to_json().into())
+            )
         }
-        Err(_elapsed) => {
-            let body =
-                caracal_wire::error::ErrorBody::new(ErrorCode::StsUnavailable, "the request took too long");
-            (503, Some(1), body.to_json().into())
-        }
+        Err(_elapsed) => failure(503, ErrorCode::StsUnavailable, "the request took too long"),
     };
     Answer {
         id,
@@ -214,15 +242,23 @@ async fn answer(sts: Arc<Sts>, peer: Peer, call: Call) -> Answer {
     }
 }
 
-async fn exchange(sts: &Sts, peer: Peer, call: Call) -> (u16, Option<u32>, Bytes) {
-    let request_id = String::from_utf8_lossy(&call.request_id).into_owned();
+fn failure(status: u16, code: ErrorCode, description: &str) -> (u16, Option<u32>, Bytes) {
+    let retry_after_s = (status == 503).then_some(1);
+    (
+        status,
+        retry_after_s,
+        ErrorBody::new(code, description).to_json().into(),
+    )
+}
+
+async fn exchange(sts: &Sts, peer: Peer, call: &Call, name: Option<&RequestId>) -> (u16, Option<u32>, Bytes) {
     let origin = Origin {
-        request_id,
+        request_id: name.map_or_else(String::new, |name| name.as_str().to_owned()),
         source: token::source(peer),
         wait: token::wait(sts, Some(Duration::from_millis(call.left_ms.into()))),
         arrived_at: Instant::now(),
     };
-    match redeem(sts, &origin, &call.form).await {
+    match redeem(sts, &origin, call).await {
         Ok(body) => (200, None, body),
         Err(refusal) => {
             token::note(sts, &origin, &refusal);
@@ -232,14 +268,29 @@ async fn exchange(sts: &Sts, peer: Peer, call: Call) -> (u16, Option<u32>, Bytes
 }
 
 /// What the token endpoint does with the form of a gateway it believes.
-async fn redeem(sts: &Sts, origin: &Origin, form: &[u8]) -> Result<Bytes, Refusal> {
-    let form = request::parse_form(form, &request::REPEATABLE)?;
-    let ttl_seconds = request::check_supported(&form)?;
-    // By this name both services record the request.
-    if form.get(field::GATEWAY_REQUEST_ID) != Some(origin.request_id.as_str()) {
-        return Err(Refusal::GatewaySignature);
+async fn redeem(sts: &Sts, origin: &Origin, call: &Call) -> Result<Bytes, Refusal> {
+    if call.form.len() > token::BODY_BYTES_MAX {
+        return Err(Refusal::BodyTooLarge);
     }
+    let form = request::parse_form(&call.form, &request::REPEATABLE)?;
+    let ttl_seconds = request::check_supported(&form)?;
     let mut request = ExchangeRequest::read(&form, ttl_seconds)?;
+    // By this name both services record the request.
+    let named = form
+        .get(field::GATEWAY_REQUEST_ID)
+        .filter(|name| !name.is_empty());
+    let is_named = named == Some(origin.request_id.as_str());
+    let skew = sts.clock.unix_seconds().abs_diff(call.at_unix);
+    if !is_named || skew > MAX_SKEW_SECONDS.unsigned_abs() {
+        tracing::warn!(
+            request.id = origin.request_id,
+            skew_s = skew,
+            "refused an exchange on a channel: its name, or its time"
+        );
+        let refusal = Refusal::GatewaySignature;
+        evidence::record_refusal(sts, origin, &request, &Known::default(), &refusal).await;
+        return Err(refusal);
+    }
     // The frame proves the answer.
     request.sealed = Some(String::new());
     let _timer = sts.metrics.exchange_timer(Via::Gateway, &request);

@@ -97,11 +97,6 @@ pub(super) fn asked_mac<'h>(sts: &Sts, headers: &'h HeaderMap) -> Option<&'h str
     None
 }
 
-/// The signature of a call that was found to be a gateway's.
-pub(super) fn signature(headers: &HeaderMap) -> &str {
-    text(headers, SIGNATURE)
-}
-
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
     headers
         .get(name)

@@ -30,7 +30,8 @@ use crate::exchange::request::{self, ExchangeRequest};
 use crate::limit::lockout::Suspect;
 use crate::state::Sts;
 
-const BODY_BYTES_MAX: usize = 65_536;
+/// Longest form.
+pub(super) const BODY_BYTES_MAX: usize = 65_536;
 
 /// The token endpoint.
 pub(super) async fn exchange(

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use caracal_chassis::Clock;
 use caracal_token::Use;
+use caracal_wire::answer_mac::{self, AnswerMacKey};
 use caracal_wire::channel::{
-    Answer, CHANNEL_PATH, Call, ChannelKey, FrameReader, FrameWriter, PROTOCOL, WELCOME,
+    Answer, CHANNEL_PATH, Call, ChannelKey, FrameReader, FrameWriter, GOODBYE, PROTOCOL, WELCOME,
 };
 use caracal_wire::form;
 use serde_json::Value;
@@ -48,12 +49,22 @@ async fn ask(stack: &Stack, headers: &[(&str, &str)]) -> (TcpStream, String) {
     (connection, String::from_utf8(head).unwrap())
 }
 
-fn signed() -> [(&'static str, String); 3] {
-    let now = Clock::system().unix_seconds();
-    signature(now, &nonce(), "GET", CHANNEL_PATH, "")
+/// A signature for a channel and the proof of the key.
+fn signed() -> [(&'static str, String); 4] {
+    proven(signature(now(), &nonce(), "GET", CHANNEL_PATH, ""), &KEY)
 }
 
-fn upgrade<'s>(signed: &'s [(&'static str, String); 3]) -> Vec<(&'s str, &'s str)> {
+fn proven(signed: [(&'static str, String); 3], key: &[u8]) -> [(&'static str, String); 4] {
+    let proof = AnswerMacKey::derive(key).question(&signed[2].1);
+    let [time, nonce, signature] = signed;
+    [time, nonce, signature, (answer_mac::HEADER, proof)]
+}
+
+fn now() -> i64 {
+    Clock::system().unix_seconds()
+}
+
+fn upgrade<'s>(signed: &'s [(&'static str, String); 4]) -> Vec<(&'s str, &'s str)> {
     let mut headers = vec![("Connection", "Upgrade"), ("Upgrade", PROTOCOL)];
     headers.extend(signed.iter().map(|(name, value)| (*name, value.as_str())));
     headers
@@ -131,6 +142,7 @@ fn call(id: u64, mandate: &str, fields: &[(&str, &str)]) -> Call {
     ];
     Call {
         id,
+        at_unix: now(),
         left_ms: 10_000,
         form: form::encode(&with(&usual, fields)).into(),
         request_id: request_id.clone().into(),
@@ -184,12 +196,43 @@ async fn what_is_refused_is_refused_in_the_same_words_and_recorded() {
     assert_ne!(gateway.ask(refused).await.0, 200);
     let events = stack.events(|event| event["request_id"] == name.as_str()).await;
     assert_eq!(events[0]["decision"], "deny");
-    let other_name = Call {
-        request_id: Bytes::from_static(b"another"),
-        ..call(7, &one_shot, &[])
-    };
-    let (status, body) = gateway.ask(other_name).await;
-    assert_eq!((status, &body["error"]), (401, &"access_denied".into()), "{body}");
+    for other in [
+        Call {
+            request_id: Bytes::from_static(b"another"),
+            ..call(7, &one_shot, &[])
+        },
+        Call {
+            request_id: Bytes::new(),
+            ..call(8, &one_shot, &[("gateway_request_id", "")])
+        },
+        Call {
+            at_unix: now() - 61,
+            ..call(9, &one_shot, &[])
+        },
+        Call {
+            at_unix: i64::MIN,
+            ..call(10, &one_shot, &[])
+        },
+    ] {
+        let (status, body) = gateway.ask(other).await;
+        assert_eq!((status, &body["error"]), (401, &"access_denied".into()), "{body}");
+    }
+    let long = "a".repeat(65_536);
+    let (status, body) = gateway
+        .ask(call(11, &one_shot, &[("scope", &long[..64_500])]))
+        .await;
+    assert_eq!(
+        (status, &body["error"]),
+        (413, &"payload_too_large".into()),
+        "{body}"
+    );
+    let (status, _body) = gateway
+        .ask(Call {
+            left_ms: 0,
+            ..call(12, &one_shot, &[])
+        })
+        .await;
+    assert!(status == 503 || status == 200, "nobody waits for it: {status}");
 }
 
 #[tokio::test]
@@ -284,20 +327,11 @@ async fn a_channel_is_for_gateways_with_the_key_alone() {
             .accept(&once[2].1, proof.as_bytes())
             .is_none()
     );
-    let old = signature(
-        Clock::system().unix_seconds() - 61,
-        &nonce(),
-        "GET",
-        CHANNEL_PATH,
-        "",
-    );
-    let elsewhere = signature(
-        Clock::system().unix_seconds(),
-        &nonce(),
-        "GET",
-        "/internal/gateway/revocations",
-        "",
-    );
+    let wrong = |at: i64, path: &str, key: &[u8]| proven(signature(at, &nonce(), "GET", path, ""), key);
+    let old = wrong(now() - 61, CHANNEL_PATH, &KEY);
+    let elsewhere = wrong(now(), "/internal/gateway/revocations", &KEY);
+    let stranger = wrong(now(), CHANNEL_PATH, &[9; 32]);
+    let without_proof = signed();
     let fresh = signed();
     for (what, headers, status) in [
         ("again", upgrade(&once), "401"),
@@ -307,6 +341,12 @@ async fn a_channel_is_for_gateways_with_the_key_alone() {
             "unsigned",
             vec![("Connection", "Upgrade"), ("Upgrade", PROTOCOL)],
             "401",
+        ),
+        ("with another key", upgrade(&stranger), "404"),
+        (
+            "without a proof of the key",
+            upgrade(&without_proof)[..5].to_vec(),
+            "404",
         ),
         (
             "another protocol",
@@ -339,9 +379,21 @@ async fn a_service_that_ends_answers_what_it_has_taken_and_closes_its_channels()
     assert_eq!(gateway.ask(call(1, &one_shot, &[])).await.0, 200);
     let calls: Vec<Call> = (2..40).map(|id| call(id, &one_shot, &[])).collect();
     gateway.send(&calls).await;
-    assert_eq!(gateway.next().await.unwrap().status, 200, "they have come");
-    stack.stop().await.unwrap();
-    while let Some(answer) = gateway.next().await {
-        assert_eq!(answer.status, 200);
+    let ending = tokio::spawn(async move { stack.stop().await.unwrap() });
+    let mut answered = 0;
+    let mut is_told = false;
+    while answered < calls.len() || !is_told {
+        let answer = gateway
+            .next()
+            .await
+            .expect("everything is answered, and the end is said");
+        if answer.id == GOODBYE {
+            is_told = true;
+        } else {
+            assert_eq!(answer.status, 200);
+            answered += 1;
+        }
     }
+    drop(gateway);
+    ending.await.unwrap();
 }

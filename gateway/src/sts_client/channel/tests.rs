@@ -8,8 +8,9 @@ use caracal_wire::channel::{Answer, Call, ChannelKey, FrameReader, FrameWriter};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Channel, Ended};
+use super::{Channel, Ended, UNANSWERED_MAX};
 
+const AT: i64 = 1_700_000_000;
 const LEFT: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(20);
 
@@ -63,7 +64,7 @@ impl Sts {
 
 fn ask(channel: &Arc<Channel>, form: &'static str) -> tokio::task::JoinHandle<Result<Answer, Ended>> {
     let channel = Arc::clone(channel);
-    tokio::spawn(async move { channel.call(form, "req-1", LEFT).await })
+    tokio::spawn(async move { channel.call(form, "req-1", AT, LEFT).await })
 }
 
 async fn result(asked: tokio::task::JoinHandle<Result<Answer, Ended>>) -> Result<Bytes, Ended> {
@@ -77,8 +78,12 @@ async fn every_caller_gets_its_own_answer_whatever_the_order() {
     let first = ask(&channel, "a=1");
     let first_call = sts.take().await;
     assert_eq!(
-        (first_call.request_id.as_ref(), first_call.left_ms),
-        (&b"req-1"[..], 5_000)
+        (
+            first_call.request_id.as_ref(),
+            first_call.at_unix,
+            first_call.left_ms
+        ),
+        (&b"req-1"[..], AT, 5_000)
     );
     let second = ask(&channel, "a=2");
     let second_call = sts.take().await;
@@ -100,7 +105,7 @@ async fn an_answer_that_nobody_waits_for_is_nobody_elses() {
     sts.give(&call).await;
     sts.give(&next_call).await;
     assert_eq!(result(next).await.unwrap(), "a=2");
-    assert!(!channel.has_ended(), "it was not silent");
+    assert!(channel.takes_calls(), "it was not silent");
 }
 
 #[tokio::test]
@@ -110,7 +115,7 @@ async fn callers_learn_that_the_channel_has_ended() {
     let _call = sts.take().await;
     drop(sts);
     assert_eq!(result(asked).await, Err(Ended::Unknown));
-    assert!(channel.has_ended());
+    assert!(!channel.takes_calls());
     assert_eq!(result(ask(&channel, "a=2")).await, Err(Ended::Untold));
 }
 
@@ -125,15 +130,15 @@ async fn an_answer_that_is_not_proven_ends_the_channel() {
     std::mem::swap(&mut sts.writer, &mut stranger);
     sts.give(&call).await;
     assert_eq!(result(asked).await, Err(Ended::Unknown));
-    assert!(channel.has_ended());
+    assert!(!channel.takes_calls());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_channel_that_stays_silent_is_given_up_with_its_caller() {
     let (channel, mut sts) = channel().await;
-    let asked = tokio::time::timeout(LEFT, channel.call("a=1", "req-1", LEFT)).await;
+    let asked = tokio::time::timeout(LEFT, channel.call("a=1", "req-1", AT, LEFT)).await;
     assert!(asked.is_err());
-    assert!(channel.has_ended());
+    assert!(!channel.takes_calls());
     assert_eq!(result(ask(&channel, "a=2")).await, Err(Ended::Untold));
     assert_eq!(sts.take().await.form, "a=1", "it was sent");
 }
@@ -147,4 +152,72 @@ async fn a_call_that_is_too_long_for_a_frame_is_not_taken_and_ends_nothing() {
     let call = sts.take().await;
     sts.give(&call).await;
     assert_eq!(result(asked).await.unwrap(), "a=1");
+}
+
+#[tokio::test]
+async fn whoever_says_goodbye_gets_no_more_calls_and_is_heard_out() {
+    let (channel, mut sts) = channel().await;
+    let asked = ask(&channel, "a=1");
+    let call = sts.take().await;
+    let goodbye = Call {
+        id: caracal_wire::channel::GOODBYE,
+        ..call.clone()
+    };
+    sts.give(&goodbye).await;
+    tokio::time::timeout(SOON, async {
+        while channel.takes_calls() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(result(ask(&channel, "a=2")).await, Err(Ended::Untold));
+    sts.give(&call).await;
+    assert_eq!(result(asked).await.unwrap(), "a=1");
+    assert_eq!(
+        sts.connection.read_buf(&mut sts.come).await.unwrap(),
+        0,
+        "then it is closed"
+    );
+}
+
+#[tokio::test]
+async fn only_so_many_calls_wait_on_one_channel_those_of_callers_that_are_gone_included() {
+    let (channel, mut sts) = channel().await;
+    let mut asked: Vec<_> = (0..UNANSWERED_MAX).map(|_| ask(&channel, "a=1")).collect();
+    let mut calls = Vec::new();
+    for _ in 0..UNANSWERED_MAX {
+        calls.push(sts.take().await);
+    }
+    assert_eq!(result(ask(&channel, "a=2")).await, Err(Ended::Untold));
+    let gone = asked.pop().unwrap();
+    gone.abort();
+    let _aborted = gone.await;
+    assert_eq!(result(ask(&channel, "a=2")).await, Err(Ended::Untold));
+    for call in &calls {
+        sts.give(call).await;
+    }
+    for asked in asked {
+        assert_eq!(result(asked).await.unwrap(), "a=1");
+    }
+    let next = ask(&channel, "a=2");
+    let call = sts.take().await;
+    sts.give(&call).await;
+    assert_eq!(result(next).await.unwrap(), "a=2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_without_calls_is_closed() {
+    let (channel, mut sts) = channel().await;
+    assert_eq!(sts.connection.read_buf(&mut sts.come).await.unwrap(), 0);
+    assert!(!channel.takes_calls());
+}
+
+#[tokio::test]
+async fn channels_that_nobody_holds_any_more_are_closed() {
+    let (channel, mut sts) = channel().await;
+    let channels = super::Channels::new();
+    channels.places[0].open.store(Some(channel));
+    drop(channels);
+    assert_eq!(sts.connection.read_buf(&mut sts.come).await.unwrap(), 0);
 }
