@@ -35,7 +35,7 @@ const SILENT_FOR: Duration = Duration::from_secs(1);
 /// A channel without a call from one moment of looking to the next is closed: what stands between may have forgotten it.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long a channel that takes no more calls may take to answer those it has.
-const RETIREMENT: Duration = Duration::from_secs(60);
+const RETIREMENT: Duration = Duration::from_mins(1);
 /// After an attempt to open one that failed, how long no other is made; doubled with each.
 const REST: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_mins(2);
