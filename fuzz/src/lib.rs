@@ -10,6 +10,7 @@
     reason = "a broken promise ends the run, and shows the bytes that broke it"
 )]
 
+mod channel;
 mod evidence;
 mod forms;
 mod gateway;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     ("stream_message", streams::message),
     ("stream_signature", streams::signature),
     ("audit_event", evidence::audit_event),
+    ("channel_frame", channel::channel_frame),
 ];
 
 /// Runs one target.

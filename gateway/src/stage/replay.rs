@@ -3,7 +3,7 @@
 //!
 //! A one-shot mandate is burned by its `jti` until it has expired, leeway included: forgetting it earlier would let
 //! it pass again while verifiers still accept it (RFC 7519 section 4.1.4). Whatever fails afterwards, it stays burned, unless
-//! what failed was not it: [`once`] is the only way on, and every failure on it passes there.
+//! what failed was not it: `once` is the only way on, and every failure on it passes there.
 
 mod burned;
 
