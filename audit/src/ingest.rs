@@ -40,6 +40,9 @@ struct Checked<'e> {
     event: Event<'e>,
 }
 
+/// How much of events one transaction takes, roughly: one of them may be larger. The database takes a gigabyte at most in one message.
+const TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
+
 /// Why an entry can never become evidence.
 type Refusal = String;
 
@@ -191,6 +194,20 @@ async fn normalised<'e>(
     Ok(documents.collect())
 }
 
+/// Events in parts that one transaction takes: many small ones, or few large ones, in their order.
+fn parts<T>(events: &[T], length: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut bytes = events.first().map_or(0, &length);
+    events.chunk_by(move |_before, event| {
+        let alone = length(event);
+        bytes += alone;
+        let fits = bytes <= TRANSACTION_BYTES;
+        if !fits {
+            bytes = alone;
+        }
+        fits
+    })
+}
+
 #[async_trait]
 impl Handler for Ingest {
     async fn handle(&mut self, batch: &[Delivery]) -> Vec<Outcome> {
@@ -202,14 +219,16 @@ impl Handler for Ingest {
                 Err(reason) => *outcome = Outcome::Dead(reason),
             }
         }
-        for (zone, events) in zones {
-            // While the database is away, the other zones need not wait for it as well: all of them come again.
-            let Some(stored) = self.store_zone(&zone, &events).await else {
-                break;
-            };
-            for (index, became) in stored {
-                if let Some(outcome) = outcomes.get_mut(index) {
-                    *outcome = became;
+        'away: for (zone, events) in zones {
+            for part in parts(&events, |checked| checked.event.data.len()) {
+                // While the database is away, the other zones need not wait for it as well: all of them come again.
+                let Some(stored) = self.store_zone(&zone, part).await else {
+                    break 'away;
+                };
+                for (index, became) in stored {
+                    if let Some(outcome) = outcomes.get_mut(index) {
+                        *outcome = became;
+                    }
                 }
             }
         }
@@ -312,5 +331,21 @@ fn strip_nul(value: &mut Value) {
             members.values_mut().for_each(strip_nul);
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_takes_many_small_events_or_few_large_ones_and_any_single_one() {
+        const MIB: usize = 1024 * 1024;
+        let lengths = |events: &[usize]| parts(events, |bytes| *bytes).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&[]), [] as [usize; 0]);
+        assert_eq!(lengths(&[1_000; 500]), [500]);
+        assert_eq!(lengths(&[MIB; 20]), [8, 8, 4]);
+        assert_eq!(lengths(&[1, 9 * MIB, 1, 9 * MIB, 9 * MIB]), [1, 1, 1, 1, 1]);
+        assert_eq!(lengths(&[7 * MIB, 2 * MIB, 6 * MIB, MIB]), [1, 2, 1]);
     }
 }

@@ -149,7 +149,7 @@ fn is_control(c: char) -> bool {
 
 /// Whether there is one. They are single bytes in UTF-8; every byte is looked at, which is faster than to stop at the first.
 fn has_control(text: &str) -> bool {
-    text.bytes().min().is_some_and(|least| least < b' ')
+    text.bytes().fold(0, |found, byte| found | u8::from(byte < b' ')) != 0
 }
 
 /// Replaces control characters by spaces, for free text that people wrote and that must still go out.

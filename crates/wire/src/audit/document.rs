@@ -51,14 +51,15 @@ impl<'d> Reader<'d> {
     }
 
     fn object(&mut self, depth: usize) -> Option<Node<'d>> {
-        let mut members = Vec::with_capacity(24);
+        let mut members = Vec::new();
         self.take(1)?;
         if self.passes('}') {
             return Some(Node::Object(members));
         }
         loop {
             self.rest = self.rest.trim_start_matches(SPACES);
-            let name = self.text()?;
+            // How long another name is depends on the encoding of the server.
+            let name = self.text().filter(|name| name.is_ascii())?;
             if !self.passes(':') {
                 return None;
             }
@@ -179,7 +180,6 @@ mod tests {
             ("[]", "[]"),
             (" [ ] ", "[]"),
             (r#""é ü""#, r#""é ü""#),
-            (r#"{"é":1,"zz":2,"b":3}"#, r#"{"b": 3, "zz": 2, "é": 1}"#),
             ("0", "0"),
             ("null", "null"),
         ] {
@@ -199,6 +199,7 @@ mod tests {
             r#""a\n""#,
             r#"{"a":1,"a":2}"#,
             r#"{"a\u0062":1}"#,
+            r#"{"é":1,"zz":2}"#,
             "",
             "[1",
             "[1,]",
