@@ -5,9 +5,11 @@
 //! So one of the two is always polled while a response is open, and whatever must end that response is polled along
 //! with it: no task per request, no wait for the next chunk. For the same reason this is where joined writes are sent
 //! on: whenever there is nothing to do but wait. A read that fails with [`Trip`] aborts the exchange; the
-//! connection can still be written to, so the refusal or the last chunk goes out.
+//! connection can still be written to, so the refusal or the last chunk goes out. The exception, an upload whose upstream takes
+//! nothing, is the listener's (`crate::listener::unheard`).
 
 mod leash;
+mod left;
 mod origin;
 mod socket;
 mod stream;
@@ -30,6 +32,8 @@ use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::time::Sleep;
 
 pub(crate) use leash::{Authority, Leash, Patience, Trip};
+use left::Lent;
+pub(crate) use left::{Client, Left};
 pub(crate) use origin::{Downstream, Origin};
 pub(crate) use socket::Socket;
 pub(crate) use stream::ClientStream;
@@ -42,7 +46,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// One client connection as Pingora sees it.
 pub(crate) struct ClientConnection {
-    io: BufWriter<Socket>,
+    io: Lent<BufWriter<Socket>>,
     downstream: Downstream,
     sleep: Pin<Box<Sleep>>,
     /// For a connection that carries streams: how long it may take nothing, and since when it does.
@@ -54,7 +58,7 @@ impl ClientConnection {
     pub(crate) fn new(socket: Socket, origin: Origin, patience: Patience) -> Self {
         let leash = Leash::new(patience);
         Self {
-            io: BufWriter::with_capacity(WRITE_BUFFER_BYTES, socket),
+            io: Lent::new(BufWriter::with_capacity(WRITE_BUFFER_BYTES, socket)),
             downstream: Downstream { origin, leash },
             sleep: Box::pin(tokio::time::sleep(patience.idle)),
             takes_within: None,
@@ -99,11 +103,15 @@ impl ClientConnection {
 
     /// An operation would wait: may it?
     fn poll_leash<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let leash = self.downstream.leash.clone();
-        let mut state = leash.lock();
-        state
-            .poll_trip(&mut self.sleep, context)
-            .map(|trip| Err(io::Error::other(trip)))
+        let trip = self.downstream.leash.poll_trip(&mut self.sleep, context);
+        trip.map(|trip| Err(io::Error::other(trip)))
+    }
+}
+
+impl Drop for ClientConnection {
+    fn drop(&mut self) {
+        let (leash, io) = (&self.downstream.leash, &mut self.io);
+        leash.leave_client(|| io.take().map(Client::Connection));
     }
 }
 
@@ -115,7 +123,7 @@ impl AsyncRead for ClientConnection {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buffer.filled().len();
-        if let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(context, buffer) {
+        if let Poll::Ready(result) = Pin::new(&mut *this.io).poll_read(context, buffer) {
             if buffer.filled().len() > before {
                 this.downstream.leash.heard_client();
             }
@@ -123,7 +131,7 @@ impl AsyncRead for ClientConnection {
         }
         // About to wait: what was joined so far must not wait along.
         if !this.io.buffer().is_empty()
-            && let Poll::Ready(Err(error)) = Pin::new(&mut this.io).poll_flush(context)
+            && let Poll::Ready(Err(error)) = Pin::new(&mut *this.io).poll_flush(context)
         {
             return Poll::Ready(Err(error));
         }
@@ -144,7 +152,7 @@ impl AsyncWrite for ClientConnection {
             None
         };
         // A farewell is far shorter than the buffer, so it is taken whole or not at all.
-        match Pin::new(&mut this.io).poll_write(context, farewell.unwrap_or(bytes)) {
+        match Pin::new(&mut *this.io).poll_write(context, farewell.unwrap_or(bytes)) {
             Poll::Ready(Ok(_)) if farewell.is_some() => {
                 this.downstream.leash.lock().farewell = None;
                 Poll::Ready(Ok(bytes.len()))
@@ -159,7 +167,7 @@ impl AsyncWrite for ClientConnection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let written = Pin::new(&mut this.io).poll_write_vectored(context, slices);
+        let written = Pin::new(&mut *this.io).poll_write_vectored(context, slices);
         this.poll_written(context, written)
     }
 
@@ -169,13 +177,13 @@ impl AsyncWrite for ClientConnection {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let written = Pin::new(&mut this.io).poll_flush(context);
+        let written = Pin::new(&mut *this.io).poll_flush(context);
         this.poll_written(context, written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let written = Pin::new(&mut this.io).poll_shutdown(context);
+        let written = Pin::new(&mut *this.io).poll_shutdown(context);
         this.poll_written(context, written)
     }
 }

@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::admit::{Admission, Passage};
 use crate::config::{Config, Timeouts};
-use crate::connection::Origin;
+use crate::connection::{Leash, Origin};
 use crate::denial::Denial;
 use crate::snapshot::routes::{self, Limits, Line};
 use crate::source::Place;
@@ -34,6 +34,29 @@ pub(crate) struct Context {
     pub(crate) seen: Observation,
     /// Its place among the requests of its source, until it has ended.
     pub(crate) place: Option<Place>,
+    /// How far its answer went.
+    pub(crate) answer: Answer,
+    /// Where this goes if the request is given up before its end is recorded.
+    pub(crate) leash: Option<Leash>,
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(leash) = self.leash.take() {
+            leash.leave_request(|| std::mem::replace(self, Self::new()));
+        }
+    }
+}
+
+/// What the client has of an upstream's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Not its head.
+    NotBegun,
+    /// The head, and more that ends as its framing says: a trailer may follow.
+    OpenEnded,
+    /// The head, and nothing may follow its body.
+    Framed,
 }
 
 /// The route of the request, and its place on it until it ends.
@@ -180,6 +203,8 @@ impl Context {
             way: Way::default(),
             stopped: None,
             place: None,
+            answer: Answer::NotBegun,
+            leash: None,
             seen: Observation {
                 request_id: RequestId::generate(),
                 started: Instant::now(),

@@ -7,6 +7,7 @@
 mod http2;
 mod peek;
 mod proxy_header;
+mod unheard;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,11 +26,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Doors, ProxyTrust};
-use crate::connection::{ClientConnection, Leash, Origin, Patience, Socket};
+use crate::Gateway;
+use crate::config::{Doors, ProxyTrust};
+use crate::connection::{ClientConnection, Origin, Patience, Socket};
 use crate::proxy::Proxy;
 use crate::source::{Place, Places, network};
 use crate::tls::Tls;
+use unheard::Watch;
 
 /// How long to leave the operating system alone after it refused a connection (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -91,20 +94,17 @@ pub(crate) struct Server {
     write_timeout: Duration,
     /// Connections that were closed before a request, by reason.
     refused: IntCounterVec,
-    /// What has not ended by now is cut.
-    cut: Shutdown,
+    /// Ends what may not go on.
+    watch: Watch,
     /// Tells Pingora that no further request is taken on a connection.
     stopping: watch::Sender<bool>,
 }
 
 impl Server {
-    /// A server of `app` with the limits of `config`, and TLS where there is some.
-    pub(crate) fn new(
-        app: HttpProxy<Proxy>,
-        config: &Config,
-        tls: Option<Arc<Tls>>,
-        refused: IntCounterVec,
-    ) -> Self {
+    /// A server of `app`, which proxies for `gateway`, with its limits and TLS.
+    pub(crate) fn new(app: HttpProxy<Proxy>, gateway: Arc<Gateway>) -> Self {
+        let (config, tls) = (&gateway.config, gateway.tls.clone());
+        let refused = gateway.metrics.connections_refused.clone();
         let doors = &config.doors;
         Self {
             app: Arc::new(app),
@@ -130,7 +130,7 @@ impl Server {
                 .map_or(Duration::ZERO, |upgrade| upgrade.drain),
             write_timeout: config.timeouts.write,
             refused,
-            cut: Shutdown::new(),
+            watch: Watch::new(gateway),
             stopping: watch::Sender::new(false),
         }
     }
@@ -202,7 +202,7 @@ impl Server {
                 "requests did not end in time and are cut off"
             );
             // Each is told, so that what became of it is recorded.
-            self.cut.trigger();
+            self.watch.cut.trigger();
             let told = async { while connections.join_next().await.is_some() {} };
             if tokio::time::timeout(CUT_MAX, told).await.is_err() {
                 connections.shutdown().await;
@@ -338,7 +338,7 @@ impl Server {
 
     async fn http1(&self, connection: ClientConnection) {
         let leash = connection.downstream().leash.clone();
-        cut_short(&self.cut, &leash, self.requests(connection)).await;
+        self.watch.over(&leash, self.requests(connection)).await;
     }
 
     /// One request after the other.
@@ -358,17 +358,6 @@ impl Server {
             reusable = self.app.process_new_http(session, &stopping).await;
         }
     }
-}
-
-/// Serves, and ends what is being served when everything is cut.
-async fn cut_short<T>(cut: &Shutdown, leash: &Leash, serving: impl Future<Output = T>) -> T {
-    let mut serving = std::pin::pin!(serving);
-    tokio::select! {
-        served = &mut serving => return served,
-        () = cut.requested() => leash.cut(),
-    }
-    // Polled again, it finds that it may not wait any longer.
-    serving.await
 }
 
 /// Why a connection carries no request.

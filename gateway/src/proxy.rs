@@ -2,6 +2,7 @@
 //! `own`, and how, in `answer`.
 
 mod answer;
+mod ending;
 mod http2;
 mod own;
 mod session;
@@ -28,7 +29,7 @@ use self::session::{head_bytes, inbound, leash, observe};
 use crate::Gateway;
 use crate::admit;
 use crate::connection::{Leash, Trip};
-use crate::context::{Context, Verdict, Way};
+use crate::context::{Answer, Context, Verdict, Way};
 use crate::denial::Denial;
 use crate::header::{REQUEST_ID, TOKEN_EXPIRES_IN, clean_response};
 use crate::metrics::Stage;
@@ -37,6 +38,8 @@ use crate::source::network;
 use crate::stage::stream::Farewell;
 use crate::stage::{forward, revocation, route, stream};
 use crate::upstream::Failure;
+
+pub(crate) use ending::given_up;
 
 /// How long a request body that is not wanted any more is read, so that the client gets the refusal instead of a
 /// broken connection.
@@ -75,7 +78,9 @@ impl ProxyHttp for Proxy {
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         let timeouts = &self.gateway.config.timeouts;
         self.gateway.metrics.requests.inc();
-        leash(session)?.deciding();
+        let leash = leash(session)?;
+        leash.deciding();
+        context.leash = Some(leash);
         session.set_read_timeout(Some(timeouts.read));
         session.set_write_timeout(Some(timeouts.write));
         session.set_total_drain_timeout(Some(DRAIN_MAX));
@@ -307,7 +312,13 @@ impl ProxyHttp for Proxy {
             ));
         }
         let request = session.req_header();
-        stream::frame(response, request.version, &request.method)
+        let may_have_trailer = stream::frame(response, request.version, &request.method)?;
+        context.answer = if may_have_trailer {
+            Answer::OpenEnded
+        } else {
+            Answer::Framed
+        };
+        Ok(())
     }
 
     fn response_body_filter(
@@ -379,30 +390,12 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, context: &mut Context) {
+        if let Some(leash) = context.leash.take() {
+            // The request is over; only what is written down of it is not.
+            leash.deciding();
+        }
         let stopped = context.stopped.take();
-        if let Some(answered) = context.seen.answered {
-            self.gateway.metrics.stages.note(Stage::Stream, answered);
-        }
-        match &context.verdict {
-            Verdict::Admitted(admission) => {
-                self.gateway.metrics.allowed.inc();
-                if let Some(denial) = &stopped {
-                    self.count_stop(denial, context.seen.upstream_status.is_some());
-                }
-                self.gateway
-                    .evidence
-                    .outcome(&context.seen, admission, stopped.as_ref())
-                    .await;
-            }
-            Verdict::Public(_) => self.gateway.metrics.public.inc(),
-            Verdict::Denied(denial) => self.note_denial(denial, context).await,
-            Verdict::Pending => {
-                if let Some(denial) = &stopped {
-                    self.note_denial(denial, context).await;
-                }
-            }
-            Verdict::Served => {}
-        }
+        ending::conclude(&self.gateway, context, stopped.as_ref()).await;
         if let Ok(leash) = leash(session) {
             leash.idle();
         }
@@ -461,31 +454,6 @@ impl Proxy {
             admission.map(|admission| Verdict::Admitted(Box::new(admission)))
         };
         Ok(verdict.unwrap_or_else(Verdict::Denied))
-    }
-
-    async fn note_denial(&self, denial: &Denial, context: &Context) {
-        self.gateway.metrics.count_denial(denial);
-        if !self.gateway.evidence.denial(&context.seen, denial).await {
-            // One source's flood fills neither the ledger nor the log.
-            return;
-        }
-        let face = denial.face();
-        tracing::info!(
-            request.id = %context.seen.request_id, source = %context.seen.source, status = face.status,
-            reason = face.label, detail = denial.detail(), "denied"
-        );
-    }
-
-    fn count_stop(&self, denial: &Denial, had_begun: bool) {
-        if had_begun {
-            self.gateway
-                .metrics
-                .streams_cut
-                .with_label_values(&[denial.face().label])
-                .inc();
-        } else {
-            self.gateway.metrics.count_denial(denial);
-        }
     }
 }
 

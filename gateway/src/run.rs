@@ -143,12 +143,7 @@ pub async fn run(
     let proxy = Proxy::new(Arc::clone(&gateway), readiness.clone());
     let settings = pingora_settings(&gateway.config, ca_file);
     let prober = Prober::new(&settings);
-    let front = Server::new(
-        http_proxy(&settings, proxy),
-        &gateway.config,
-        gateway.tls.clone(),
-        gateway.metrics.connections_refused.clone(),
-    );
+    let front = Server::new(http_proxy(&settings, proxy), Arc::clone(&gateway));
     drop(trust_file);
 
     gateway.sts.locate().await;

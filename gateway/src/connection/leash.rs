@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,6 +10,9 @@ use std::time::Duration;
 use caracal_bus::revocation::{Revocations, RevokedSignal};
 use caracal_model::{Anchor, Anchors};
 use tokio::time::{Instant, Sleep};
+
+use super::left::{Client, Left};
+use crate::context;
 
 /// Why a connection was not allowed to stay as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +48,14 @@ pub(crate) struct Patience {
 
 /// What the request being served allows its connection. Shared between the connection and the proxy hooks.
 #[derive(Clone, Debug)]
-pub(crate) struct Leash(Arc<Mutex<State>>);
+pub(crate) struct Leash(Arc<Inside>);
+
+#[derive(Debug)]
+struct Inside {
+    state: Mutex<State>,
+    /// Whether it was polled since [`Leash::look_away`].
+    is_polled: AtomicBool,
+}
 
 /// The state behind a [`Leash`].
 #[derive(Debug)]
@@ -53,6 +64,8 @@ pub(super) struct State {
     phase: Phase,
     trip: Option<Trip>,
     pub(super) farewell: Option<&'static [u8]>,
+    /// There once the exchange was given up: what it held comes here.
+    left: Option<Left>,
 }
 
 #[derive(Debug)]
@@ -73,6 +86,8 @@ struct Forwarding {
     authority: Option<Authority>,
     /// When the upstream counts as silent.
     silent_at: Instant,
+    /// Whether a piece of the request, or its end, was handed to the upstream.
+    has_sent: bool,
 }
 
 /// What a request needs to go on, and its response to stay open.
@@ -103,17 +118,30 @@ impl Authority {
         }
         self.revocations.is_revoked(&self.anchors).map(Trip::Revoked)
     }
+
+    /// Resolves when it is revoked.
+    fn poll_revoked(&mut self, context: &mut Context<'_>) -> Poll<Trip> {
+        let signal = self
+            .signal
+            .get_or_insert_with(|| self.revocations.watch(&self.anchors));
+        Pin::new(signal).poll(context).map(Trip::Revoked)
+    }
 }
 
 impl Leash {
     pub(super) fn new(patience: Patience) -> Self {
         let until = Instant::now() + patience.idle;
-        Self(Arc::new(Mutex::new(State {
+        let state = State {
             patience,
             phase: Phase::Idle { until },
             trip: None,
             farewell: None,
-        })))
+            left: None,
+        };
+        Self(Arc::new(Inside {
+            state: Mutex::new(state),
+            is_polled: AtomicBool::new(false),
+        }))
     }
 
     /// A leash of an HTTP/2 stream, whose request head is complete.
@@ -133,12 +161,18 @@ impl Leash {
     pub(crate) fn forwarding(&self, mut authority: Option<Authority>, silence_max: Duration) {
         let silent_at = Instant::now() + silence_max;
         let mut state = self.lock();
-        if let Phase::Forwarding(before) = &mut state.phase
-            && let (Some(authority), Some(before)) = (&mut authority, &mut before.authority)
-        {
-            authority.signal = before.signal.take();
+        let mut has_sent = false;
+        if let Phase::Forwarding(before) = &mut state.phase {
+            has_sent = before.has_sent;
+            if let (Some(authority), Some(before)) = (&mut authority, &mut before.authority) {
+                authority.signal = before.signal.take();
+            }
         }
-        state.phase = Phase::Forwarding(Box::new(Forwarding { authority, silent_at }));
+        state.phase = Phase::Forwarding(Box::new(Forwarding {
+            authority,
+            silent_at,
+            has_sent,
+        }));
     }
 
     /// Something passed in either direction; the upstream's next word is not due before `silence_max` from now.
@@ -148,23 +182,25 @@ impl Leash {
         }
     }
 
-    /// The upstream's first word is due within `silence_max` from now, whatever was due before.
-    pub(crate) fn head_due_within(&self, silence_max: Duration) {
-        if let Phase::Forwarding(forwarding) = &mut self.lock().phase {
-            forwarding.silent_at = Instant::now() + silence_max;
+    /// A piece of the request is handed to the upstream, whose next word is due within `silence_max` from now: whatever was
+    /// due before, or not before that where it `is_answered` already. Returns why the piece must not go, if so.
+    pub(crate) fn sends(&self, silence_max: Duration, is_answered: bool) -> Option<Trip> {
+        let mut state = self.lock();
+        if let Phase::Forwarding(forwarding) = &mut state.phase {
+            let due = Instant::now() + silence_max;
+            forwarding.silent_at = if is_answered {
+                forwarding.silent_at.max(due)
+            } else {
+                due
+            };
+            forwarding.has_sent = true;
         }
+        state.check()
     }
 
     /// Whether the authority of the open response ended; remembers it if so. For checks between chunks.
     pub(crate) fn check(&self) -> Option<Trip> {
-        let mut state = self.lock();
-        if let Phase::Forwarding(forwarding) = &state.phase
-            && let Some(authority) = &forwarding.authority
-            && let Some(trip) = authority.ended(Instant::now())
-        {
-            state.trip = Some(trip);
-        }
-        state.trip.clone()
+        self.lock().check()
     }
 
     /// Ends whatever is being served, because the gateway stops. Whoever polls the connection must be awake.
@@ -201,15 +237,112 @@ impl Leash {
         }
     }
 
+    /// Resolves when the connection must not wait any longer. Registers the task for the next reason to look again.
+    pub(super) fn poll_trip(&self, sleep: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> Poll<Trip> {
+        self.0.is_polled.store(true, Ordering::Relaxed);
+        self.lock().poll_trip(sleep, context)
+    }
+
+    /// From here on [`Leash::poll_unheard`] tells whether anybody waits for the client. Only the task of the exchange calls it.
+    pub(crate) fn look_away(&self) {
+        self.0.is_polled.store(false, Ordering::Relaxed);
+    }
+
+    /// Resolves when the exchange must end and nobody in it hears of that, because all wait for an upstream that takes
+    /// nothing more of the request: then nobody has polled the leash since [`Leash::look_away`]. Two instructions
+    /// for an exchange that waits for its client.
+    pub(crate) fn poll_unheard(
+        &self,
+        sleep: &mut Option<Pin<Box<Sleep>>>,
+        context: &mut Context<'_>,
+    ) -> Poll<Trip> {
+        if self.0.is_polled.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        self.lock().poll_unheard(sleep, context)
+    }
+
+    /// Gives the exchange up: what it holds of its client and its request is kept when it is dropped.
+    pub(crate) fn give_up(&self) {
+        self.lock().left = Some(Left::default());
+    }
+
+    /// What a dropped exchange has left, if it was given up.
+    pub(crate) fn take_left(&self) -> Option<Left> {
+        self.lock().left.take()
+    }
+
+    /// The exchange is dropped, and with it its side of the client.
+    pub(super) fn leave_client(&self, client: impl FnOnce() -> Option<Client>) {
+        if let Some(left) = &mut self.lock().left {
+            left.client = client();
+        }
+    }
+
+    /// The exchange is dropped, and with it what is known of its request.
+    pub(crate) fn leave_request(&self, request: impl FnOnce() -> context::Context) {
+        if let Some(left) = &mut self.lock().left {
+            left.request = Some(Box::new(request()));
+        }
+    }
+
     /// Held for a few instructions, and never contended: the one task of the connection takes it.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Resolves when the connection must not wait any longer. Registers the task for the next reason to look again.
-    pub(super) fn poll_trip(&mut self, sleep: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> Poll<Trip> {
+    fn check(&mut self) -> Option<Trip> {
+        if let Phase::Forwarding(forwarding) = &self.phase
+            && let Some(authority) = &forwarding.authority
+            && let Some(trip) = authority.ended(Instant::now())
+        {
+            self.trip = Some(trip);
+        }
+        self.trip.clone()
+    }
+
+    fn poll_unheard(&mut self, sleep: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<Trip> {
+        let Phase::Forwarding(forwarding) = &mut self.phase else {
+            return Poll::Pending;
+        };
+        if !forwarding.has_sent {
+            return Poll::Pending;
+        }
+        if let Some(trip) = &self.trip {
+            return Poll::Ready(trip.clone());
+        }
+        let Some(authority) = &mut forwarding.authority else {
+            return Poll::Pending;
+        };
+        if let Poll::Ready(trip) = authority.poll_revoked(context) {
+            self.trip = Some(trip.clone());
+            return Poll::Ready(trip);
+        }
+        let until = authority.expires_at;
+        let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        self.poll_deadline(sleep, context, until, Trip::Expired)
+    }
+
+    fn poll_deadline(
+        &mut self,
+        sleep: &mut Pin<Box<Sleep>>,
+        context: &mut Context<'_>,
+        until: Instant,
+        trip: Trip,
+    ) -> Poll<Trip> {
+        if sleep.deadline() != until {
+            sleep.as_mut().reset(until);
+        }
+        if sleep.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.trip = Some(trip.clone());
+        Poll::Ready(trip)
+    }
+
+    fn poll_trip(&mut self, sleep: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> Poll<Trip> {
         if let Some(trip) = &self.trip {
             return Poll::Ready(trip.clone());
         }
@@ -220,32 +353,18 @@ impl State {
             Phase::Forwarding(forwarding) => match &mut forwarding.authority {
                 None => (forwarding.silent_at, Trip::UpstreamSilent),
                 Some(authority) => {
-                    let Authority {
-                        anchors,
-                        revocations,
-                        expires_at,
-                        signal,
-                    } = authority;
-                    let signal = signal.get_or_insert_with(|| revocations.watch(anchors));
-                    if let Poll::Ready(anchor) = Pin::new(signal).poll(context) {
-                        self.trip = Some(Trip::Revoked(anchor.clone()));
-                        return Poll::Ready(Trip::Revoked(anchor));
+                    if let Poll::Ready(trip) = authority.poll_revoked(context) {
+                        self.trip = Some(trip.clone());
+                        return Poll::Ready(trip);
                     }
-                    if *expires_at <= forwarding.silent_at {
-                        (*expires_at, Trip::Expired)
+                    if authority.expires_at <= forwarding.silent_at {
+                        (authority.expires_at, Trip::Expired)
                     } else {
                         (forwarding.silent_at, Trip::UpstreamSilent)
                     }
                 }
             },
         };
-        if sleep.deadline() != until {
-            sleep.as_mut().reset(until);
-        }
-        if sleep.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        self.trip = Some(trip.clone());
-        Poll::Ready(trip)
+        self.poll_deadline(sleep, context, until, trip)
     }
 }

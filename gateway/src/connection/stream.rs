@@ -22,6 +22,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Sleep;
 
+use super::left::{Client, Lent};
 use super::{Downstream, Leash, Patience};
 use crate::header::clean_trailers;
 
@@ -30,7 +31,7 @@ type Messages = Box<dyn futures_util::Stream<Item = Result<Bytes>> + Unpin + Sen
 
 /// One stream.
 pub(crate) struct ClientStream {
-    inner: HttpSession,
+    inner: Lent<HttpSession>,
     leash: Leash,
     sleep: Pin<Box<Sleep>>,
     read_timeout: Option<Duration>,
@@ -54,11 +55,18 @@ impl ClientStream {
         join_cookies(head);
         head.extensions_mut().insert(downstream);
         Self {
-            inner,
+            inner: Lent::new(inner),
             leash,
             sleep: Box::pin(tokio::time::sleep(patience.idle)),
             read_timeout: None,
         }
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        let (leash, inner) = (&self.leash, &mut self.inner);
+        leash.leave_client(|| inner.take().map(Client::Stream));
     }
 }
 
@@ -91,7 +99,7 @@ async fn on_leash<T>(
         if let Poll::Ready(outcome) = waiting.as_mut().poll(context) {
             return Poll::Ready(outcome);
         }
-        let trip = leash.lock().poll_trip(sleep, context);
+        let trip = leash.poll_trip(sleep, context);
         trip.map(|trip| Error::e_because(kind.clone(), "the stream may not stay open", trip))
     })
     .await

@@ -11,7 +11,7 @@ use pingora_error::Result;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Server, cut_short};
+use super::Server;
 use crate::config::Config;
 use crate::connection::{ClientConnection, ClientStream, Downstream, Leash, Origin};
 
@@ -129,10 +129,10 @@ fn serve_stream(
     session: HttpSession,
     origin: Origin,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let (app, stopping, cut) = (
+    let (app, stopping, watch) = (
         Arc::clone(&server.app),
         server.stopping.subscribe(),
-        server.cut.clone(),
+        server.watch.clone(),
     );
     let leash = Leash::of_stream(server.patience);
     let stream = ClientStream::new(
@@ -146,7 +146,8 @@ fn serve_stream(
     async move {
         let session = ServerSession::new_custom(Box::new(stream));
         // A stream carries one request: nothing comes back to be used again.
-        let _none = cut_short(&cut, &leash, app.process_new_http(session, &stopping)).await;
+        let serving = app.process_new_http(session, &stopping);
+        let _none = watch.over(&leash, serving).await;
     }
 }
 

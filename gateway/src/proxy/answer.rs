@@ -45,6 +45,12 @@ pub(super) async fn redirect(
 
 /// Writes a refusal (docs/contract/gateway.md, "Refusals").
 pub(super) async fn refuse(session: &mut Session, denial: &Denial, request_id: &RequestId) -> Result<()> {
+    let (head, body) = refusal(denial, request_id)?;
+    write(session, head, body).await
+}
+
+/// Head and body of a refusal.
+pub(super) fn refusal(denial: &Denial, request_id: &RequestId) -> Result<(ResponseHeader, String)> {
     let face = denial.face();
     let mut body = json!({"error": face.code, "requestId": request_id.as_str()});
     if let Some(members) = body
@@ -63,7 +69,7 @@ pub(super) async fn refuse(session: &mut Session, denial: &Denial, request_id: &
     if let Some(methods) = denial.allow() {
         head.insert_header(ALLOW, methods)?;
     }
-    write(session, head, body.to_string()).await
+    Ok((head, body.to_string()))
 }
 
 fn own_head(status: u16, request_id: &RequestId) -> Result<ResponseHeader> {

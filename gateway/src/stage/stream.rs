@@ -51,12 +51,12 @@ pub(crate) fn sent_piece(
     is_whole: bool,
     is_answered: bool,
 ) -> Option<Trip> {
-    if is_answered {
-        leash.progress(timeouts.stream_idle);
+    let silence_max = if is_answered {
+        timeouts.stream_idle
     } else {
-        leash.head_due_within(head_due_within(timeouts, is_whole));
-    }
-    leash.check()
+        head_due_within(timeouts, is_whole)
+    };
+    leash.sends(silence_max, is_answered)
 }
 
 /// While the client has not sent everything, it is the client that everybody waits for.
@@ -98,23 +98,25 @@ pub(crate) fn between_chunks(timeouts: &Timeouts, leash: &Leash) -> Option<Trip>
     leash.check()
 }
 
-/// Announces the trailer where there can be one, and speaks to an HTTP/1.0 client without chunks.
+/// Announces the trailer where there can be one, and speaks to an HTTP/1.0 client without chunks. Whether the answer may end
+/// with a trailer.
 ///
 /// # Errors
 /// None: both header values are constant.
-pub(crate) fn frame(response: &mut ResponseHeader, client: Version, method: &Method) -> Result<()> {
+pub(crate) fn frame(response: &mut ResponseHeader, client: Version, method: &Method) -> Result<bool> {
     if response.version == Version::HTTP_2 && client != Version::HTTP_2 && has_open_end(response, method) {
         // What Pingora does later, when it is too late to announce a trailer.
         response.insert_header(TRANSFER_ENCODING, "chunked")?;
     }
     if response.status.is_informational() || !is_open_ended(response, client) {
-        return Ok(());
+        return Ok(false);
     }
     if client == Version::HTTP_10 {
         response.remove_header(&TRANSFER_ENCODING);
-        return Ok(());
+        return Ok(false);
     }
-    response.insert_header(TRAILER, TRAILER_NAME)
+    response.insert_header(TRAILER, TRAILER_NAME)?;
+    Ok(true)
 }
 
 /// Whether an answer of an HTTP/2 upstream has a body whose length is not known.
@@ -148,14 +150,14 @@ pub(crate) fn farewell(
     if is_mid_piece || !is_open_ended(written, client) {
         return None;
     }
-    let (chunk, value) = match trip {
-        Trip::Revoked(_) => (REVOKED, "true"),
-        Trip::Expired => (EXPIRED, "expired"),
+    if client != Version::HTTP_2 {
+        return last_chunk(trip).map(Farewell::Chunk);
+    }
+    let value = match trip {
+        Trip::Revoked(_) => "true",
+        Trip::Expired => "expired",
         Trip::Idle | Trip::SlowHead | Trip::UpstreamSilent | Trip::Stopping => return None,
     };
-    if client != Version::HTTP_2 {
-        return Some(Farewell::Chunk(chunk));
-    }
     let mut trailers = HeaderMap::with_capacity(3);
     trailers.insert(TRAILER_FIELD, HeaderValue::from_static(value));
     if is_grpc(written) {
@@ -166,6 +168,15 @@ pub(crate) fn farewell(
         );
     }
     Some(Farewell::Trailers(trailers))
+}
+
+/// The end of a chunked response that was cut for `trip`, if it can be told.
+pub(crate) fn last_chunk(trip: &Trip) -> Option<&'static [u8]> {
+    match trip {
+        Trip::Revoked(_) => Some(REVOKED),
+        Trip::Expired => Some(EXPIRED),
+        Trip::Idle | Trip::SlowHead | Trip::UpstreamSilent | Trip::Stopping => None,
+    }
 }
 
 /// The last words of a response.

@@ -40,6 +40,7 @@ mod routes;
 mod sender_constraint;
 mod smuggling;
 mod spy_bus;
+mod stalled;
 mod streaming;
 mod sts;
 mod tls_upstream;
