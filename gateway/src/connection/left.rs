@@ -27,7 +27,7 @@ pub(crate) enum Client {
     /// A whole HTTP/1.1 connection. What was written of an answer is whole pieces, some of them perhaps still joined here.
     Connection(BufWriter<Socket>),
     /// One HTTP/2 stream.
-    Stream(HttpSession),
+    Stream(Box<HttpSession>),
 }
 
 impl fmt::Debug for Client {

@@ -66,7 +66,7 @@ impl ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let (leash, inner) = (&self.leash, &mut self.inner);
-        leash.leave_client(|| inner.take().map(Client::Stream));
+        leash.leave_client(|| inner.take().map(Box::new).map(Client::Stream));
     }
 }
 

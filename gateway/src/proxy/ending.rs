@@ -108,7 +108,7 @@ async fn tell(client: Client, context: &Context, denial: &Denial, trip: &Trip) -
             }
             Ok(())
         }
-        Client::Stream(stream) => finish(stream, context, denial, trip).await,
+        Client::Stream(stream) => finish(*stream, context, denial, trip).await,
     }
 }
 
