@@ -101,7 +101,7 @@ async fn admit_once(
     seen: &mut Observation,
 ) -> Result<Admission, Denial> {
     let times = &gateway.metrics.stages;
-    let standing = times.run(Stage::Revocation, || revocation::check(gateway, unseen))?;
+    let standing = times.run(Stage::Revocation, || revocation::check(unseen))?;
     forward::within_limits(way.request_bytes_max(&gateway.config), request)?;
     let redeem = times.time(
         Stage::Exchange,

@@ -1,11 +1,12 @@
 //! Which anchors are revoked, and who must hear of it at once.
 
+mod held;
 mod mark;
 mod signal;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use caracal_model::revocation::{Anchor, Anchors};
@@ -13,6 +14,7 @@ use caracal_wire::event::SessionsRevoke;
 
 use crate::entry::Entry;
 use crate::freshness::Freshness;
+pub use held::Held;
 use mark::{Mark, MarkHasher, Marker};
 pub use signal::RevokedSignal;
 use signal::Signal;
@@ -32,6 +34,8 @@ struct Inner {
     shards: Vec<RwLock<Shard>>,
     marker: Marker,
     len: AtomicUsize,
+    /// How many anchors were ever added; moves after each.
+    changes: AtomicU64,
     freshness: Freshness,
 }
 
@@ -39,7 +43,7 @@ struct Inner {
 struct Shard {
     /// Until when, in Unix seconds. A million are forty megabytes.
     revoked: HashMap<Mark, u32, MarkHasher>,
-    watchers: HashMap<Anchor, Vec<Arc<Signal>>>,
+    watchers: HashMap<Mark, Vec<Arc<Signal>>, MarkHasher>,
 }
 
 impl Default for Revocations {
@@ -55,6 +59,7 @@ impl Revocations {
             shards: (0..SHARDS).map(|_shard| RwLock::default()).collect(),
             marker: Marker::default(),
             len: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
             freshness: Freshness::new(),
         }))
     }
@@ -62,24 +67,24 @@ impl Revocations {
     /// Revokes `anchor` until `expires_unix_s` (Unix seconds; the later of two calls' expiries counts), and wakes
     /// whoever watches it. Repeating it changes nothing.
     pub fn insert(&self, anchor: &Anchor, expires_unix_s: i64) {
-        let mark = self.0.marker.mark(anchor);
+        let mark = self.mark(anchor);
         let expires_unix_s = seconds(expires_unix_s);
         let watched = {
             let mut shard = self.write(mark);
-            let watched = shard.watchers.remove_entry(anchor);
+            let watched = shard.watchers.remove(&mark);
             match shard.revoked.entry(mark) {
                 MapEntry::Occupied(mut expires) => *expires.get_mut() = expires_unix_s.max(*expires.get()),
                 MapEntry::Vacant(place) => {
                     place.insert(expires_unix_s);
                     self.0.len.fetch_add(1, Ordering::Relaxed);
+                    // Whoever reads the new count finds the anchor.
+                    self.0.changes.fetch_add(1, Ordering::Release);
                 }
             }
             watched
         };
-        if let Some((anchor, signals)) = watched {
-            for signal in signals {
-                signal.fire(&anchor);
-            }
+        for signal in watched.into_iter().flatten() {
+            signal.fire(anchor);
         }
     }
 
@@ -99,10 +104,12 @@ impl Revocations {
 
     /// The first anchor of a token that is revoked. At most four shard reads.
     pub fn is_revoked(&self, anchors: &Anchors) -> Option<Anchor> {
-        anchors.iter().find(|anchor| {
-            let mark = self.0.marker.mark(anchor);
-            self.read(mark).revoked.contains_key(&mark)
-        })
+        anchors.iter().find(|anchor| self.holds(self.mark(anchor)))
+    }
+
+    /// What a token stands on, to be asked about more than once.
+    pub fn hold(&self, anchors: &Anchors) -> Held {
+        Held::new(self.clone(), anchors)
     }
 
     /// Number of revoked anchors.
@@ -134,29 +141,7 @@ impl Revocations {
     /// A future that resolves with the first of `anchors` to be revoked, at once when one already is. Dropping it
     /// takes the registration back.
     pub fn watch(&self, anchors: &Anchors) -> RevokedSignal {
-        let signal = Arc::new(Signal::default());
-        let mut registered = Vec::with_capacity(4);
-        for anchor in anchors.iter() {
-            let revoked = {
-                let mark = self.0.marker.mark(&anchor);
-                let mut shard = self.write(mark);
-                let revoked = shard.revoked.contains_key(&mark);
-                if !revoked {
-                    shard
-                        .watchers
-                        .entry(anchor.clone())
-                        .or_default()
-                        .push(Arc::clone(&signal));
-                }
-                revoked
-            };
-            if revoked {
-                signal.fire(&anchor);
-                break;
-            }
-            registered.push(anchor);
-        }
-        RevokedSignal::new(signal, registered, self.clone())
+        Arc::new(self.hold(anchors)).watch()
     }
 
     /// Number of registrations of unfired signals, one for each anchor watched. Walks every shard; for metrics and tests.
@@ -174,12 +159,34 @@ impl Revocations {
         &self.0.freshness
     }
 
-    fn forget_watcher(&self, anchor: &Anchor, signal: &Arc<Signal>) {
-        let mut shard = self.write(self.0.marker.mark(anchor));
-        if let Some(watchers) = shard.watchers.get_mut(anchor) {
+    fn mark(&self, anchor: &Anchor) -> Mark {
+        self.0.marker.mark(anchor)
+    }
+
+    fn holds(&self, mark: Mark) -> bool {
+        self.read(mark).revoked.contains_key(&mark)
+    }
+
+    fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Acquire)
+    }
+
+    /// Has `signal` fired when the anchor of this mark is revoked; not when it already is.
+    fn register(&self, mark: Mark, signal: &Arc<Signal>) -> bool {
+        let mut shard = self.write(mark);
+        if shard.revoked.contains_key(&mark) {
+            return false;
+        }
+        shard.watchers.entry(mark).or_default().push(Arc::clone(signal));
+        true
+    }
+
+    fn forget_watcher(&self, mark: Mark, signal: &Arc<Signal>) {
+        let mut shard = self.write(mark);
+        if let Some(watchers) = shard.watchers.get_mut(&mark) {
             watchers.retain(|watcher| !Arc::ptr_eq(watcher, signal));
             if watchers.is_empty() {
-                shard.watchers.remove(anchor);
+                shard.watchers.remove(&mark);
             }
         }
     }

@@ -70,7 +70,12 @@ impl<'a> UnverifiedToken<'a> {
         let (kid, mac) = parse_header(header)?;
         let signature = parse_signature(signature)?;
         let claims = URL_SAFE_NO_PAD.decode(payload).or(Err(Malformed::Payload))?;
-        let claims = serde_json::from_slice(&claims).map_err(Malformed::Claims)?;
+        // Looked at as text once, and not string by string.
+        let claims = match std::str::from_utf8(&claims) {
+            Ok(claims) => serde_json::from_str(claims),
+            Err(_not_text) => serde_json::from_slice(&claims),
+        };
+        let claims = claims.map_err(Malformed::Claims)?;
         Ok(Self {
             text,
             signing_input: signing_input.as_bytes(),

@@ -161,20 +161,51 @@ pub fn encode(fields: &[(&str, &str)]) -> String {
     body
 }
 
+/// Whole runs of bytes that stand for themselves are copied at once: tokens and names are hardly anything else.
 fn encode_into(body: &mut String, text: &str) {
+    let mut rest = text;
+    while let Some(end) = rest.bytes().position(|byte| !stands_for_itself(byte)) {
+        let (plain, others) = rest.split_at(end);
+        body.push_str(plain);
+        let Some(other) = others.chars().next() else {
+            return;
+        };
+        let (other, after) = others.split_at(other.len_utf8());
+        for byte in other.bytes() {
+            escape(body, byte);
+        }
+        rest = after;
+    }
+    body.push_str(rest);
+}
+
+fn escape(body: &mut String, byte: u8) {
     const DIGITS: [char; 16] = [
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
     ];
     let digit = |value: u8| DIGITS.get(usize::from(value)).copied().unwrap_or('0');
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                body.push(char::from(byte));
-            }
-            b' ' => body.push('+'),
-            other => body.extend(['%', digit(other >> 4), digit(other & 0x0f)]),
-        }
+    match byte {
+        b' ' => body.push('+'),
+        other => body.extend(['%', digit(other >> 4), digit(other & 0x0f)]),
     }
+}
+
+/// `A-Z a-z 0-9 - _ . ~`, by one look into a table.
+fn stands_for_itself(byte: u8) -> bool {
+    const PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut byte: u8 = 0;
+        while byte < u8::MAX {
+            #[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+            {
+                plain[byte as usize] =
+                    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+            }
+            byte += 1;
+        }
+        plain
+    };
+    PLAIN.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
 #[cfg(test)]

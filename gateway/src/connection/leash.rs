@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use caracal_bus::revocation::{Revocations, RevokedSignal};
-use caracal_model::{Anchor, Anchors};
+use caracal_bus::revocation::{Held, RevokedSignal};
+use caracal_model::Anchor;
 use tokio::time::{Instant, Sleep};
 
 use super::left::{Client, Left};
@@ -93,19 +93,17 @@ struct Forwarding {
 /// What a request needs to go on, and its response to stay open.
 #[derive(Debug)]
 pub(crate) struct Authority {
-    anchors: Anchors,
-    revocations: Revocations,
+    held: Arc<Held>,
     expires_at: Instant,
     /// Registered when the connection first has to wait, so that an answer that is there at once costs nothing.
     signal: Option<RevokedSignal>,
 }
 
 impl Authority {
-    /// Authority that ends at `expires_at`, or when one of `anchors` is revoked.
-    pub(crate) fn new(anchors: Anchors, revocations: Revocations, expires_at: Instant) -> Self {
+    /// Authority that ends at `expires_at`, or when anything it is `held` by is revoked.
+    pub(crate) fn new(held: Arc<Held>, expires_at: Instant) -> Self {
         Self {
-            anchors,
-            revocations,
+            held,
             expires_at,
             signal: None,
         }
@@ -116,14 +114,12 @@ impl Authority {
         if now >= self.expires_at {
             return Some(Trip::Expired);
         }
-        self.revocations.is_revoked(&self.anchors).map(Trip::Revoked)
+        self.held.revoked().cloned().map(Trip::Revoked)
     }
 
     /// Resolves when it is revoked.
     fn poll_revoked(&mut self, context: &mut Context<'_>) -> Poll<Trip> {
-        let signal = self
-            .signal
-            .get_or_insert_with(|| self.revocations.watch(&self.anchors));
+        let signal = self.signal.get_or_insert_with(|| self.held.watch());
         Pin::new(signal).poll(context).map(Trip::Revoked)
     }
 }

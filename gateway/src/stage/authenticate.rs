@@ -1,7 +1,10 @@
 //! Stage 2: who asks? One decode of the bearer and one signature check; keys from memory.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use caracal_bus::revocation::Held;
 use caracal_model::{Anchors, ApplicationId, UnixSeconds, ZoneId};
 use caracal_token::sender::{Scheme, Shown};
 use caracal_token::{Claims, Proof, Rules, UnverifiedToken, Use, VerifyError, admit, verify as verify_token};
@@ -163,6 +166,7 @@ pub(crate) struct Caller {
     proof: Proof,
     shown: Option<Box<Shown>>,
     anchors: Anchors,
+    held: Arc<Held>,
     fresh: Fresh,
 }
 
@@ -175,6 +179,11 @@ impl Caller {
     /// What the mandate stands on.
     pub(crate) fn anchors(&self) -> &Anchors {
         &self.anchors
+    }
+
+    /// Whether any of that is revoked.
+    pub(crate) fn held(&self) -> &Arc<Held> {
+        &self.held
     }
 
     /// The mandate itself: for the exchange, and to keep it from the upstream.
@@ -243,12 +252,14 @@ pub(crate) async fn verify(
     }
     let shown = possession::check(gateway, request, scheme, bearer, &claims)?;
     let anchors = claims.anchors();
+    let held = Arc::new(gateway.revocations.set().hold(&anchors));
     Ok(Caller {
         bearer: bearer.into(),
         claims,
         proof,
         shown,
         anchors,
+        held,
         fresh,
     })
 }

@@ -143,8 +143,9 @@ fn request_form(route: &Route, standing: &Standing, seen: &Observation) -> Strin
 fn granted(answer: &TokenAnswer) -> Result<TokenResponse, Denial> {
     match answer.status {
         200 if answer.is_json => {
-            let response: Result<TokenResponse, _> = serde_json::from_slice(&answer.body);
-            let response = response.map_err(|_error| Denial::StsInvalid("not a token response"))?;
+            let malformed = Denial::StsInvalid("not a token response");
+            let text = std::str::from_utf8(&answer.body).or(Err(malformed.clone()))?;
+            let response: TokenResponse = serde_json::from_str(text).or(Err(malformed))?;
             if response.access_token.is_empty() && !answer.is_sealed {
                 return Err(Denial::StsInvalid("no token"));
             }

@@ -39,7 +39,7 @@ pub(crate) async fn settle(
         return Ok(());
     }
     replay::peek(gateway, caller)?;
-    revocation::unrevoked(gateway, caller)?;
+    revocation::unrevoked(caller)?;
     let path = declared_path(route.route().path());
     let recorded: String = path.chars().take(RECORDED_CHARS_MAX).collect();
     Err(Denial::OperationNotPermitted(recorded.into()))

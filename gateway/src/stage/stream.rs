@@ -3,6 +3,8 @@
 //! The signal is watched by the client connection itself (`crate::connection`); here is what arms it, what looks between
 //! chunks when there is no time to wait for a signal, and how a cut response ends.
 
+use std::sync::Arc;
+
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Version};
 use pingora_error::{ErrorType, Result};
@@ -85,11 +87,7 @@ fn authority(gateway: &Gateway, standing: &Standing) -> Authority {
     let caller = standing.caller();
     let left = caller.claims().exp.saturating_sub(gateway.clock.unix_seconds());
     let expires_at = Instant::now() + Duration::from_secs(u64::try_from(left).unwrap_or(0));
-    Authority::new(
-        caller.anchors().clone(),
-        gateway.revocations.set().clone(),
-        expires_at,
-    )
+    Authority::new(Arc::clone(caller.held()), expires_at)
 }
 
 /// Looks between two chunks: a busy response has no pause in which a signal could be heard. Memory only.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use caracal_model::revocation::Anchor;
 use futures_util::task::AtomicWaker;
 
-use super::Revocations;
+use super::Held;
 
 /// Fired once, with the anchor that did it.
 #[derive(Debug, Default)]
@@ -29,16 +29,17 @@ impl Signal {
 /// resolved and gives the same answer.
 pub struct RevokedSignal {
     signal: Arc<Signal>,
-    registered: Vec<Anchor>,
-    revocations: Revocations,
+    registered: usize,
+    held: Arc<Held>,
 }
 
 impl RevokedSignal {
-    pub(super) fn new(signal: Arc<Signal>, registered: Vec<Anchor>, revocations: Revocations) -> Self {
+    /// `registered`: with how many of the anchors, from the first.
+    pub(super) fn new(signal: Arc<Signal>, registered: usize, held: Arc<Held>) -> Self {
         Self {
             signal,
             registered,
-            revocations,
+            held,
         }
     }
 
@@ -66,9 +67,7 @@ impl Future for RevokedSignal {
 
 impl Drop for RevokedSignal {
     fn drop(&mut self) {
-        for anchor in &self.registered {
-            self.revocations.forget_watcher(anchor, &self.signal);
-        }
+        self.held.forget(&self.signal, self.registered);
     }
 }
 

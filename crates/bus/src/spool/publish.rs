@@ -22,9 +22,10 @@ use crate::error::BusError;
 use crate::signing::{HmacKey, StreamKeys};
 
 const WHAT: &str = "publishing evidence";
-/// Time between the first event of a batch and the batch: events of the same moment share the files' reading, the round
-/// trip and the new position. Evidence is late by this much at most, and it is in the files before that.
-const GATHER: Duration = Duration::from_millis(5);
+/// Time between the first event of a batch and the batch, and between batches that are not full: events of the same moment
+/// share the files' reading, the round trip and the new position, here and at whoever reads the stream. Evidence is late by
+/// this much at most, and it is in the files before that.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Moves what is spooled to `caracal.audit.events`, oldest first, in batches of one round trip each, until `shutdown`
 /// resolves. Tries again for as long as the bus is down. A batch interrupted by a crash is sent again: every event is
@@ -57,7 +58,8 @@ pub async fn run_publisher(
             Ok(published) => {
                 backoff.succeeded(WHAT);
                 match published {
-                    Published::Batch => continue,
+                    Published::Full => continue,
+                    Published::Some => Some(GATHER),
                     Published::Nothing => None,
                 }
             }
@@ -95,7 +97,9 @@ struct EvidencePublisher {
 }
 
 enum Published {
-    Batch,
+    /// As many events as a batch holds: more are waiting.
+    Full,
+    Some,
     Nothing,
 }
 
@@ -116,8 +120,9 @@ impl EvidencePublisher {
         };
         let entries: Vec<Fields> = batch.events.iter().map(|event| self.entry(event)).collect();
         self.bus.publish(AUDIT_EVENTS, &entries).await?;
+        let is_full = batch.is_full();
         self.on_disk(move |shared| reader::settle(shared, &batch)).await?;
-        Ok(Published::Batch)
+        Ok(if is_full { Published::Full } else { Published::Some })
     }
 
     /// Until the next try, or without one, until events were written.
@@ -139,7 +144,10 @@ impl EvidencePublisher {
     }
 
     fn entry(&self, event: &Bytes) -> Fields {
-        let data = String::from_utf8_lossy(event).into_owned();
+        let data = match String::from_utf8(event.to_vec()) {
+            Ok(data) => data,
+            Err(other) => String::from_utf8_lossy(other.as_bytes()).into_owned(),
+        };
         let mut fields = Fields::new();
         if let Some(id) = id_of(&data) {
             fields.insert("id".to_owned(), id.into_owned());

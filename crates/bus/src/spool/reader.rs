@@ -24,6 +24,13 @@ pub(super) struct Batch {
     pub(super) end: Position,
 }
 
+impl Batch {
+    /// Whether there may be more where it ends.
+    pub(super) fn is_full(&self) -> bool {
+        self.events.len() >= BATCH_EVENTS
+    }
+}
+
 /// The next batch, or `None` when everything written so far was published. Removes segments that were published to
 /// their end. Blocks on the file system.
 pub(super) fn next_batch(shared: &Shared) -> io::Result<Option<Batch>> {

@@ -48,6 +48,43 @@ fn each_of_the_four_anchors_revokes_the_token_and_no_other() {
 }
 
 #[test]
+fn who_holds_anchors_hears_of_the_first_revocation_whatever_else_was_revoked_before() {
+    let of_token = anchors(1);
+    for anchor in of_token.iter() {
+        let revocations = Revocations::new();
+        let held = revocations.hold(&of_token);
+        assert_eq!(held.revoked(), None);
+        revocations.insert(&Anchor::Session(session("another")), 100);
+        assert_eq!(held.revoked(), None);
+        assert_eq!(held.revoked(), None, "nothing has changed since");
+        revocations.insert(&anchor, 100);
+        assert_eq!(held.revoked(), Some(&anchor));
+        assert_eq!(held.revoked(), Some(&anchor), "it stays revoked");
+        let later = revocations.hold(&of_token);
+        assert_eq!(later.revoked(), Some(&anchor), "and is so for who comes later");
+    }
+}
+
+#[test]
+fn what_was_revoked_before_the_question_is_always_heard_of() {
+    for _ in 0..200 {
+        let revocations = Revocations::new();
+        let held = revocations.hold(&anchors(1));
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| while held.revoked().is_none() {});
+            scope.spawn(|| {
+                for n in 2..50 {
+                    revocations.insert(&Anchor::Session(session(&format!("session-{n}"))), 100);
+                }
+                revocations.insert(&Anchor::Session(session("session-1")), 100);
+            });
+            asking.join().unwrap();
+        });
+        assert!(held.revoked().is_some());
+    }
+}
+
+#[test]
 fn a_revocation_is_forgotten_only_after_its_latest_expiry() {
     let revocations = Revocations::new();
     for n in 0..1000 {
