@@ -65,7 +65,7 @@ use snapshot::routes::Routes;
 use snapshot::skew::ClockSkew;
 use source::Places;
 use stage::audit::Evidence;
-use stage::replay::BurnedTable;
+use stage::replay::{BurnedTable, GiveBacks};
 use sts_client::StsClient;
 use tls::Tls;
 use upstream::{Identity, Outliers};
@@ -86,6 +86,7 @@ struct Gateway {
     operations: Arc<ZoneOperations>,
     revocations: Arc<RevocationState>,
     burned: BurnedTable,
+    give_backs: GiveBacks,
     /// Requests that each source has in progress.
     in_progress: Arc<Places>,
     /// Set for a gateway that keeps the only replay table: one-shot mandates issued in this second (Unix) or before

@@ -167,6 +167,7 @@ struct State {
     revocation_reloads: IntGauge,
     revocation_reload_errors: IntGauge,
     replay_table: IntGauge,
+    give_backs: IntGauge,
     upstream_ejected: IntGauge,
     upstream_ejections: IntGauge,
     upstream_unhealthy: IntGauge,
@@ -294,6 +295,10 @@ impl Metrics {
                 revocation_reloads: gauge("revocation_reloads_total", "Revocation snapshots loaded."),
                 revocation_reload_errors: gauge("revocation_reload_errors_total", "Snapshots that failed."),
                 replay_table: gauge("replay_table_entries", "Burned mandates this process remembers."),
+                give_backs: gauge(
+                    "replay_give_backs_waiting",
+                    "Burns to be taken back that Redis has not confirmed.",
+                ),
                 upstream_ejected: gauge("upstream_addresses_ejected", "Upstream addresses left alone."),
                 upstream_ejections: gauge(
                     "upstream_ejections_total",
@@ -398,6 +403,7 @@ impl Metrics {
         set(&state.revocation_reloads, reloads);
         set(&state.revocation_reload_errors, failed);
         set_len(&state.replay_table, gateway.burned.len());
+        set_len(&state.give_backs, gateway.give_backs.len());
         let (ejected, ejections) = gateway.outliers.counts();
         set_len(&state.upstream_ejected, ejected);
         set(&state.upstream_ejections, ejections);

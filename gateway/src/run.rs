@@ -36,7 +36,7 @@ use crate::snapshot::skew::ClockSkew;
 use crate::source::Places;
 use crate::stage::audit::{Evidence, SUMMARY_EVERY};
 use crate::stage::forward::ATTEMPTS_MAX;
-use crate::stage::replay::BurnedTable;
+use crate::stage::replay::{self, BurnedTable, GiveBacks};
 use crate::sts_client::StsClient;
 use crate::tls::Tls;
 use crate::trust::{TrustError, TrustFile};
@@ -275,6 +275,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         operations: Arc::new(ZoneOperations::new(Arc::clone(&sts))),
         revocations: Arc::new(revocations),
         burned: BurnedTable::default(),
+        give_backs: GiveBacks::default(),
         in_progress: Places::new(config.doors.requests_of_source_max),
         skew: ClockSkew::default(),
         metrics: Metrics::new(),
@@ -375,6 +376,8 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
             this.burned.prune(this.clock.unix_seconds());
         }
     });
+    let give_backs = replay::work_off(Arc::clone(gateway), background.clone());
+    tasks.spawn("give-backs", give_backs);
     let (this, stop) = (Arc::clone(gateway), background.clone());
     tasks.spawn("denial-summaries", async move {
         while pause(SUMMARY_EVERY, &stop).await {

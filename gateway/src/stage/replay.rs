@@ -6,6 +6,7 @@
 //! what failed was not it: `once` is the only way on, and every failure on it passes there.
 
 mod burned;
+mod give_back;
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,6 +24,8 @@ use crate::denial::Denial;
 
 use self::burned::Burn;
 pub(crate) use self::burned::BurnedTable;
+use self::give_back::GiveBack;
+pub(crate) use self::give_back::{GiveBacks, work_off};
 
 /// One use of a mandate, burned in the table of this process where it may be used once.
 #[derive(Debug)]
@@ -119,13 +122,17 @@ async fn give_back_unless_signed(gateway: &Gateway, this: &OneUse) {
         return;
     }
     let key = once.key();
-    if let Some(value) = this.claimed_as.get()
-        && let Err(error) = gateway.bus.give_back(&key, value).await
-    {
-        tracing::warn!(%error, "a mandate may stay burned that was presented with another signature");
-    }
     gateway.burned.give_back(&key, this.number);
-    gateway.metrics.replay_given_back.inc();
+    let Some(value) = this.claimed_as.get() else {
+        gateway.metrics.replay_given_back.inc();
+        return;
+    };
+    let claim = GiveBack {
+        key,
+        value: value.clone(),
+        until_unix_s: once.kept_until_unix_s(),
+    };
+    gateway.give_backs.give_back(gateway, claim).await;
 }
 
 /// The same of a caller that gets no further: nothing is burned.
@@ -186,6 +193,11 @@ impl<'a> Once<'a> {
         }
     }
 
+    /// Until when the shared table remembers it.
+    fn kept_until_unix_s(&self) -> i64 {
+        self.until_unix_s().saturating_add(TABLE_AHEAD_S)
+    }
+
     /// What is answered when a first use may have been forgotten.
     fn undecided(&self) -> Denial {
         match self {
@@ -240,8 +252,7 @@ pub(crate) async fn claim(
     };
     gateway.metrics.replay_claims.inc();
     let key = once.key();
-    let kept_until_s = once.until_unix_s().saturating_add(TABLE_AHEAD_S);
-    let expires_ms = kept_until_s.saturating_mul(1_000);
+    let expires_ms = once.kept_until_unix_s().saturating_mul(1_000);
     let this = standing.one_use();
     let value = this
         .claimed_as
@@ -256,7 +267,14 @@ pub(crate) async fn claim(
             );
             Err(Denial::ReplayUndecided)
         }
-        Ok(Claim::Repeated) => Err(once.repeated()),
+        Ok(Claim::Repeated) => {
+            if standing.caller().is_proven_by_mac() {
+                // Who claimed it may have shown another signature, and give it back. So only the shared table knows, and the next
+                // one with it asks there again.
+                gateway.burned.give_back(&key, this.number);
+            }
+            Err(once.repeated())
+        }
         Err(error) if gateway.config.jti_fail_open => {
             tracing::warn!(%error, "the shared replay table failed; JTI_FAIL_OPEN lets the request pass");
             Ok(FirstUse(()))

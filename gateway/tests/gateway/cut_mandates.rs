@@ -11,6 +11,7 @@ use caracal_testing::{Mandate, TestKeys, TestRedis, wait_until};
 use caracal_wire::sts::{AuthMode, Upstream};
 use http::StatusCode;
 use http_body_util::Full;
+use tokio::sync::Notify;
 
 use crate::client::{Answer, send, wait_for_status};
 use crate::rig::{Gateway, METRICS, Rig, SOON, mandate_upstream};
@@ -237,13 +238,77 @@ async fn who_repeats_a_cut_mandate_burns_nothing_and_asks_nobody() {
 }
 
 #[tokio::test]
+async fn a_give_back_that_the_shared_table_does_not_answer_is_made_later() {
+    let rig = rig().await;
+    let mandate = pair(&rig, &one_shot());
+    raw(&rig, 401, NO_MANDATE);
+    rig.bus.give_backs_fail.store(true, Ordering::SeqCst);
+    assert_eq!(present(&rig, &mandate.cut).await.status, 401);
+    usual(&rig);
+    assert_eq!(rig.metric("replay_given_back").await, 0, "not yet");
+    assert_eq!(rig.metric("replay_give_backs_waiting").await, 1);
+    assert_eq!(present(&rig, &mandate.whole).await.refusal().2, REPLAYED);
+    rig.bus.give_backs_fail.store(false, Ordering::SeqCst);
+    wait_until(SOON, async || rig.metric("replay_given_back").await == 1).await;
+    assert_eq!(rig.metric("replay_give_backs_waiting").await, 0);
+    assert_eq!(present(&rig, &mandate.whole).await.status, 200);
+    assert_eq!(present(&rig, &mandate.whole).await.refusal().2, REPLAYED);
+}
+
+/// Another gateway over the same Redis.
+async fn second(rig: &Rig, bus: Arc<dyn Bus>) -> Gateway {
+    let key = hex::encode(KEY);
+    let other = Gateway::start(bus, &rig.sts.url(), &[("MANDATE_MAC_KEY", &key)]).await;
+    wait_for_status(other.addresses.admin, "/ready", StatusCode::OK).await;
+    other
+}
+
+#[tokio::test]
+async fn a_mandate_refused_while_a_cut_one_is_under_way_at_another_gateway_is_good_afterwards() {
+    let redis = TestRedis::new().await;
+    let connect = || -> Arc<dyn Bus> { Arc::new(RedisBus::connect(redis.url()).unwrap()) };
+    let rig = on(connect()).await;
+    let other = second(&rig, connect()).await;
+    let elsewhere = async |mandate: &str| {
+        let request = rig.request("GET", "/v1/contacts", mandate);
+        send(other.addresses.main, request.body(Full::default()).unwrap()).await
+    };
+    let mandate = pair(&rig, &one_shot());
+    let release = Arc::new(Notify::new());
+    // Nowhere to go once the STS has answered: the request fails after the mandate was claimed.
+    rig.sts
+        .grant(Grant::Held(Arc::clone(&release), mandate_upstream("")));
+    let meanwhile = async {
+        wait_until(SOON, async || {
+            rig.bus.claims_answered.load(Ordering::SeqCst) == 1 && rig.sts.exchanges().len() == 1
+        })
+        .await;
+        usual(&rig);
+        for _again in 0..2 {
+            assert_eq!(elsewhere(&mandate.whole).await.refusal().2, REPLAYED);
+        }
+        release.notify_one();
+    };
+    let (cut, ()) = tokio::join!(present(&rig, &mandate.cut), meanwhile);
+    assert_eq!(cut.status, 403);
+    assert_eq!(
+        elsewhere(&mandate.whole).await.status,
+        200,
+        "given back meanwhile"
+    );
+    for _again in 0..3 {
+        assert_eq!(elsewhere(&mandate.whole).await.refusal().2, REPLAYED);
+        assert_eq!(present(&rig, &mandate.whole).await.refusal().2, REPLAYED);
+    }
+    assert_eq!(rig.upstream.requests().len(), 1, "it passed once");
+}
+
+#[tokio::test]
 async fn a_cut_mandate_at_one_gateway_gives_back_no_burn_of_another() {
     let redis = TestRedis::new().await;
     let connect = || -> Arc<dyn Bus> { Arc::new(RedisBus::connect(redis.url()).unwrap()) };
     let rig = on(connect()).await;
-    let key = hex::encode(KEY);
-    let other = Gateway::start(connect(), &rig.sts.url(), &[("MANDATE_MAC_KEY", &key)]).await;
-    wait_for_status(other.addresses.admin, "/ready", StatusCode::OK).await;
+    let other = second(&rig, connect()).await;
     let elsewhere = async |mandate: &str| {
         let request = rig.request("GET", "/v1/contacts", mandate);
         send(other.addresses.main, request.body(Full::default()).unwrap()).await

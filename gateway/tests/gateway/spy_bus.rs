@@ -12,6 +12,9 @@ use caracal_wire::stream::Fields;
 pub(crate) struct SpyBus {
     inner: Arc<dyn Bus>,
     pub(crate) claims: AtomicUsize,
+    /// Claims that were answered.
+    pub(crate) claims_answered: AtomicUsize,
+    pub(crate) give_backs_fail: AtomicBool,
     pings: AtomicUsize,
     /// How long the last claim is kept, in Unix milliseconds.
     pub(crate) claimed_until: AtomicI64,
@@ -26,6 +29,8 @@ impl SpyBus {
         Arc::new(Self {
             inner,
             claims: AtomicUsize::new(0),
+            claims_answered: AtomicUsize::new(0),
+            give_backs_fail: AtomicBool::new(false),
             pings: AtomicUsize::new(0),
             claimed_until: AtomicI64::new(0),
             claims_fail: AtomicBool::new(false),
@@ -111,6 +116,7 @@ impl Bus for SpyBus {
             return Err(BusError::Timeout);
         }
         let claim = self.inner.claim_once(key, value, expires_at_unix_ms).await;
+        self.claims_answered.fetch_add(1, Ordering::SeqCst);
         if self.claims_get_lost.load(Ordering::SeqCst) {
             return Err(BusError::Timeout);
         }
@@ -118,6 +124,9 @@ impl Bus for SpyBus {
     }
 
     async fn give_back(&self, key: &str, value: &str) -> Result<(), BusError> {
+        if self.give_backs_fail.load(Ordering::SeqCst) {
+            return Err(BusError::Timeout);
+        }
         self.inner.give_back(key, value).await
     }
 

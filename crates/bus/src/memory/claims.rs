@@ -1,7 +1,6 @@
 //! Which keys were claimed and are not forgotten yet?
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::error::BusError;
@@ -9,16 +8,22 @@ use crate::error::BusError;
 /// A bounded set of keys, each with the value of its claim until its expiry.
 #[derive(Debug)]
 pub(super) struct Claims {
-    keys: HashMap<Arc<str>, Box<str>>,
-    by_expiry: BinaryHeap<Reverse<(i64, Arc<str>)>>,
+    keys: HashMap<Arc<str>, Claimed>,
+    by_expiry: BTreeSet<(i64, Arc<str>)>,
     max: usize,
+}
+
+#[derive(Debug)]
+struct Claimed {
+    value: Box<str>,
+    expires_ms: i64,
 }
 
 impl Claims {
     pub(super) fn new(max: usize) -> Self {
         Self {
             keys: HashMap::new(),
-            by_expiry: BinaryHeap::new(),
+            by_expiry: BTreeSet::new(),
             max,
         }
     }
@@ -42,26 +47,27 @@ impl Claims {
             return Err(BusError::Full);
         }
         let key: Arc<str> = Arc::from(key);
-        self.keys.insert(Arc::clone(&key), value.into());
-        self.by_expiry.push(Reverse((expires_ms, key)));
+        let value = value.into();
+        self.keys.insert(Arc::clone(&key), Claimed { value, expires_ms });
+        self.by_expiry.insert((expires_ms, key));
         Ok(true)
     }
 
-    /// The next caller with `key` is the first again, if it was claimed with `value`. Rare: it looks through all of them.
+    /// The next caller with `key` is the first again, if it was claimed with `value`. By key, however many there are.
     pub(super) fn give_back(&mut self, key: &str, value: &str) {
-        if self.keys.get(key).is_none_or(|claimed| **claimed != *value) {
+        if self.keys.get(key).is_none_or(|claimed| *claimed.value != *value) {
             return;
         }
-        self.keys.remove(key);
-        self.by_expiry
-            .retain(|Reverse((_expires_ms, kept))| &**kept != key);
+        if let Some((key, claimed)) = self.keys.remove_entry(key) {
+            self.by_expiry.remove(&(claimed.expires_ms, key));
+        }
     }
 
     fn forget_expired(&mut self, now_ms: i64) {
-        while let Some(Reverse((expires_ms, _key))) = self.by_expiry.peek()
+        while let Some((expires_ms, _key)) = self.by_expiry.first()
             && *expires_ms <= now_ms
         {
-            if let Some(Reverse((_expires_ms, key))) = self.by_expiry.pop() {
+            if let Some((_expires_ms, key)) = self.by_expiry.pop_first() {
                 self.keys.remove(&key);
             }
         }
@@ -84,5 +90,24 @@ mod tests {
             "the place of the expired claim is free"
         );
         assert!(!claims.claim("b", "", 300, 100).unwrap());
+    }
+
+    #[test]
+    fn what_was_given_back_leaves_its_place_and_no_trace_of_its_expiry() {
+        let mut claims = Claims::new(1);
+        assert!(claims.claim("a", "first", 100, 0).unwrap());
+        claims.give_back("a", "second");
+        assert!(
+            !claims.claim("a", "third", 200, 0).unwrap(),
+            "not the second's to give"
+        );
+        claims.give_back("a", "first");
+        assert!(claims.claim("b", "", 300, 0).unwrap(), "its place is free");
+        claims.give_back("b", "");
+        assert!(claims.claim("a", "third", 200, 0).unwrap());
+        assert!(
+            !claims.claim("a", "fourth", 300, 150).unwrap(),
+            "the first's end is not the third's"
+        );
     }
 }

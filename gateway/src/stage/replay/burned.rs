@@ -11,7 +11,7 @@ const SHARDS: usize = 16;
 /// Entries of one shard. Together about a million uses remembered; beyond that the shared table decides alone.
 const SHARD_ENTRIES_MAX: usize = 65_536;
 
-/// The number of no use: what was burned was given back.
+/// The number of no use: what was burned was given back, or may be by the gateway that claimed it.
 const NOBODY: u64 = 0;
 
 /// What is remembered about one name.
@@ -92,6 +92,7 @@ impl BurnedTable {
             Some(known) if known.until_unix_s <= now_unix_s => {}
             Some(known) if known.number != NOBODY => return Burn::Repeated,
             Some(_given_back) if is_doubted => return Burn::Doubtful,
+            // Nor will it be remembered that it was given back, if it is.
             None if shard.len() >= SHARD_ENTRIES_MAX => return Burn::First,
             Some(_) | None => {}
         }
