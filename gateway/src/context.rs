@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::admit::{Admission, Passage};
+use crate::chance::Chance;
 use crate::config::{Config, Timeouts};
 use crate::connection::{Leash, Origin};
 use crate::denial::Denial;
@@ -146,6 +147,8 @@ impl Verdict {
 pub(crate) struct Observation {
     /// Name of the request in every log, event and answer.
     pub(crate) request_id: RequestId,
+    /// What its names are made from; absent where there is no randomness.
+    pub(crate) chance: Option<Chance>,
     /// When its head was complete.
     pub(crate) started: Instant,
     /// Whom it came from: the client behind a trusted proxy, else the peer.
@@ -198,6 +201,8 @@ pub(crate) struct SeenCaller {
 impl Context {
     /// Nothing decided, nothing seen.
     pub(crate) fn new() -> Self {
+        let chance = Chance::draw();
+        let request = chance.as_ref().map(Chance::request);
         Self {
             verdict: Verdict::Pending,
             way: Way::default(),
@@ -206,7 +211,9 @@ impl Context {
             answer: Answer::NotBegun,
             leash: None,
             seen: Observation {
-                request_id: RequestId::generate(),
+                // Without randomness the name is not unique, which costs a log line its clarity and nothing else.
+                request_id: RequestId::from_random(&request.unwrap_or_default()),
+                chance,
                 started: Instant::now(),
                 source: IpAddr::from([0, 0, 0, 0]),
                 method: Box::default(),

@@ -14,6 +14,7 @@ use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use url::Url;
 
+use crate::chance::Chance;
 use crate::config::ProxyTrust;
 use crate::context::Inbound;
 
@@ -163,7 +164,7 @@ fn is_relative(value: &HeaderValue) -> bool {
 }
 
 /// The `traceparent` that goes upstream: the client's when it is valid, else a new trace.
-pub(crate) fn traceparent(headers: &HeaderMap) -> (Traceparent, HeaderValue) {
+pub(crate) fn traceparent(headers: &HeaderMap, chance: Option<&Chance>) -> (Traceparent, HeaderValue) {
     let given = headers
         .get(TRACEPARENT)
         .filter(|_value| headers.get_all(TRACEPARENT).iter().count() == 1);
@@ -173,10 +174,8 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> (Traceparent, HeaderValue) {
     if let (Some(parsed), Some(value)) = (parsed, given) {
         return (parsed, value.clone());
     }
-    let mut random = [0; 24];
     // Without randomness the trace is not unique, which costs an operator clarity and nothing else.
-    let _filled = aws_lc_rs::rand::fill(&mut random);
-    let fresh = Traceparent::generate(random);
+    let fresh = Traceparent::generate(chance.map(Chance::trace).unwrap_or_default());
     let value = HeaderValue::try_from(fresh.to_string()).unwrap_or(HeaderValue::from_static(""));
     (fresh, value)
 }
@@ -399,13 +398,16 @@ mod tests {
     #[test]
     fn a_trace_is_continued_or_begun() {
         let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(traceparent(&request(&[("traceparent", valid)]).headers).1, valid);
+        assert_eq!(
+            traceparent(&request(&[("traceparent", valid)]).headers, None).1,
+            valid
+        );
         for headers in [
             &[][..],
             &[("traceparent", "00-0-0-01")],
             &[("traceparent", valid), ("traceparent", valid)],
         ] {
-            let (parsed, value) = traceparent(&request(headers).headers);
+            let (parsed, value) = traceparent(&request(headers).headers, Chance::draw().as_ref());
             assert_ne!(value, valid);
             assert_eq!(Traceparent::parse(value.to_str().unwrap()), Ok(parsed));
         }

@@ -19,6 +19,7 @@
 mod acme;
 mod admin;
 mod admit;
+mod chance;
 mod config;
 mod connection;
 mod context;

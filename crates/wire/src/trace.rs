@@ -105,13 +105,13 @@ impl Traceparent {
 impl fmt::Display for Traceparent {
     /// The header value, in version 00.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "00-{}-{}-{:02x}",
-            self.trace_id(),
-            self.parent_id(),
-            self.flags
-        )
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        let parts: [(usize, &[u8]); 3] = [(3, &self.trace_id), (36, &self.parent_id), (53, &[self.flags])];
+        for (begin, bytes) in parts {
+            let digits = text.get_mut(begin..begin + 2 * bytes.len()).unwrap_or_default();
+            hex::encode_to_slice(bytes, digits).or(Err(fmt::Error))?;
+        }
+        f.write_str(std::str::from_utf8(&text).or(Err(fmt::Error))?)
     }
 }
 

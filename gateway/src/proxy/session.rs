@@ -24,7 +24,7 @@ pub(super) fn observe(gateway: &Gateway, session: &Session, context: &mut Contex
     seen.started = Instant::now();
     seen.method = request.head().method.as_str().into();
     seen.source = client_address(&request, &gateway.config.trust);
-    let (trace, traceparent) = traceparent(request.headers());
+    let (trace, traceparent) = traceparent(request.headers(), seen.chance.as_ref());
     seen.trace_id = Some(trace.trace_id().into());
     seen.traceparent = Some(traceparent);
     Ok(())

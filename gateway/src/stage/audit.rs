@@ -18,6 +18,7 @@ use super::exchange::Credential;
 use super::forward::Reachable;
 use super::revocation::Standing;
 use crate::admit::Admission;
+use crate::chance::Chance;
 use crate::context::Observation;
 use crate::denial::Denial;
 use budget::DenialBudget;
@@ -72,7 +73,7 @@ impl Evidence {
         if let Some(keys) = &standing.caller().claims().cnf {
             metadata.put("token_confirmation", keys);
         }
-        let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
+        let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen, Chance::intent);
         let event = event.map(|event| AuditEvent {
             decision: decision::ALLOW.into(),
             evaluation_status: status::FORWARDING.into(),
@@ -119,7 +120,7 @@ impl Evidence {
             metadata.put("error_kind", &error_kind(failure, seen.upstream_status));
         }
         let zone = admission.standing().caller().claims().zone_id.clone();
-        let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen);
+        let event = self.event(zone, event_type::GATEWAY_RESOURCE_REQUEST, seen, Chance::end);
         let status = match failure {
             None => status::EXECUTED,
             Some(_) if is_cut => status::INTERRUPTED,
@@ -180,7 +181,7 @@ impl Evidence {
             metadata.put("subject_fp", &seen.subject_fingerprint);
         }
         let status = if is_replay { status::ANOMALY } else { face.label };
-        let event = self.event(zone, kind, seen);
+        let event = self.event(zone, kind, seen, Chance::end);
         let event = event.map(|event| AuditEvent {
             decision: decision::DENY.into(),
             evaluation_status: status.into(),
@@ -194,11 +195,13 @@ impl Evidence {
     pub(crate) async fn summarise(&self) {
         for (source, suppressed) in self.budget.drain() {
             let Some(zone) = unproven_zone() else { return };
-            let event = self.stamp().map(|(id, at)| AuditEvent {
-                decision: decision::DENY.into(),
-                evaluation_status: status::SUPPRESSED.into(),
-                ..AuditEvent::new(id, zone, event_type::GATEWAY_REQUEST_DENIED, at)
-            });
+            let event = self
+                .stamp(Chance::draw().map(|chance| chance.end()))
+                .map(|(id, at)| AuditEvent {
+                    decision: decision::DENY.into(),
+                    evaluation_status: status::SUPPRESSED.into(),
+                    ..AuditEvent::new(id, zone, event_type::GATEWAY_REQUEST_DENIED, at)
+                });
             let mut metadata = Details::default();
             match source {
                 Some(source) => metadata.put("source", &source),
@@ -209,8 +212,14 @@ impl Evidence {
         }
     }
 
-    fn event(&self, zone: ZoneId, kind: &str, seen: &Observation) -> Result<AuditEvent, SpoolError> {
-        let (id, at) = self.stamp()?;
+    fn event(
+        &self,
+        zone: ZoneId,
+        kind: &str,
+        seen: &Observation,
+        random: fn(&Chance) -> [u8; 10],
+    ) -> Result<AuditEvent, SpoolError> {
+        let (id, at) = self.stamp(seen.chance.as_ref().map(random))?;
         let request_id = Some(seen.request_id.as_str().to_owned());
         Ok(AuditEvent {
             request_id,
@@ -220,10 +229,9 @@ impl Evidence {
 
     /// An id that sorts by time (UUID version 7), and the time. Without randomness there is no id: two events of a millisecond
     /// would share one, and ingest keeps the first.
-    fn stamp(&self) -> Result<(EventId, UnixMicros), SpoolError> {
+    fn stamp(&self, random: Option<[u8; 10]>) -> Result<(EventId, UnixMicros), SpoolError> {
         let micros = self.clock.unix_micros();
-        let mut random = [0; 10];
-        aws_lc_rs::rand::fill(&mut random).or(Err(SpoolError::NotAnEvent("no randomness for its id")))?;
+        let random = random.ok_or(SpoolError::NotAnEvent("no randomness for its id"))?;
         let millis = u64::try_from(micros / 1_000).unwrap_or(0);
         let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
         let mut text = Uuid::encode_buffer();

@@ -211,6 +211,9 @@ fn remove_all(head: &mut RequestHeader, name: &HeaderName) {
     }
 }
 
+/// Headers that a request gets: eight of its own, the credential and the caller's identity.
+const HEADERS_MOST: usize = 10;
+
 fn common_headers(
     gateway: &Gateway,
     request: &Inbound<'_>,
@@ -219,17 +222,18 @@ fn common_headers(
     seen: &Observation,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, Denial> {
     let is_trusted = gateway.config.trust.covers(request.peer().ip());
-    let client = client_address(request, &gateway.config.trust).to_string();
-    let mut set = vec![
+    let client = text(&client_address(request, &gateway.config.trust).to_string())?;
+    let mut set = Vec::with_capacity(HEADERS_MOST);
+    set.extend([
         (HOST, host(request, trail, reachable)?),
         (REQUEST_ID, text(seen.request_id.as_str())?),
-        (FORWARDED_FOR, text(&client)?),
-        (REAL_IP, text(&client)?),
+        (FORWARDED_FOR, client.clone()),
+        (REAL_IP, client),
         (
             FORWARDED_PROTO,
             HeaderValue::from_static(client_scheme(request, is_trusted)),
         ),
-    ];
+    ]);
     set.extend(seen.traceparent.clone().map(|value| (TRACEPARENT, value)));
     set.extend(
         request

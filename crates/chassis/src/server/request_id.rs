@@ -29,8 +29,13 @@ impl RequestId {
         let mut random = [0_u8; 10];
         // Without randomness the name is not unique, which costs a log line its clarity and nothing else.
         let _filled = rand::fill(&mut random);
+        Self::from_random(&random)
+    }
+
+    /// The same from random bytes of the caller's.
+    pub fn from_random(random: &[u8; 10]) -> Self {
         let millis = u64::try_from(Clock::system().unix_millis()).unwrap_or_default();
-        let uuid = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
+        let uuid = uuid::Builder::from_unix_timestamp_millis(millis, random).into_uuid();
         let mut text = Uuid::encode_buffer();
         Self(Arc::from(&*uuid.hyphenated().encode_lower(&mut text)))
     }
