@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use caracal_chassis::metrics::Registry;
 use caracal_token::Use;
-use prometheus::{Histogram, HistogramTimer, IntCounter, IntCounterVec};
+use prometheus::{Histogram, HistogramTimer, IntCounter, IntCounterVec, IntGauge};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     pub(crate) audit_sink_errors: IntCounter,
     pub(crate) denial_events_suppressed: IntCounter,
     pub(crate) mac_questions_unproven: IntCounter,
+    pub(crate) gateway_channels: IntGauge,
     pub(crate) policy_shadow: IntCounterVec,
     pub(crate) stream_entries: IntCounterVec,
     introspections: IntCounterVec,
@@ -183,6 +184,8 @@ impl Metrics {
                 "mac_questions_unproven_total",
                 "Exchanges of gateways with another MANDATE_MAC_KEY, answered with a signature.",
             ),
+            gateway_channels: registry
+                .gauge(&name("gateway_channels"), "Channels on which gateways exchange."),
             policy_shadow: registry.counter_vec(
                 &name("policy_shadow_total"),
                 "Decisions a policy on trial was asked about: same, different, or failed.",

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use caracal_testing::{Service, StackOptions, wait_until};
+use caracal_testing::{Behaviour, Service, StackOptions, Upstream, wait_until};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -16,8 +16,8 @@ const PACE: Duration = Duration::from_millis(50);
 /// Agents that call all the while.
 const CALLERS: usize = 3;
 
-/// Renames, rescopes, creates and deletes resources of the zone, each of which makes a new version of it.
-async fn change(world: &World, changed: &AtomicUsize) {
+/// Renames, rescopes and moves resources of the zone, each of which makes a new version of it.
+async fn change(world: &World, elsewhere: &Upstream, changed: &AtomicUsize) {
     let admin = world.stack.admin();
     let mut pace = tokio::time::interval(PACE);
     let resources = world.path("/resources");
@@ -48,11 +48,35 @@ async fn change(world: &World, changed: &AtomicUsize) {
             path.clone()
         };
         let patch = if number.is_multiple_of(5) {
-            json!({"name": unique("CRM")})
+            let urls = [world.upstream.url(), elsewhere.url()];
+            json!({"name": unique("CRM"), "upstream_url": urls[number % 2]})
         } else {
             patch
         };
         admin.patch(&path, &patch).await.expect(200);
+    }
+}
+
+/// What the last change of the resource that is called says holds, and nothing older comes back.
+async fn assert_the_last_change_holds(world: &World, elsewhere: &Upstream, mandate: &str) {
+    let resource = world.path(&format!("/resources/{}", world.resource));
+    let resource = world.stack.admin().get(&resource).await.expect(200);
+    let (last, other) = if resource["upstream_url"] == elsewhere.url() {
+        (elsewhere, &world.upstream)
+    } else {
+        assert_eq!(resource["upstream_url"], world.upstream.url());
+        (&world.upstream, elsewhere)
+    };
+    let arrives = async || {
+        last.take_requests();
+        other.take_requests();
+        let answer = world.call().mandate(mandate).send("/v1/last").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        last.take_requests().len() == 1 && other.take_requests().is_empty()
+    };
+    wait_until(SOON, arrives).await;
+    for _call in 0..20 {
+        assert!(arrives().await, "an older configuration came back");
     }
 }
 
@@ -68,6 +92,7 @@ async fn calls_go_on_while_the_zone_changes_a_hundred_times_a_second() {
         world.call().mandate(&mandate).send("/").await.status == 200
     })
     .await;
+    let elsewhere = Upstream::start(Behaviour::Echo).await;
     let (changed, calls, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let call = async || {
         while !is_over.load(Ordering::SeqCst) {
@@ -77,7 +102,7 @@ async fn calls_go_on_while_the_zone_changes_a_hundred_times_a_second() {
         }
     };
     let changes = async {
-        join_all((0..ADMINISTRATORS).map(|_| change(&world, &changed))).await;
+        join_all((0..ADMINISTRATORS).map(|_| change(&world, &elsewhere, &changed))).await;
         is_over.store(true, Ordering::SeqCst);
     };
     tokio::join!(changes, join_all((0..CALLERS).map(|_| call())));
@@ -85,4 +110,5 @@ async fn calls_go_on_while_the_zone_changes_a_hundred_times_a_second() {
         calls.load(Ordering::SeqCst) > CALLERS,
         "there were calls during the changes"
     );
+    assert_the_last_change_holds(&world, &elsewhere, &mandate).await;
 }

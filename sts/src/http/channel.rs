@@ -24,6 +24,7 @@ use caracal_wire::sts::field;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{HeaderValue, StatusCode, header};
+use prometheus::IntGauge;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
@@ -109,12 +110,30 @@ struct Channel {
     come: BytesMut,
     going: BytesMut,
     calls: InProgress,
+    _counted: Counted,
+}
+
+/// Counts a channel for as long as it lives.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Channel {
     fn new(sts: Arc<Sts>, peer: Peer, agreement: Agreement) -> Self {
         let (writer, reader) = agreement.of_token_service();
         Self {
+            _counted: Counted::new(sts.metrics.gateway_channels.clone()),
             sts,
             peer,
             reader,
@@ -220,9 +239,16 @@ async fn answer(sts: Arc<Sts>, peer: Peer, call: Call) -> Answer {
         .ok()
         .and_then(RequestId::parse);
     let answered = AssertUnwindSafe(exchange(&sts, peer, &call, name.as_ref())).catch_unwind();
-    let (status, retry_after_s, body) = match tokio::time::timeout(ANSWER_WITHIN.min(left), answered).await {
-        Ok(Ok(answered)) => answered,
-        Ok(Err(_panic)) => {
+    let answered = async {
+        if left.is_zero() {
+            // Nobody waits for it.
+            return None;
+        }
+        tokio::time::timeout(ANSWER_WITHIN.min(left), answered).await.ok()
+    };
+    let (status, retry_after_s, body) = match answered.await {
+        Some(Ok(answered)) => answered,
+        Some(Err(_panic)) => {
             // The panic hook has logged the message and the place.
             let name = name.as_ref().map(RequestId::as_str);
             tracing::error!(request.id = name, "an exchange panicked");
@@ -232,7 +258,7 @@ async fn answer(sts: Arc<Sts>, peer: Peer, call: Call) -> Answer {
                 "The service failed to process the request",
             )
         }
-        Err(_elapsed) => failure(503, ErrorCode::StsUnavailable, "the request took too long"),
+        None => failure(503, ErrorCode::StsUnavailable, "the request took too long"),
     };
     Answer {
         id,

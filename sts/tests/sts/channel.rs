@@ -1,20 +1,24 @@
 //! A gateway that shares a key exchanges on a channel what it would exchange at the token endpoint, and nobody else does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use caracal_chassis::Clock;
+use caracal_testing::{Behaviour, Upstream, wait_until};
 use caracal_token::Use;
 use caracal_wire::answer_mac::{self, AnswerMacKey};
 use caracal_wire::channel::{
     Answer, CHANNEL_PATH, Call, ChannelKey, FrameReader, FrameWriter, GOODBYE, PROTOCOL, WELCOME,
 };
 use caracal_wire::form;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::stack::{ACCESS_TOKEN, GRANT, SOON, Stack, nonce, signature, with};
+use crate::upstream_credentials::{self, configure};
 
 const KEY: [u8; 32] = [0x3a; 32];
 
@@ -226,13 +230,154 @@ async fn what_is_refused_is_refused_in_the_same_words_and_recorded() {
         (413, &"payload_too_large".into()),
         "{body}"
     );
-    let (status, _body) = gateway
+    let before = stack.metric("subject_tokens_known_total").await;
+    let (status, body) = gateway
         .ask(Call {
             left_ms: 0,
             ..call(12, &one_shot, &[])
         })
         .await;
-    assert!(status == 503 || status == 200, "nobody waits for it: {status}");
+    assert_eq!(
+        (status, &body["error_description"]),
+        (503, &"the request took too long".into())
+    );
+    assert_eq!(
+        stack.metric("subject_tokens_known_total").await,
+        before,
+        "nothing is done for nobody"
+    );
+}
+
+#[tokio::test]
+async fn a_call_is_given_up_when_its_gateway_gives_it_up() {
+    let key = hex::encode(KEY);
+    let settings = [
+        ("MANDATE_MAC_KEY", key.as_str()),
+        ("UPSTREAM_CREDENTIAL_WAIT", "9s"),
+    ];
+    let stack = upstream_credentials::start(&settings).await;
+    let provider = Upstream::start_tls(Behaviour::Held).await;
+    configure(&stack, "oauth2_client_credentials", &provider, &json!({})).await;
+    let mut gateway = Gateway::open(&stack).await;
+    let mandate = stack.one_shot(upstream_credentials::RESOURCE, "crm:read").await;
+    let of_provider = |id, left_ms| Call {
+        left_ms,
+        ..call(id, &mandate, &[("resource", upstream_credentials::RESOURCE)])
+    };
+    let late = "the provider has not answered in time";
+    let description = |answer: &Answer| {
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        body["error_description"].as_str().unwrap().to_owned()
+    };
+    // Until the configuration is known there is another answer.
+    let mut id = 0;
+    wait_until(SOON, async || {
+        id += 1;
+        gateway.send(&[of_provider(id, 500)]).await;
+        let answer = gateway.next().await.unwrap();
+        answer.id == id && description(&answer).ends_with(late) && !provider.requests().is_empty()
+    })
+    .await;
+    let (patient, hasty) = (1_000, 1_001);
+    gateway
+        .send(&[of_provider(patient, 60_000), of_provider(hasty, 500)])
+        .await;
+    let first = gateway.next().await.unwrap();
+    assert_eq!(first.id, hasty);
+    assert!(description(&first).ends_with(late), "{}", description(&first));
+    provider.release();
+    let second = gateway.next().await.unwrap();
+    assert_eq!(second.id, patient);
+    assert!(
+        !description(&second).ends_with(late),
+        "it was still waiting: {}",
+        description(&second)
+    );
+}
+
+/// A call that is refused in few words, and before anything is looked at.
+fn cheap(id: u64) -> Call {
+    call(id, "", &[("grant_type", "password")])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_takes_no_answers_is_not_listened_to_and_nobody_else_suffers() {
+    let stack = with_key().await;
+    let mut stalled = Gateway::open(&stack).await;
+    let (mut from, mut to) = stalled.connection.into_split();
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    let writing = tokio::spawn(async move {
+        let mut going = BytesMut::new();
+        loop {
+            let id = count.load(Ordering::SeqCst);
+            going.clear();
+            stalled.writer.write(&cheap(id), &mut going).unwrap();
+            // Ends when the service has closed.
+            if to.write_all(&going).await.is_err() {
+                return;
+            }
+            count.store(id + 1, Ordering::SeqCst);
+        }
+    });
+    let mut before = (0, 0);
+    wait_until(4 * SOON, async || {
+        let now = sent.load(Ordering::SeqCst);
+        before = if now == before.0 {
+            (now, before.1 + 1)
+        } else {
+            (now, 0)
+        };
+        now > 0 && before.1 >= 20
+    })
+    .await;
+    let taken = sent.load(Ordering::SeqCst);
+    assert_eq!(stack.metric("gateway_channels").await, 1);
+
+    let mut other = Gateway::open(&stack).await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    assert_eq!(other.ask(call(1, &one_shot, &[])).await.0, 200);
+    let by_http = stack.at_gateway(&one_shot, "resource://crm", &[]).await;
+    assert_eq!(by_http.status, 200);
+    assert_eq!(stack.metric("gateway_channels").await, 2);
+
+    // It reads on, and misses nothing of what was taken.
+    let mut answered = std::collections::HashSet::new();
+    while answered.len() < usize::try_from(taken).unwrap() {
+        while let Some(answer) = stalled.reader.next::<Answer>(&mut stalled.come).unwrap() {
+            assert_eq!(answer.status, 400);
+            assert!(answered.insert(answer.id));
+        }
+        let read = tokio::time::timeout(SOON, from.read_buf(&mut stalled.come)).await;
+        assert_ne!(read.unwrap().unwrap(), 0);
+    }
+    writing.abort();
+    let _aborted = writing.await;
+    drop((from, other));
+    wait_until(SOON, async || stack.metric("gateway_channels").await == 0).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_in_the_middle_of_a_frame_holds_up_nobody_and_may_go_on() {
+    let stack = with_key().await;
+    let one_shot = stack.one_shot("resource://crm", "crm:read").await;
+    let mut gateway = Gateway::open(&stack).await;
+    let mut frame = BytesMut::new();
+    gateway
+        .writer
+        .write(&call(1, &one_shot, &[]), &mut frame)
+        .unwrap();
+    let rest = frame.split_off(frame.len() / 2);
+    gateway.connection.write_all(&frame).await.unwrap();
+    let mut other = Gateway::open(&stack).await;
+    assert_eq!(other.ask(call(1, &one_shot, &[])).await.0, 200);
+    gateway.connection.write_all(&rest).await.unwrap();
+    assert_eq!(gateway.next().await.unwrap().status, 200);
+
+    gateway.connection.write_all(&frame).await.unwrap();
+    gateway.connection.shutdown().await.unwrap();
+    assert_eq!(gateway.next().await, None);
+    wait_until(SOON, async || stack.metric("gateway_channels").await == 1).await;
 }
 
 #[tokio::test]

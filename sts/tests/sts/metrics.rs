@@ -10,7 +10,7 @@ use crate::stack::{SOON, Stack, header_map};
 use crate::upstream_credentials::{call, configure, connect, refusing_server, start, token, token_server};
 
 /// Every name, with its kind.
-const NAMES: [(&str, &str); 52] = [
+const NAMES: [(&str, &str); 53] = [
     ("approval_waiters", "gauge"),
     ("audit_dropped_total", "counter"),
     ("audit_replay_bytes", "gauge"),
@@ -24,6 +24,7 @@ const NAMES: [(&str, &str); 52] = [
     ("denial_events_suppressed_total", "counter"),
     ("exchange_seconds", "histogram"),
     ("exchanges_total", "counter"),
+    ("gateway_channels", "gauge"),
     ("graph_read_seconds", "histogram"),
     ("graph_traversal_errors_total", "counter"),
     ("graph_traversals_total", "gauge"),

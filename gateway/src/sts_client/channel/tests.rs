@@ -4,11 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use caracal_wire::channel::{Answer, Call, ChannelKey, FrameReader, FrameWriter};
+use caracal_bus::HmacKey;
+use caracal_chassis::Clock;
+use caracal_wire::answer_mac::AnswerMacKey;
+use caracal_wire::channel::{Answer, Call, ChannelKey, FrameReader, FrameWriter, WELCOME};
+use caracal_wire::gateway_signature;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 use super::{Channel, Ended, UNANSWERED_MAX};
+use crate::sts_client::{StsClient, StsError};
 
 const AT: i64 = 1_700_000_000;
 const LEFT: Duration = Duration::from_secs(5);
@@ -220,4 +226,81 @@ async fn channels_that_nobody_holds_any_more_are_closed() {
     channels.places[0].open.store(Some(channel));
     drop(channels);
     assert_eq!(sts.connection.read_buf(&mut sts.come).await.unwrap(), 0);
+}
+
+/// An STS that agrees to every channel and answers nothing on it, and answers by HTTP at once. What comes on channels is told.
+async fn silent_on_channels(key: [u8; 32], told: mpsc::UnboundedSender<Call>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut connection, _peer)) = listener.accept().await {
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut head = BytesMut::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    assert_ne!(connection.read_buf(&mut head).await.unwrap(), 0);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                if head.starts_with("POST ") {
+                    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+                    return connection.write_all(answer.as_bytes()).await.unwrap();
+                }
+                let name = format!("{}: ", gateway_signature::SIGNATURE);
+                let mut signature = head.lines().filter_map(|line| line.strip_prefix(&name));
+                let agreement = ChannelKey::derive(&key).agree(signature.next().unwrap(), &[9; 32]);
+                let welcome = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\n{WELCOME}: {}\r\n\r\n",
+                    agreement.welcome
+                );
+                connection.write_all(welcome.as_bytes()).await.unwrap();
+                let (writer, reader) = agreement.of_token_service();
+                let mut sts = Sts {
+                    connection,
+                    writer,
+                    reader,
+                    come: BytesMut::new(),
+                };
+                loop {
+                    told.send(sts.take().await).unwrap();
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_deadline_below_a_second_is_told_and_kept() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let key = [0x3a; 32];
+    let (told, mut calls) = mpsc::unbounded_channel();
+    let url = silent_on_channels(key, told).await;
+    let clock = Clock::manual(AT);
+    let shared = Some(HmacKey::new(vec![7; 32]));
+    let client = StsClient::new(&[url], shared, TIMEOUT, None, clock)
+        .unwrap()
+        .with_answer_mac(Some(AnswerMacKey::derive(&key)))
+        .with_channels(Some(ChannelKey::derive(&key)));
+    client.locate().await;
+    let kept = async {
+        // By HTTP, until there is a channel.
+        loop {
+            match client.exchange("a=1", "req-1").await {
+                Ok(answer) => assert!(!answer.is_by_channel),
+                Err(error) => break error,
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let error = tokio::time::timeout(SOON, kept)
+        .await
+        .expect("no more time than that");
+    assert!(matches!(error, StsError::Timeout), "{error:?}");
+    let call = calls.recv().await.unwrap();
+    assert_eq!((call.form.as_ref(), call.at_unix), (&b"a=1"[..], AT));
+    assert!(
+        (1..=300).contains(&call.left_ms),
+        "what is left of it: {}",
+        call.left_ms
+    );
 }
