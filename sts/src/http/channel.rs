@@ -238,27 +238,26 @@ async fn answer(sts: Arc<Sts>, peer: Peer, call: Call) -> Answer {
     let name = std::str::from_utf8(&call.request_id)
         .ok()
         .and_then(RequestId::parse);
+    let late = || failure(503, ErrorCode::StsUnavailable, "the request took too long");
     let answered = AssertUnwindSafe(exchange(&sts, peer, &call, name.as_ref())).catch_unwind();
-    let answered = async {
-        if left.is_zero() {
-            // Nobody waits for it.
-            return None;
+    let (status, retry_after_s, body) = if left.is_zero() {
+        // Nobody waits for it.
+        late()
+    } else {
+        match tokio::time::timeout(ANSWER_WITHIN.min(left), answered).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_panic)) => {
+                // The panic hook has logged the message and the place.
+                let name = name.as_ref().map(RequestId::as_str);
+                tracing::error!(request.id = name, "an exchange panicked");
+                failure(
+                    500,
+                    ErrorCode::InternalError,
+                    "The service failed to process the request",
+                )
+            }
+            Err(_elapsed) => late(),
         }
-        tokio::time::timeout(ANSWER_WITHIN.min(left), answered).await.ok()
-    };
-    let (status, retry_after_s, body) = match answered.await {
-        Some(Ok(answered)) => answered,
-        Some(Err(_panic)) => {
-            // The panic hook has logged the message and the place.
-            let name = name.as_ref().map(RequestId::as_str);
-            tracing::error!(request.id = name, "an exchange panicked");
-            failure(
-                500,
-                ErrorCode::InternalError,
-                "The service failed to process the request",
-            )
-        }
-        None => failure(503, ErrorCode::StsUnavailable, "the request took too long"),
     };
     Answer {
         id,
