@@ -56,11 +56,13 @@ pub(crate) async fn exchange(
     }
     let now = UnixSeconds(sts.clock.unix_seconds());
     let stages = &sts.metrics.stages;
-    let authenticating = client::authenticate(sts, origin.source, request, via, now);
-    let caller = stages.time(Stage::Client, authenticating).await?;
+    let timer = stages.timer(Stage::Client);
+    let caller = client::authenticate(sts, origin.source, request, via, now).await?;
+    timer.observe_duration();
     known.caller = Some(caller.clone());
     if let Some(token) = federation::id_token(request) {
-        return federation::sign_in(sts, origin, request, &caller, known, token, now).await;
+        let signing_in = federation::sign_in(sts, origin, request, &caller, known, token, now);
+        return Box::pin(signing_in).await;
     }
     if request.resources.is_empty() {
         return Err(Refusal::NoResource);
@@ -93,8 +95,9 @@ pub(crate) async fn exchange(
         control_key,
         now,
     };
-    let deciding = resources::decide_all(&basis, &mut known.verdicts);
-    stages.time(Stage::Policy, deciding).await?;
+    let timer = stages.timer(Stage::Policy);
+    resources::decide_all(&basis, &mut known.verdicts).await?;
+    timer.observe_duration();
     let credentials = credential::obtain_all(&basis, &mut known.verdicts, origin.wait).await?;
     let agreed = match agreed {
         Some(agreed) => Some(agreed),
@@ -113,8 +116,9 @@ pub(crate) async fn exchange(
         Via::Client => BTreeMap::new(),
     };
     let is_seen = upstreams.values().any(Upstream::sees_mandate);
-    let minting = mint::mint(&basis, &granted, lifetime, agreed.as_ref(), is_seen);
-    let minted = stages.time(Stage::Mint, minting).await?;
+    let timer = stages.timer(Stage::Mint);
+    let minted = mint::mint(&basis, &granted, lifetime, agreed.as_ref(), is_seen).await?;
+    timer.observe_duration();
     known.approval = agreed.as_ref().map(ApprovalFact::of_use);
     release(sts, origin, request, known, minted, upstreams, &granted).await
 }

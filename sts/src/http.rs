@@ -4,6 +4,9 @@ mod answer;
 mod approval_decision;
 mod approvals;
 mod channel;
+#[cfg(test)]
+mod counted;
+mod direct;
 mod gateway;
 mod gateway_documents;
 mod gateway_operations;
@@ -18,4 +21,5 @@ mod signing_keys;
 mod standard;
 mod token;
 
+pub(crate) use direct::TokenEndpoint;
 pub(crate) use router::router;

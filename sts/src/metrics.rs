@@ -8,7 +8,6 @@ use caracal_chassis::metrics::Registry;
 use caracal_token::Use;
 use prometheus::{Histogram, HistogramTimer, IntCounter, IntCounterVec, IntGauge};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use self::gauges::Gauges;
 use crate::exchange::client::Via;
@@ -116,17 +115,14 @@ impl StageTimes {
         }
     }
 
-    /// Runs the work of a stage and notes how long it took, whatever came of it. Two readings of the clock.
-    pub(crate) async fn time<F: Future>(&self, stage: Stage, work: F) -> F::Output {
+    /// Times the work of a stage until it is dropped, whatever came of it. Two readings of the clock.
+    pub(crate) fn timer(&self, stage: Stage) -> HistogramTimer {
         let histogram = match stage {
             Stage::Client => &self.client,
             Stage::Policy => &self.policy,
             Stage::Mint => &self.mint,
         };
-        let started = Instant::now();
-        let output = work.await;
-        histogram.observe(started.elapsed().as_secs_f64());
-        output
+        histogram.start_timer()
     }
 }
 

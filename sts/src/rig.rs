@@ -27,6 +27,7 @@ use crate::state::Sts;
 pub(crate) mod seed;
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const MAC_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
 
 /// The service and its stores.
 pub(crate) struct Rig {
@@ -235,6 +236,7 @@ fn config(spool: &Path) -> Config {
         ("STREAMS_HMAC_KEY", KEY),
         ("AUDIT_HMAC_KEY", KEY),
         ("GATEWAY_STS_HMAC_KEY", KEY),
+        ("MANDATE_MAC_KEY", MAC_KEY),
         ("AUDIT_REPLAY_DIR", spool.to_str().unwrap()),
         ("STS_POLICY_QUESTIONS_PER_MIN", "6000"),
     ];

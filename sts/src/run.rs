@@ -148,7 +148,8 @@ pub async fn run(
     listening(Addresses { http: address });
     let served = tokio::select! {
         (served, ()) = async {
-            let serving = server::serve(listener, router, http_limits(), shutdown.clone());
+            let tokens = http::TokenEndpoint::new(Arc::clone(&sts));
+            let serving = server::serve_direct(listener, tokens, router, http_limits(), shutdown.clone());
             tokio::join!(serving, end_waits(&sts, &shutdown))
         } => served,
         () = background.requested() => Ok(()),

@@ -77,7 +77,7 @@ impl SessionGraph {
             }
             self.views.invalidate(key).await;
         }
-        self.read(key).await
+        Box::pin(self.read(key)).await
     }
 
     /// Reads `key` again, whatever is remembered: before a refusal, because the change that would lift it (a new

@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod direct;
 mod guard;
 mod idle;
 mod peer;
@@ -24,6 +25,8 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::shutdown::Shutdown;
 
 pub use body::{BodyError, read_body};
+pub use direct::Direct;
+pub use hyper::body::Incoming;
 pub use peer::Peer;
 pub use request_id::{REQUEST_ID_HEADER, RequestId};
 pub use upgrade::{Upgrade, Upgraded};
@@ -125,7 +128,24 @@ pub async fn serve(
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
-    connection::serve(connection::Listener::Tcp(listener), router, limits, shutdown).await;
+    let listener = connection::Listener::Tcp(listener);
+    connection::serve(listener, None::<direct::Never>, router, limits, shutdown).await;
+    Ok(())
+}
+
+/// The same, but `direct` answers what it takes.
+///
+/// # Errors
+/// See [`serve`].
+pub async fn serve_direct(
+    listener: TcpListener,
+    direct: impl Direct,
+    router: Router,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
+    let listener = connection::Listener::Tcp(listener);
+    connection::serve(listener, Some(direct), router, limits, shutdown).await;
     Ok(())
 }
 
@@ -139,7 +159,8 @@ pub async fn serve_unix(
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
-    connection::serve(connection::Listener::Unix(listener), router, limits, shutdown).await;
+    let listener = connection::Listener::Unix(listener);
+    connection::serve(listener, None::<direct::Never>, router, limits, shutdown).await;
     Ok(())
 }
 

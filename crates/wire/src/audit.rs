@@ -1,6 +1,7 @@
 //! What happened, who can prove it, and is the ledger whole?
 //!
 //! - [`AuditEvent`]: one event as a producer writes it;
+//! - [`EventLine`]: the same, borrowed, for the request path;
 //! - [`Details`]: what it says besides its fixed members;
 //! - [`sign_data`], [`verify_data`]: the producer's signature over the bytes of an event;
 //! - [`ReceivedEvent`]: one event as ingest reads it, its documents untouched;
@@ -13,6 +14,7 @@ mod chain;
 mod details;
 mod document;
 mod event;
+mod line;
 mod names;
 mod received;
 
@@ -20,6 +22,7 @@ pub use chain::{Content, chain_hmac, content_hash, verify_chain_hmac};
 pub use details::Details;
 pub use document::jsonb_text;
 pub use event::{AuditEvent, sign_data, verify_data};
+pub use line::EventLine;
 pub use names::{decision, event_type, status};
 pub use received::{ReceivedError, ReceivedEvent};
 

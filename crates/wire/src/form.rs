@@ -7,6 +7,11 @@
 use std::fmt;
 use std::ops::Range;
 
+use memchr::{memchr, memchr3};
+
+/// Fields that most forms have at most.
+const USUAL_FIELDS: usize = 16;
+
 /// Why a body is not an acceptable form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
@@ -56,8 +61,9 @@ impl Form {
     fn named(&self, name: &str) -> &[Field] {
         let begin = self.fields.partition_point(|field| self.text(&field.name) < name);
         let rest = self.fields.get(begin..).unwrap_or_default();
-        let count = rest.partition_point(|field| self.text(&field.name) == name);
-        rest.get(..count).unwrap_or_default()
+        // Hardly ever more than one.
+        let same = rest.iter().take_while(|field| self.text(&field.name) == name);
+        rest.get(..same.count()).unwrap_or_default()
     }
 
     fn text(&self, range: &Range<usize>) -> &str {
@@ -89,16 +95,31 @@ impl fmt::Debug for Form {
 /// # Errors
 /// [`FormError::Malformed`] when any part cannot be read; otherwise [`FormError::Duplicate`] for the first repeated field.
 pub fn parse(body: &[u8], repeatable: &[&str]) -> Result<Form, FormError> {
-    let pairs = || body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
     let mut text = Vec::with_capacity(body.len());
-    let mut fields = Vec::with_capacity(pairs().count());
-    for (place, pair) in pairs().enumerate() {
-        let mut halves = pair.splitn(2, |byte| *byte == b'=');
-        let name = decode(halves.next().unwrap_or_default(), &mut text)?;
-        let value = decode(halves.next().unwrap_or_default(), &mut text)?;
-        fields.push(Field { name, value, place });
+    let mut fields = Vec::with_capacity(USUAL_FIELDS);
+    let mut rest = body;
+    while !rest.is_empty() {
+        let (pair, after) = halves(rest, b'&');
+        rest = after;
+        if pair.is_empty() {
+            continue;
+        }
+        let (name, value) = halves(pair, b'=');
+        fields.push(Field {
+            name: decode(name, &mut text)?,
+            value: decode(value, &mut text)?,
+            place: fields.len(),
+        });
     }
     let text = String::from_utf8(text).map_err(|_invalid| FormError::Malformed)?;
+    // Each is text by itself: no character begins in one and ends in the next.
+    let begins = |range: &Range<usize>| text.is_char_boundary(range.start);
+    if !fields
+        .iter()
+        .all(|field| begins(&field.name) && begins(&field.value))
+    {
+        return Err(FormError::Malformed);
+    }
     let mut form = Form {
         text,
         fields: Vec::new(),
@@ -111,28 +132,41 @@ pub fn parse(body: &[u8], repeatable: &[&str]) -> Result<Form, FormError> {
     }
 }
 
-/// Undoes the encoding of a name or a value, which is text by itself: `+` is a space, `%XX` a byte. Adds it to `text`.
-fn decode(encoded: &[u8], text: &mut Vec<u8>) -> Result<Range<usize>, FormError> {
-    let begin = text.len();
-    let mut rest = encoded.iter();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'+' => text.push(b' '),
-            b'%' => text.push(hex_pair(rest.next(), rest.next()).ok_or(FormError::Malformed)?),
-            b';' => return Err(FormError::Malformed),
-            other => text.push(*other),
-        }
-    }
-    let decoded = text.get(begin..).unwrap_or_default();
-    match std::str::from_utf8(decoded) {
-        Ok(_text) => Ok(begin..text.len()),
-        Err(_invalid) => Err(FormError::Malformed),
-    }
+/// What comes before the first `separator` and what comes after it; everything and nothing without one.
+fn halves(bytes: &[u8], separator: u8) -> (&[u8], &[u8]) {
+    let end = memchr(separator, bytes).unwrap_or(bytes.len());
+    let (before, after) = bytes.split_at(end);
+    (before, after.get(1..).unwrap_or_default())
 }
 
-fn hex_pair(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
-    let digit = |byte: Option<&u8>| {
-        char::from(*byte?)
+/// Undoes the encoding of a name or a value: `+` is a space, `%XX` a byte. Adds it to `text`. What stands for itself is copied
+/// at once: tokens and names are hardly anything else.
+fn decode(encoded: &[u8], text: &mut Vec<u8>) -> Result<Range<usize>, FormError> {
+    let begin = text.len();
+    let mut rest = encoded;
+    while let Some(end) = memchr3(b'+', b'%', b';', rest) {
+        let (plain, other) = rest.split_at(end);
+        text.extend_from_slice(plain);
+        rest = match other {
+            [b'+', after @ ..] => {
+                text.push(b' ');
+                after
+            }
+            [b'%', high, low, after @ ..] => {
+                text.push(hex_pair(*high, *low).ok_or(FormError::Malformed)?);
+                after
+            }
+            // A percent sign that is cut short, or a semicolon.
+            _ => return Err(FormError::Malformed),
+        };
+    }
+    text.extend_from_slice(rest);
+    Ok(begin..text.len())
+}
+
+fn hex_pair(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| {
+        char::from(byte)
             .to_digit(16)
             .and_then(|value| u8::try_from(value).ok())
     };
@@ -267,6 +301,9 @@ mod tests {
             b"a=1&a=2&c=%",
             // Two halves of one character, in two places.
             b"%c3=%a9",
+            b"a=%c3&%a9",
+            b"a=%c3+%a9",
+            b"a=1&b=%4&c=1",
             b"a=%c3&%a9=",
         ] {
             assert_eq!(
@@ -304,6 +341,24 @@ mod tests {
                 prop_assert_eq!(form.get(name), Some(value.as_str()));
             }
             prop_assert_eq!(form.fields.len(), fields.len());
+        }
+
+        #[test]
+        fn every_way_to_write_a_byte_reads_the_same(text in "[ -~é\u{20ac}]{0,40}", escaped in any::<u64>()) {
+            let written: String = text
+                .bytes()
+                .enumerate()
+                .map(|(place, byte)| {
+                    let must = !byte.is_ascii() || b"+%;&=".contains(&byte);
+                    if must || escaped >> (place % 64) & 1 == 1 {
+                        format!("%{byte:02x}")
+                    } else {
+                        char::from(byte).to_string()
+                    }
+                })
+                .collect();
+            let form = parse(format!("a={written}").as_bytes(), &[]).unwrap();
+            prop_assert_eq!(form.get("a"), Some(text.as_str()));
         }
 
         #[test]

@@ -25,6 +25,7 @@
 //! | [`key_name`] | under which name is this kept in the shared store? |
 
 mod digest;
+mod json_text;
 
 pub mod answer_mac;
 pub mod approval;

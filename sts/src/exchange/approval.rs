@@ -9,7 +9,6 @@ pub(crate) mod terms;
 
 use std::sync::Arc;
 
-use caracal_chassis::Secret;
 use caracal_model::{ApprovalState, AuthorityRecordId, SessionId, TokenId};
 use caracal_policy::{ApprovalTier, CONTRACT_VERSION, contract_sha256};
 use caracal_storage::approval::{self, Approval, Consumption, NewApproval};
@@ -24,7 +23,7 @@ use self::terms::{ClassConflict, Terms};
 use super::client::Caller;
 use super::evidence::{ApprovalFact, Origin};
 use super::refusal::Refusal;
-use super::request::ExchangeRequest;
+use super::request::{Challenge, ExchangeRequest};
 use super::resources::{Basis, Outcome, Verdict};
 use super::subject_token::Presented;
 use crate::limit::lockout::Suspect;
@@ -80,27 +79,31 @@ pub(crate) async fn present(
     presented: Option<&Presented>,
 ) -> Result<Option<Agreed>, Refusal> {
     if let Some(challenge) = &request.challenge {
-        return answer_challenge(
-            sts,
-            request,
-            caller,
-            presented,
-            &challenge.id,
-            &challenge.response,
-        )
-        .await
-        .map(Some);
+        let answering = answer_challenge(sts, request, caller, presented, challenge);
+        return Box::pin(answering).await.map(Some);
     }
     let Some(id) = &request.approval_id else {
         return Ok(None);
     };
+    let looking = look_at(sts, origin, request, caller, presented, id);
+    Box::pin(looking).await.map(Some)
+}
+
+async fn look_at(
+    sts: &Sts,
+    origin: &Origin,
+    request: &ExchangeRequest,
+    caller: &Caller,
+    presented: Option<&Presented>,
+    id: &str,
+) -> Result<Agreed, Refusal> {
     let binding = binding_of(request, caller, presented);
     let found = find(sts, &caller.zone().id, id).await?;
     let found = found.filter(|found| is_of(found, request, caller, presented, &binding));
     let found = found.ok_or(Refusal::ApprovalUnknown)?;
     match found.state() {
-        ApprovalState::Consumed => reissue(sts, origin, caller, &found).await.map(Some),
-        _ => usable(found, &binding).map(Agreed::usable).map(Some),
+        ApprovalState::Consumed => reissue(sts, origin, caller, &found).await,
+        _ => usable(found, &binding).map(Agreed::usable),
     }
 }
 
@@ -110,21 +113,20 @@ async fn answer_challenge(
     request: &ExchangeRequest,
     caller: &Caller,
     presented: Option<&Presented>,
-    id: &str,
-    response: &Secret,
+    challenge: &Challenge,
 ) -> Result<Agreed, Refusal> {
     let suspect = Suspect::principal(&caller.zone().id, principal(caller, presented));
     if sts.challenges.is_blocked(suspect, sts.clock.unix_micros()) {
         return Err(Refusal::ChallengeCooldown);
     }
     let binding = binding_of(request, caller, presented);
-    let found = find(sts, &caller.zone().id, id).await?;
+    let found = find(sts, &caller.zone().id, &challenge.id).await?;
     let found = found.filter(|found| is_of(found, request, caller, presented, &binding));
     let found = found.filter(|found| {
         let expected = found.challenge_secret_hash.as_deref().unwrap_or_default();
         aws_lc_rs::constant_time::verify_slices_are_equal(
             expected,
-            &caracal_token::digest(response.expose().as_bytes()),
+            &caracal_token::digest(challenge.response.expose().as_bytes()),
         )
         .is_ok()
     });
@@ -216,7 +218,16 @@ pub(crate) async fn gate(
     if tiers.is_empty() {
         return Ok(None);
     }
-    let terms = Terms::merge(&tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
+    Box::pin(ask(basis, verdicts, &tiers, fact)).await.map(Some)
+}
+
+async fn ask(
+    basis: &Basis<'_>,
+    verdicts: &[Verdict],
+    tiers: &[&Arc<ApprovalTier>],
+    fact: &mut Option<ApprovalFact>,
+) -> Result<Agreed, Refusal> {
+    let terms = Terms::merge(tiers).map_err(|ClassConflict| Refusal::ApprovalClass)?;
     let binding = binding_of(basis.request, basis.caller, basis.presented);
     let fresh = Fresh::new()?;
     let raised = raise(basis, verdicts, &terms, &binding, &fresh)
@@ -226,9 +237,7 @@ pub(crate) async fn gate(
         return Err(Refusal::ApprovalUnknown);
     }
     *fact = raised.is_new.then(|| ApprovalFact::raised(&raised.approval));
-    hold::raised(raised, &binding, Some(fresh.secret))
-        .map(Agreed::usable)
-        .map(Some)
+    hold::raised(raised, &binding, Some(fresh.secret)).map(Agreed::usable)
 }
 
 /// The tiers of everything the policy grants.

@@ -48,7 +48,7 @@ pub(crate) async fn ask<'a>(
         return Ok(caracal_policy::decide(bundle, &input(), zone.regime)?);
     };
     let answer = sts.evaluations.run(&zone.id, move || question.answer());
-    let answer = answer.await??;
+    let answer = Box::pin(answer).await??;
     Ok(caracal_policy::decide_answered(&answer, &input(), zone.regime)?)
 }
 

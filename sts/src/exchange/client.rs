@@ -96,7 +96,7 @@ pub(crate) async fn authenticate(
     now: UnixSeconds,
 ) -> Result<Caller, Refusal> {
     if request.zone_id.is_empty() && via == Via::Client {
-        return without_zone(sts, source, request, now).await;
+        return Box::pin(without_zone(sts, source, request, now)).await;
     }
     let credentials = Credentials::of(request, source);
     match via {
@@ -129,7 +129,7 @@ pub(crate) async fn authenticate_client(
                 verify(sts, credentials.source, secret, application.secret_hash.as_ref()).await?;
             }
             Proof::Assertion(assertion) => {
-                assertion::prove(sts, &zone.id, &application, assertion, now).await?;
+                Box::pin(assertion::prove(sts, &zone.id, &application, assertion, now)).await?;
             }
         }
         return Ok(Caller {
@@ -148,7 +148,8 @@ pub(crate) async fn authenticate_client(
         verify(sts, credentials.source, secret, None).await?;
         return Err(Refusal::Client);
     };
-    Err(elsewhere(sts, credentials.source, secret, zone_id, &application_id).await)
+    let telling = elsewhere(sts, credentials.source, secret, zone_id, &application_id);
+    Err(Box::pin(telling).await)
 }
 
 /// A control key may leave its zone unsaid when it asks for the control endpoint only. One statement, off the path of governed
@@ -235,7 +236,7 @@ async fn verify(
         return Ok(());
     }
     let place = sts.secrets.enter(source).ok_or(Refusal::VerifierBusy)?;
-    if sts.secrets.derive(&place, secret, stored).await {
+    if Box::pin(sts.secrets.derive(&place, secret, stored)).await {
         Ok(())
     } else {
         Err(Refusal::Client)

@@ -43,7 +43,7 @@ pub(crate) async fn obtain_all(
         let Some((source, is_own)) = source(basis, &resource) else {
             continue;
         };
-        match basis.sts.upstream_credentials.obtain(source, wait).await {
+        match Box::pin(basis.sts.upstream_credentials.obtain(source, wait)).await {
             Ok(held) => drop(credentials.insert(resource.identifier.clone(), held)),
             Err(reason) if is_own => return Err(unavailable(&resource, &reason)),
             Err(reason) => {

@@ -3,6 +3,8 @@
 //! One event for each requested resource, or one for the whole request when it was refused before resources were looked
 //! at. Events of a token are appended before the token is released (`docs/contract/audit-events.md`).
 
+mod resource;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +25,7 @@ use super::mint::Minted;
 use super::references::References;
 use super::refusal::Refusal;
 use super::request::ExchangeRequest;
-use super::resources::{Outcome, Verdict};
+use super::resources::Verdict;
 use super::subject_token::Presented;
 use crate::limit::denial_budget::Account;
 use crate::state::Sts;
@@ -229,22 +231,27 @@ pub(crate) async fn append(sts: &Sts, events: Vec<Option<AuditEvent>>) -> Result
 
 /// The same for events as they stand in the ledger; `None` is one that could not be made.
 async fn append_lines(sts: &Sts, lines: Vec<Option<Vec<u8>>>) -> Result<(), NotRecorded> {
-    let mut appends = Vec::with_capacity(lines.len());
-    for line in lines {
-        let line = line.ok_or(NotRecorded)?;
-        appends.push(sts.spool.append(Bytes::from(line)));
-    }
-    for appended in futures_util::future::join_all(appends).await {
-        if let Err(error) = appended {
-            sts.metrics.audit_sink_errors.inc();
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "evidence cannot be spooled"
-            );
-            return Err(NotRecorded);
+    let lines: Option<Vec<Vec<u8>>> = lines.into_iter().collect();
+    let mut lines = lines.ok_or(NotRecorded)?.into_iter().map(Bytes::from);
+    let outcome = match (lines.next(), lines.len()) {
+        (None, _) => return Ok(()),
+        (Some(line), 0) => sts.spool.append(line).await,
+        (Some(line), _) => {
+            let appends = std::iter::once(line)
+                .chain(lines)
+                .map(|line| sts.spool.append(line));
+            let appended = Box::pin(futures_util::future::join_all(appends)).await;
+            appended.into_iter().collect()
         }
-    }
-    Ok(())
+    };
+    outcome.map_err(|error| {
+        sts.metrics.audit_sink_errors.inc();
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "evidence cannot be spooled"
+        );
+        NotRecorded
+    })
 }
 
 /// Writes events about one request.
@@ -257,54 +264,12 @@ struct Scribe<'a> {
 }
 
 impl Scribe<'_> {
-    /// One requested resource. `refusal` is why the whole exchange failed although this resource may have been granted.
-    fn about_resource(
-        &self,
-        verdict: &Verdict,
-        minted: Option<&Minted>,
-        refusal: Option<&Refusal>,
-    ) -> Option<Vec<u8>> {
-        let mut event = self.event(event_type::TOKEN_EXCHANGE)?;
-        let mut metadata = self.metadata();
-        metadata.put("resource", &resource_name(verdict));
-        if let Some(shadow) = &verdict.shadow {
-            let trial = json!({
-                "policy_set_version_id": shadow.version_id,
-                "manifest_sha256": shadow.manifest_sha256,
-                "result": shadow.decision,
-            });
-            metadata.put("policy_shadow", &trial);
-        }
-        decision::DENY.clone_into(&mut event.decision);
-        match &verdict.outcome {
-            Outcome::Refused(status) => (*status).clone_into(&mut event.evaluation_status),
-            Outcome::Spent(_) => status::RATE_LIMITED.clone_into(&mut event.evaluation_status),
-            Outcome::ControlKey => {
-                status::COMPLETE.clone_into(&mut event.evaluation_status);
-                event.determining_policies_json = json!([{ "policy": "control-key" }]);
-                put_end(&mut event, &mut metadata, minted, refusal);
-            }
-            Outcome::Decided(decided) => {
-                status::COMPLETE.clone_into(&mut event.evaluation_status);
-                put_decision(&mut event, self.zone, decided);
-                if decided.allow() {
-                    put_end(&mut event, &mut metadata, minted, refusal);
-                }
-            }
-        }
-        if event.evaluation_status == status::OPERATION_NOT_PERMITTED {
-            metadata.put("method", &self.request.unverified_method);
-            metadata.put("path", &self.request.unverified_path);
-        }
-        event.to_json_with(&metadata).ok()
-    }
-
     /// The whole request, refused before its resources were looked at.
     fn about_request(&self, refusal: &Refusal, status: &str, suppressed: u64) -> Option<Vec<u8>> {
         let mut event = self.event(refusal.event_type())?;
         decision::DENY.clone_into(&mut event.decision);
         status.clone_into(&mut event.evaluation_status);
-        push_reason(&mut event.diagnostics_json, refusal);
+        event.diagnostics_json = json!([{ "reason": reason(refusal) }]);
         let mut metadata = self.metadata();
         metadata.put("resources", &self.request.resources);
         metadata.put("source", &self.origin.source);
@@ -352,9 +317,9 @@ impl Scribe<'_> {
         match &self.known.caller {
             Some(caller) => {
                 let application = caller.application();
-                metadata.put("application_id", &application.id);
-                metadata.put("application_name", &application.name);
-                metadata.put(
+                metadata.put("application_id", application.id.as_str());
+                metadata.add_text("application_name", &application.name);
+                metadata.add_text(
                     "application_registration_method",
                     &application.registration_method,
                 );
@@ -362,39 +327,39 @@ impl Scribe<'_> {
             None => metadata.put("application_id", &printable(&self.request.application_id)),
         }
         let scopes = self.request.scopes.iter().map(printable);
-        metadata.put("requested_scopes", &scopes.collect::<Vec<_>>());
+        metadata.add("requested_scopes", &scopes.collect::<Vec<_>>());
         let claims = self.known.presented.as_ref().map(Presented::claims);
         let kind = match (claims, &self.known.user_issuer) {
             (Some(claims), _) => claims.sub_type,
             (None, Some(_)) => SubjectType::User,
             (None, None) => SubjectType::Application,
         };
-        metadata.put("subject_kind", &kind.as_str());
+        metadata.add_text("subject_kind", kind.as_str());
         if let Some(issuer) = &self.known.user_issuer {
-            metadata.put("federated_user_issuer", &issuer.issuer);
+            metadata.add_text("federated_user_issuer", &issuer.issuer);
         }
         if let Some(claims) = claims {
-            metadata.put("subject_token_id", &claims.jti);
-            metadata.put("subject_token_use", &claims.r#use.as_str());
+            metadata.add_text("subject_token_id", claims.jti.as_str());
+            metadata.add_text("subject_token_use", claims.r#use.as_str());
         }
         let references = &self.known.references;
         if let Some(record) = &references.record {
-            metadata.put("session_id", &record);
+            metadata.put("session_id", record.as_str());
         }
         if let Some(known) = references.session() {
-            metadata.put("agent_session_id", &known.session.id);
-            metadata.put("agent_lifecycle", &known.session.state.lifecycle.as_str());
-            metadata.put("agent_labels", &known.labels);
-            metadata.put("agent_depth", &known.depth);
+            metadata.add_text("agent_session_id", known.session.id.as_str());
+            metadata.add_text("agent_lifecycle", known.session.state.lifecycle.as_str());
+            metadata.add("agent_labels", &known.labels);
+            metadata.add("agent_depth", &known.depth);
             if let Some(parent) = &known.parent_id {
-                metadata.put("agent_parent_id", &parent);
+                metadata.add_text("agent_parent_id", parent.as_str());
             }
         }
         if let Some(chain) = references.chain() {
-            metadata.put("delegation_edge_id", &chain.path.last());
-            metadata.put("delegation_chain", &super::mint::hops(chain));
-            metadata.put("delegation_hop_count", &chain.hop_count());
-            metadata.put("delegation_graph_epoch", &references.epoch);
+            metadata.add("delegation_edge_id", &chain.path.last());
+            metadata.add("delegation_chain", &super::mint::hops(chain));
+            metadata.add("delegation_hop_count", &chain.hop_count());
+            metadata.add("delegation_graph_epoch", &references.epoch);
         }
         metadata
     }
@@ -415,57 +380,24 @@ pub(crate) fn put_policy(event: &mut AuditEvent, zone: &ZoneModel) {
     event.manifest_sha = Some(identity.manifest_sha256.clone());
 }
 
-/// How the exchange ended for a resource the policy granted.
-fn put_end(
-    event: &mut AuditEvent,
-    metadata: &mut Details,
-    minted: Option<&Minted>,
-    refusal: Option<&Refusal>,
-) {
-    if let Some(minted) = minted {
-        decision::ALLOW.clone_into(&mut event.decision);
-        put_token(metadata, minted);
-    }
-    if let Some(refusal) = refusal {
-        refusal
-            .evaluation_status()
-            .unwrap_or(status::EXCHANGE_DENIED)
-            .clone_into(&mut event.evaluation_status);
-        if matches!(refusal, Refusal::Hold(_)) {
-            decision::PENDING.clone_into(&mut event.decision);
-        }
-        push_reason(&mut event.diagnostics_json, refusal);
-    }
-}
-
-fn resource_name(verdict: &Verdict) -> String {
-    verdict.resource.as_ref().map_or_else(
-        || verdict.asked.clone(),
-        |resource| resource.identifier.to_string(),
-    )
-}
-
 /// Which token was issued: enough to find it, never the token.
 fn put_token(metadata: &mut Details, minted: &Minted) {
     let claims = &minted.claims;
-    metadata.put("token_id", &claims.jti);
-    metadata.put("token_use", claims.r#use.as_str());
-    metadata.put("token_sid", &claims.sid);
-    metadata.put("token_root_sid", &claims.root_sid);
-    metadata.put("token_expires_at", &claims.exp);
-    metadata.put("token_key_id", &minted.kid);
+    metadata.add_text("token_id", claims.jti.as_str());
+    metadata.add_text("token_use", claims.r#use.as_str());
+    metadata.add_text("token_sid", claims.sid.as_str());
+    metadata.add_text("token_root_sid", claims.root_sid.as_str());
+    metadata.add("token_expires_at", &claims.exp);
+    metadata.add_text("token_key_id", minted.kid.as_str());
     if let Some(keys) = &claims.cnf {
-        metadata.put("token_confirmation", keys);
+        metadata.add("token_confirmation", keys);
     }
 }
 
-fn push_reason(diagnostics: &mut Value, refusal: &Refusal) {
-    let reason = match refusal {
-        Refusal::Hold(_) => "approval_required".into(),
-        other => other.answer().description,
-    };
-    if let Value::Array(entries) = diagnostics {
-        entries.push(json!({ "reason": reason }));
+fn reason(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Hold(_) => "approval_required".to_owned(),
+        other => other.answer().description.into(),
     }
 }
 

@@ -97,7 +97,7 @@ pub(super) async fn sign_in(
     refuse_other_fields(request)?;
     let shown = possession::prove(sts, request, caller, now).await?;
     let zone = caller.zone();
-    let unverified = UnverifiedIdToken::parse(token.token.expose()).map_err(untrusted)?;
+    let unverified = UnverifiedIdToken::parse(token.expose()).map_err(untrusted)?;
     let issuer = zone
         .subject_issuer(unverified.unverified_issuer())
         .ok_or(Refusal::Federation(NotSignedIn::NoIssuer))?;

@@ -15,7 +15,7 @@ use super::request::ExchangeRequest;
 use super::resources::Basis;
 use super::subject_token::Presented;
 use crate::state::Sts;
-use crate::unique_id::unique_id;
+use crate::unique_id::{unique_id, unique_ids};
 use crate::zone::{Resource, ZoneModel};
 
 const TTL_DEFAULT_SECONDS: i64 = 900;
@@ -109,8 +109,8 @@ pub(crate) async fn mint(
     let zone = zone_with_keys(basis.sts, basis.caller.zone()).await?;
     let key = zone.keys.signing(basis.now).ok_or(Refusal::Issuance)?;
     match agreed {
-        Some(Agreed::Usable(approval)) => consume(basis, &claims, approval).await?,
-        None if claims.r#use == Use::Session => record(basis, &claims).await?,
+        Some(Agreed::Usable(approval)) => Box::pin(consume(basis, &claims, approval)).await?,
+        None if claims.r#use == Use::Session => Box::pin(record(basis, &claims)).await?,
         Some(Agreed::Used(..)) | None => {}
     }
     if claims.r#use == Use::Resource && !is_seen && basis.request.sealed.is_some() {
@@ -131,7 +131,7 @@ pub(super) async fn zone_with_keys(sts: &Sts, zone: &Arc<ZoneModel>) -> Result<A
     if !zone.keys.is_empty() {
         return Ok(Arc::clone(zone));
     }
-    sts.first_signing_key(&zone.id).await.map_err(|error| {
+    Box::pin(sts.first_signing_key(&zone.id)).await.map_err(|error| {
         tracing::error!(zone.id = %zone.id, error = &error as &dyn std::error::Error, "a zone signing key cannot be made");
         Refusal::Issuance
     })
@@ -171,8 +171,9 @@ fn claims(basis: &Basis<'_>, granted: &[Arc<Resource>], lifetime: i64) -> Result
         .iter()
         .map(|resource| resource.identifier.to_string())
         .collect();
-    let sid: AuthorityRecordId = fresh(basis.sts)?;
-    let jti: TokenId = fresh(basis.sts)?;
+    let [sid, jti] = unique_ids(basis.sts.clock.unix_millis()).or(Err(Refusal::Issuance))?;
+    let sid = AuthorityRecordId::try_from(sid).or(Err(Refusal::Issuance))?;
+    let jti = TokenId::try_from(jti).or(Err(Refusal::Issuance))?;
     let session = basis.references.session().map(|known| &known.session);
     let chain = basis.references.chain();
     let sub_type = presented.map_or(SubjectType::Application, |claims| claims.sub_type);

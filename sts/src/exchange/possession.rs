@@ -113,7 +113,7 @@ pub(super) async fn prove(
         shown.x5t_s256 = Some(presented.map_err(|fault| no_certificate(caller, fault))?);
     }
     match &request.sender.proof {
-        Some(presented) => shown.jkt = Some(take(sts, caller, presented, now).await?),
+        Some(presented) => shown.jkt = Some(Box::pin(take(sts, caller, presented, now)).await?),
         None if application.is_dpop_bound => return Err(no_proof(caller, ProofFault::Missing)),
         None => {}
     }

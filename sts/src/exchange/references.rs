@@ -102,7 +102,7 @@ pub(crate) async fn resolve(
     };
     let (view, origin) = sts.graph.view(&key).await.map_err(|error| unavailable(&error))?;
     match check.run(&view) {
-        Err(_) if origin == Origin::Memory => match sts.graph.reread(&key).await {
+        Err(_) if origin == Origin::Memory => match Box::pin(sts.graph.reread(&key)).await {
             Ok(view) => check.run(&view),
             Err(error) => Err(unavailable(&error)),
         },

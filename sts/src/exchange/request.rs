@@ -1,5 +1,6 @@
 //! What does the form ask for? Syntax only; nothing here is proved.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use caracal_chassis::Secret;
@@ -62,9 +63,17 @@ pub(crate) struct Challenge {
 #[derive(Debug)]
 pub(crate) struct SubjectToken {
     pub(crate) kind: SubjectTokenKind,
-    pub(crate) token: Secret,
+    /// Where it stands: it is the longest of all fields, and not copied. Shows its values to nobody.
+    form: Arc<Form>,
     /// Whether this request has used the token up, if it is good once.
     pub(crate) is_used: AtomicBool,
+}
+
+impl SubjectToken {
+    /// The token.
+    pub(crate) fn expose(&self) -> &str {
+        self.form.get(field::SUBJECT_TOKEN).unwrap_or_default()
+    }
 }
 
 /// Which kind of token the form says it is (RFC 8693 section 3).
@@ -152,7 +161,7 @@ impl ExchangeRequest {
     ///
     /// # Errors
     /// The first rule it breaks, in the order of the contract.
-    pub(crate) fn read(form: &Form, ttl_seconds: i64) -> Result<Self, Refusal> {
+    pub(crate) fn read(form: &Arc<Form>, ttl_seconds: i64) -> Result<Self, Refusal> {
         let resources = resources(form)?;
         if form.get(field::GRANT_TYPE) != Some(TOKEN_EXCHANGE_GRANT) {
             return Err(Refusal::GrantType);
@@ -235,7 +244,7 @@ fn requested(form: &Form) -> Result<RequestedToken, Refusal> {
     }
 }
 
-fn subject_token(form: &Form) -> Result<Option<SubjectToken>, Refusal> {
+fn subject_token(form: &Arc<Form>) -> Result<Option<SubjectToken>, Refusal> {
     let kind = match form
         .get(field::SUBJECT_TOKEN_TYPE)
         .filter(|text| !text.is_empty())
@@ -250,9 +259,9 @@ fn subject_token(form: &Form) -> Result<Option<SubjectToken>, Refusal> {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(Refusal::SubjectTokenTypeMissing),
         (Some(_), None) => Err(Refusal::SubjectTokenMissing),
-        (Some(kind), Some(token)) => Ok(Some(SubjectToken {
+        (Some(kind), Some(_token)) => Ok(Some(SubjectToken {
             kind,
-            token: Secret::from(token),
+            form: Arc::clone(form),
             is_used: AtomicBool::new(false),
         })),
     }
@@ -264,8 +273,8 @@ mod tests {
 
     const GRANT: &str = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange";
 
-    fn form(body: &str) -> Form {
-        parse_form(body.as_bytes(), &REPEATABLE).unwrap()
+    fn form(body: &str) -> Arc<Form> {
+        Arc::new(parse_form(body.as_bytes(), &REPEATABLE).unwrap())
     }
 
     fn read(rest: &str) -> Result<ExchangeRequest, Refusal> {
@@ -391,6 +400,14 @@ mod tests {
         );
         let both = read(&format!("subject_token_type={kind}&subject_token=t")).unwrap();
         assert_eq!(both.subject_token.unwrap().kind, SubjectTokenKind::AccessToken);
+    }
+
+    #[test]
+    fn a_request_does_not_show_the_token_it_presents() {
+        let kind = "urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Aaccess_token";
+        let request = read(&format!("subject_token_type={kind}&subject_token=hunter2")).unwrap();
+        assert!(!format!("{request:?}").contains("hunter2"));
+        assert_eq!(request.subject_token.unwrap().expose(), "hunter2");
     }
 
     #[test]

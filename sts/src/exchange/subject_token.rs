@@ -49,8 +49,7 @@ pub(crate) fn present(
         leeway_seconds: LEEWAY_SECONDS,
         uses: accepted_uses(sts, caller.via()),
     };
-    let claims =
-        prove(sts, subject_token.token.expose(), caller, &rules, now).ok_or(Refusal::SubjectToken)?;
+    let claims = prove(sts, subject_token.expose(), caller, &rules, now).ok_or(Refusal::SubjectToken)?;
     if claims.cnf.as_ref().is_some_and(|asked| !asked.is_met_by(shown)) {
         return Err(Refusal::SenderKey);
     }

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,14 +232,16 @@ fn goodbye() -> Answer {
 }
 
 /// One exchange; whatever becomes of it, there is an answer. When the gateway has given it up, so has this.
-async fn answer(sts: Arc<Sts>, peer: Peer, call: Call) -> Answer {
+pub(super) async fn answer(sts: Arc<Sts>, peer: Peer, call: Call) -> Answer {
     let id = call.id;
     let left = Duration::from_millis(call.left_ms.into());
     let name = std::str::from_utf8(&call.request_id)
         .ok()
         .and_then(RequestId::parse);
     let late = || failure(503, ErrorCode::StsUnavailable, "the request took too long");
-    let answered = AssertUnwindSafe(exchange(&sts, peer, &call, name.as_ref())).catch_unwind();
+    // By reference: what is passed on is copied.
+    let exchanging = pin!(exchange(&sts, peer, &call, name.as_ref()));
+    let answered = AssertUnwindSafe(exchanging).catch_unwind();
     let (status, retry_after_s, body) = if left.is_zero() {
         // Nobody waits for it.
         late()
@@ -297,7 +299,7 @@ async fn redeem(sts: &Sts, origin: &Origin, call: &Call) -> Result<Bytes, Refusa
     if call.form.len() > token::BODY_BYTES_MAX {
         return Err(Refusal::BodyTooLarge);
     }
-    let form = request::parse_form(&call.form, &request::REPEATABLE)?;
+    let form = Arc::new(request::parse_form(&call.form, &request::REPEATABLE)?);
     let ttl_seconds = request::check_supported(&form)?;
     let mut request = ExchangeRequest::read(&form, ttl_seconds)?;
     // By this name both services record the request.
@@ -320,7 +322,7 @@ async fn redeem(sts: &Sts, origin: &Origin, call: &Call) -> Result<Bytes, Refusa
     request.sealed = Some(String::new());
     let _timer = sts.metrics.exchange_timer(Via::Gateway, &request);
     let answer = token::guarded(sts, origin, &request, Via::Gateway).await?;
-    let body = serde_json::to_vec(&answer).map_err(|_error| Refusal::Issuance)?;
+    let body = answer.to_json().map_err(|_error| Refusal::Issuance)?;
     Ok(body.into())
 }
 

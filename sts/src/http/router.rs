@@ -1,5 +1,6 @@
 //! Every route of the service, in one list.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,14 +81,15 @@ pub(crate) fn router(sts: Arc<Sts>, health: Router) -> Router {
         )
         .route("/step-up/{id}", get(approvals::step_up))
         .route("/approvals/{id}/decision", post(approval_decision::decide))
-        .layer(from_fn(in_time))
+        .layer(from_fn(|request: Request, next: Next| in_time(next.run(request))))
         .route("/approvals/{id}", get(approvals::status))
         .with_state(sts)
         .merge(health)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(ANSWER_WITHIN, next.run(request))
+/// The answer, or that it took too long.
+pub(super) async fn in_time(answer: impl Future<Output = Response>) -> Response {
+    tokio::time::timeout(ANSWER_WITHIN, answer)
         .await
         .unwrap_or_else(|_elapsed| {
             let mut late = answer::error(

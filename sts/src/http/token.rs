@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::BoxError;
+use axum::body::HttpBody;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -33,20 +34,34 @@ use crate::state::Sts;
 /// Longest form.
 pub(super) const BODY_BYTES_MAX: usize = 65_536;
 
-/// The token endpoint.
+/// The token endpoint, for requests that come by the router.
 pub(super) async fn exchange(
     State(sts): State<Arc<Sts>>,
     peer: Peer,
     request_id: RequestId,
     request: Request,
 ) -> Response {
-    let origin = origin(&sts, peer, &request_id, request.headers());
-    let nonce = Nonce::for_answer(&sts, request.headers());
-    let outcome = token(&sts, &origin, peer, request, Naming::InForm).await;
+    answer(&sts, peer, &request_id, request).await
+}
+
+/// The token endpoint.
+pub(super) async fn answer<B>(
+    sts: &Sts,
+    peer: Peer,
+    request_id: &RequestId,
+    request: http::Request<B>,
+) -> Response
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let origin = origin(sts, peer, request_id, request.headers());
+    let nonce = Nonce::for_answer(sts, request.headers());
+    let outcome = token(sts, &origin, peer, request, Naming::InForm).await;
     let response = match &outcome {
-        Ok(answer) => issued(&sts, answer),
+        Ok(answer) => issued(sts, answer),
         Err(Refused::Exchange(refusal)) => {
-            note(&sts, &origin, refusal);
+            note(sts, &origin, refusal);
             refused(refusal, &origin.request_id)
         }
         Err(Refused::Client(problem)) => problem.respond(&origin.request_id),
@@ -180,17 +195,21 @@ pub(super) async fn wrong_method(State(sts): State<Arc<Sts>>, request_id: Reques
     response
 }
 
-async fn token(
+async fn token<B>(
     sts: &Sts,
     origin: &Origin,
     peer: Peer,
-    request: Request,
+    request: http::Request<B>,
     naming: Naming<'_>,
-) -> Result<Issued, Refused> {
+) -> Result<Issued, Refused>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let (parts, body) = request.into_parts();
     check_head(&parts)?;
     let body = read_form_body(body).await?;
-    let form = request::parse_form(&body, &request::REPEATABLE)?;
+    let form = Arc::new(request::parse_form(&body, &request::REPEATABLE)?);
     let ttl_seconds = request::check_supported(&form)?;
     let via = authenticate_gateway(sts, origin, &parts, &body, &form);
     let mut request = ExchangeRequest::read(&form, ttl_seconds);
@@ -230,7 +249,11 @@ async fn token(
 ///
 /// # Errors
 /// [`Refusal::BodyTooLarge`] and [`Refusal::MalformedBody`].
-pub(super) async fn read_form_body(body: Body) -> Result<Bytes, Refusal> {
+pub(super) async fn read_form_body<B>(body: B) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     read_body(body, BODY_BYTES_MAX)
         .await
         .map_err(|error| match error {
@@ -326,11 +349,18 @@ async fn up_to_date(
         (Err(refusal), Some(zone)) if refusal.may_be_outdated() => zone,
         _ => return (outcome, known),
     };
-    if !sts.zones.catch_up(&zone, seen).await {
+    if !Box::pin(sts.zones.catch_up(&zone, seen)).await {
         return (outcome, known);
     }
     let mut known_now = Known::default();
-    let now = crate::exchange::exchange(sts, origin, request, via, &mut known_now).await;
+    let now = Box::pin(crate::exchange::exchange(
+        sts,
+        origin,
+        request,
+        via,
+        &mut known_now,
+    ))
+    .await;
     // The first look may have ended the account, which moves the zone: the second finds none, and could not say why.
     if let (Err(Refusal::CredentialNotRenewable), Err(Refusal::CredentialNotConnected)) = (&outcome, &now) {
         return (outcome, known);
@@ -340,7 +370,7 @@ async fn up_to_date(
 
 fn issued(sts: &Sts, issued: &Issued) -> Response {
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    let Ok(body) = serde_json::to_vec(&issued.answer) else {
+    let Ok(body) = issued.answer.to_json() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let macs = sts.macs.as_ref().zip(issued.sealed.as_ref());

@@ -123,7 +123,7 @@ impl ZoneCache {
     pub(crate) async fn model(&self, zone: &ZoneId) -> Result<Arc<ZoneModel>, ZoneError> {
         let slot = match self.zones.get(zone) {
             Some(slot) if slot.model.initialized() => slot,
-            _ => self.first_load(zone).await?,
+            _ => Box::pin(self.first_load(zone)).await?,
         };
         let since = slot.outdated_since_us.load(Ordering::Relaxed);
         if since != 0 && self.clock.unix_micros().saturating_sub(since) > self.outdated_max_us {

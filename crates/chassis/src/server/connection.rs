@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use futures_util::future::Either;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,8 +20,11 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt;
 
+use super::direct::{self, Direct};
+use super::guard;
 use super::idle::{Activity, BusyBody, Patience, Watched};
 use super::peer::Peer;
+use super::request_id::RequestId;
 use super::upgrade::{Leave, Upgrade, asks_for_upgrade};
 use super::{Limits, with_layers};
 use crate::shutdown::Shutdown;
@@ -57,8 +61,15 @@ impl Listener {
 }
 
 /// Accepts until the shutdown is requested, then waits for the requests in progress, at most `drain_timeout`.
-pub(super) async fn serve(listener: Listener, router: Router, limits: Limits, shutdown: Shutdown) {
+pub(super) async fn serve<D: Direct>(
+    listener: Listener,
+    direct: Option<D>,
+    router: Router,
+    limits: Limits,
+    shutdown: Shutdown,
+) {
     let server = Server {
+        direct,
         router: with_layers(router, &limits),
         limits,
         cut: Shutdown::new(),
@@ -110,7 +121,8 @@ pub(super) struct Place {
 }
 
 #[derive(Clone)]
-struct Server {
+struct Server<D> {
+    direct: Option<D>,
     router: Router,
     limits: Limits,
     /// Asks connections to end when they are not used.
@@ -120,7 +132,7 @@ struct Server {
     connections: TaskTracker,
 }
 
-impl Server {
+impl<D: Direct> Server<D> {
     async fn connection(self, accepted: Accepted, place: Place) {
         match accepted {
             Accepted::Tcp(stream, peer) => self.exchange(stream, peer, place).await,
@@ -141,7 +153,7 @@ impl Server {
             write: self.limits.write_timeout,
         };
         let stream = Watched::new(stream, activity.clone(), patience);
-        let router = self.router;
+        let (shortcut, router, request_timeout) = (self.direct, self.router, self.limits.request_timeout);
         let leave = Leave {
             _place: Arc::new(place),
             shutdown: self.shutdown.clone(),
@@ -150,13 +162,27 @@ impl Server {
         let given = leave.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let busy = activity.begin();
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(peer);
-            if asks_for_upgrade(request.headers()) {
-                let upgrade = Upgrade::offered(&mut request, given.clone(), activity.begin());
-                request.extensions_mut().insert(upgrade);
-            }
-            let answer = router.clone().oneshot(request);
+            let is_upgrade = asks_for_upgrade(request.headers());
+            let taken = shortcut
+                .as_ref()
+                .filter(|direct| !is_upgrade && direct.takes(&request));
+            let answer = if let Some(direct) = taken.cloned() {
+                // In a box: what is passed on is copied, a few times.
+                Either::Left(Box::pin(async move {
+                    let id = RequestId::adopt(request.headers());
+                    let answer = pin!(direct.answer(request, peer, id.clone()));
+                    let answer = guard::guarded(request_timeout, id, answer).await;
+                    Ok(direct::with_length(answer))
+                }))
+            } else {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(peer);
+                if is_upgrade {
+                    let upgrade = Upgrade::offered(&mut request, given.clone(), activity.begin());
+                    request.extensions_mut().insert(upgrade);
+                }
+                Either::Right(router.clone().oneshot(request))
+            };
             async move {
                 answer
                     .await

@@ -1,5 +1,6 @@
 //! What does every request pass before and after its handler?
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -16,7 +17,16 @@ use super::request_id::{REQUEST_ID_HEADER, RequestId};
 pub(super) async fn guard(request_timeout: Duration, mut request: Request, next: Next) -> Response {
     let id = RequestId::adopt(request.headers());
     request.extensions_mut().insert(id.clone());
-    let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+    guarded(request_timeout, id, next.run(request)).await
+}
+
+/// The answer of a handler to the request `id`, or what is answered in its stead.
+pub(super) async fn guarded(
+    request_timeout: Duration,
+    id: RequestId,
+    handled: impl Future<Output = Response>,
+) -> Response {
+    let handled = AssertUnwindSafe(handled).catch_unwind();
     let response = match tokio::time::timeout(request_timeout, handled).await {
         Ok(Ok(response)) => json_payload_too_large(response, &id),
         Ok(Err(_panic)) => {

@@ -6,17 +6,20 @@ use std::ops::Range;
 use serde::Serialize;
 use serde::ser::Error as _;
 
-/// Bytes that the members of most events need.
-const USUAL_BYTES: usize = 1_024;
-/// Members that most events have.
-const USUAL_MEMBERS: usize = 24;
+use crate::json_text::{begin_member, write_text};
 
-/// The members of `metadata_json`. Hot path: two allocations, however many members there are.
+/// Bytes that the members of most events need.
+const USUAL_BYTES: usize = 1_280;
+
+/// The members of `metadata_json`. Hot path: one allocation for all members that are added, and one for those that are put.
 #[derive(Clone, Debug)]
 pub struct Details {
-    /// The values, one after the other.
+    /// `,"name":value` for each member.
     text: Vec<u8>,
-    members: Vec<(Cow<'static, str>, Range<usize>)>,
+    /// Where those stand that may be put again.
+    put: Vec<(Cow<'static, str>, Range<usize>)>,
+    /// How many members there are.
+    count: usize,
     /// A value could not be written: there must be no event without it.
     failed: bool,
 }
@@ -25,24 +28,47 @@ impl Default for Details {
     fn default() -> Self {
         Self {
             text: Vec::with_capacity(USUAL_BYTES),
-            members: Vec::with_capacity(USUAL_MEMBERS),
+            put: Vec::new(),
+            count: 0,
             failed: false,
         }
     }
 }
 
 impl Details {
-    /// Adds a member. One that is there already gets this value instead.
+    /// Adds a member. One that was put already gets this value instead.
     pub fn put(&mut self, name: impl Into<Cow<'static, str>>, value: &(impl Serialize + ?Sized)) {
+        let name = name.into();
+        if let Some(place) = self.put.iter().position(|(present, _)| *present == name) {
+            let (_, before) = self.put.remove(place);
+            self.forget(before);
+        }
         let begin = self.text.len();
-        if serde_json::to_writer(&mut self.text, value).is_err() {
-            self.failed = true;
-        }
-        let (name, range) = (name.into(), begin..self.text.len());
-        match self.members.iter_mut().find(|(present, _)| *present == name) {
-            Some((_, present)) => *present = range,
-            None => self.members.push((name, range)),
-        }
+        self.text.push(b',');
+        self.failed |= write_text(&mut self.text, &name).is_err();
+        self.text.push(b':');
+        self.failed |= serde_json::to_writer(&mut self.text, value).is_err();
+        self.put.push((name, begin..self.text.len()));
+        self.count += 1;
+    }
+
+    /// Adds a member whose name needs no escape, and which is neither put nor added besides: nothing looks for it.
+    pub fn add(&mut self, name: &'static str, value: &(impl Serialize + ?Sized)) {
+        self.count += 1;
+        begin_member(&mut self.text, name);
+        self.failed |= serde_json::to_writer(&mut self.text, value).is_err();
+    }
+
+    /// The same for a text.
+    pub fn add_text(&mut self, name: &'static str, text: &str) {
+        self.count += 1;
+        begin_member(&mut self.text, name);
+        self.failed |= write_text(&mut self.text, text).is_err();
+    }
+
+    /// How long all of it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len()
     }
 
     /// Adds `,"metadata_json":{..}` before the closing brace of `event`, if there are members.
@@ -52,21 +78,33 @@ impl Details {
                 "a detail of an event cannot be written",
             ));
         }
-        if self.members.is_empty() {
+        let Some((_comma, members)) = self.text.split_first() else {
             return Ok(());
-        }
+        };
+        debug_assert_eq!(self.different_names(), Some(self.count), "a name stands twice");
         event.pop();
-        event.extend_from_slice(b",\"metadata_json\":");
-        let mut before = b'{';
-        for (name, range) in &self.members {
-            event.push(before);
-            serde_json::to_writer(&mut *event, name)?;
-            event.push(b':');
-            event.extend_from_slice(self.text.get(range.clone()).unwrap_or_default());
-            before = b',';
-        }
+        event.extend_from_slice(b",\"metadata_json\":{");
+        event.extend_from_slice(members);
         event.extend_from_slice(b"}}");
         Ok(())
+    }
+
+    fn different_names(&self) -> Option<usize> {
+        let (_comma, members) = self.text.split_first()?;
+        let object = [b"{", members, b"}"].concat();
+        let read: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&object).ok()?;
+        Some(read.len())
+    }
+
+    fn forget(&mut self, before: Range<usize>) {
+        self.count -= 1;
+        let bytes = before.len();
+        for (_, range) in &mut self.put {
+            if range.start >= before.end {
+                *range = range.start - bytes..range.end - bytes;
+            }
+        }
+        self.text.drain(before);
     }
 }
 
@@ -100,6 +138,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_again_leaves_everything_else_in_its_place() {
+        let mut details = Details::default();
+        details.add_text("first", "1");
+        details.put("a", &"long enough to move the rest");
+        details.add("second", &2);
+        details.put("b", &[1, 2]);
+        details.put("a", &0);
+        details.add_text("third", "\"3\"");
+        details.put("b", &"");
+        details.put("a", &true);
+        let text = event().to_json_with(&details).unwrap();
+        let read: Value = serde_json::from_slice(&text).unwrap();
+        let expected = json!({"first": "1", "second": 2, "third": "\"3\"", "b": "", "a": true});
+        assert_eq!(read["metadata_json"], expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "a name stands twice")]
+    fn a_name_that_was_added_twice_is_found_by_every_test() {
+        let mut details = Details::default();
+        details.add_text("a", "1");
+        details.put("a", &2);
+        drop(event().to_json_with(&details));
+    }
+
+    #[test]
     fn without_members_there_is_no_object() {
         assert_eq!(
             event().to_json_with(&Details::default()).unwrap(),
@@ -117,6 +181,9 @@ mod tests {
         }
         let mut details = Details::default();
         details.put("a", &Unwritable);
+        assert!(event().to_json_with(&details).is_err());
+        let mut details = Details::default();
+        details.add("a", &Unwritable);
         assert!(event().to_json_with(&details).is_err());
     }
 }
