@@ -81,10 +81,6 @@ mod tests {
     use super::super::AuditEvent;
     use super::*;
 
-    fn optional(text: &str) -> Option<String> {
-        Some(text.to_owned())
-    }
-
     proptest! {
         #[test]
         fn a_borrowed_event_is_the_same_line(
@@ -95,11 +91,11 @@ mod tests {
             let occurred_at = UnixMicros(moment);
             let event = AuditEvent {
                 event_type: texts[0].clone(),
-                request_id: optional(&texts[1]),
+                request_id: Some(texts[1].clone()),
                 decision: texts[2].clone(),
-                policy_set_id: optional(&texts[3]),
-                policy_set_version_id: optional(&texts[4]),
-                manifest_sha: optional(&texts[5]),
+                policy_set_id: Some(texts[3].clone()),
+                policy_set_version_id: Some(texts[4].clone()),
+                manifest_sha: Some(texts[5].clone()),
                 evaluation_status: texts[6].clone(),
                 determining_policies_json: json!([{ "policy": listed }]),
                 diagnostics_json: json!([]),
