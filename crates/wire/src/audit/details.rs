@@ -154,6 +154,7 @@ mod tests {
         assert_eq!(read["metadata_json"], expected);
     }
 
+    #[cfg(debug_assertions)]
     #[test]
     #[should_panic(expected = "a name stands twice")]
     fn a_name_that_was_added_twice_is_found_by_every_test() {
