@@ -66,6 +66,7 @@ use snapshot::routes::Routes;
 use snapshot::skew::ClockSkew;
 use source::Places;
 use stage::audit::Evidence;
+use stage::exchange::KnownAnswers;
 use stage::replay::{BurnedTable, GiveBacks};
 use sts_client::StsClient;
 use tls::Tls;
@@ -81,6 +82,7 @@ struct Gateway {
     table_changed: Notify,
     bus: Arc<dyn Bus>,
     sts: Arc<StsClient>,
+    answers: KnownAnswers,
     keys: Arc<ZoneKeys>,
     /// Proves mandates in place of their signature.
     mandate_mac: Option<MandateMacKey>,

@@ -35,6 +35,7 @@ use crate::snapshot::routes::Routes;
 use crate::snapshot::skew::ClockSkew;
 use crate::source::Places;
 use crate::stage::audit::{Evidence, SUMMARY_EVERY};
+use crate::stage::exchange::KnownAnswers;
 use crate::stage::forward::ATTEMPTS_MAX;
 use crate::stage::replay::{self, BurnedTable, GiveBacks};
 use crate::sts_client::StsClient;
@@ -274,6 +275,7 @@ fn build(mut config: Config, deps: Deps, ca_file: Option<String>) -> Result<Gate
         evidence: Evidence::new(spool, clock.clone()),
         operations: Arc::new(ZoneOperations::new(Arc::clone(&sts))),
         revocations: Arc::new(revocations),
+        answers: KnownAnswers::default(),
         burned: BurnedTable::default(),
         give_backs: GiveBacks::default(),
         in_progress: Places::new(config.doors.requests_of_source_max),

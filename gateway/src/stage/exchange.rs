@@ -1,7 +1,10 @@
 //! Stage 4: may this caller make exactly this call, and with which credential? One call to the STS, and one HMAC over its
 //! answer, or one signature check of the mandate in it.
 
+mod known;
+
 use std::fmt;
+use std::sync::Arc;
 
 use caracal_chassis::Secret;
 use caracal_model::UnixSeconds;
@@ -24,6 +27,9 @@ use crate::snapshot::keys::KeysError;
 use crate::snapshot::operations::declared_path;
 use crate::sts_client::{StsError, TokenAnswer};
 
+use self::known::Granted;
+pub(crate) use self::known::KnownAnswers;
+
 /// Longest description taken over from the STS.
 const DESCRIPTION_CHARS_MAX: usize = 512;
 
@@ -31,8 +37,7 @@ const DESCRIPTION_CHARS_MAX: usize = 512;
 /// to go on.
 pub(crate) struct Credential {
     mandate: Secret,
-    upstream: Upstream,
-    url: Url,
+    granted: Arc<Granted>,
 }
 
 impl Credential {
@@ -43,12 +48,12 @@ impl Credential {
 
     /// What the STS says about the upstream.
     pub(crate) fn upstream(&self) -> &Upstream {
-        &self.upstream
+        &self.granted.upstream
     }
 
     /// Where the upstream is.
     pub(crate) fn url(&self) -> &Url {
-        &self.url
+        &self.granted.url
     }
 }
 
@@ -56,7 +61,7 @@ impl fmt::Debug for Credential {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Credential")
-            .field("upstream", &self.upstream)
+            .field("granted", &self.granted)
             .finish_non_exhaustive()
     }
 }
@@ -90,14 +95,18 @@ pub(crate) async fn redeem(
     if answer.is_by_channel {
         gateway.metrics.channel_answers.inc();
     }
+    if is_granted(&answer)
+        && answer.is_sealed
+        && let Some(granted) = gateway.answers.get(&answer.body, route.resource())
+    {
+        note_sealed(gateway);
+        let mandate = Secret::new(String::new());
+        return Ok(Credential { mandate, granted });
+    }
     let mut response =
         granted(&answer).inspect_err(|denial| operation::learn(gateway, standing.caller(), denial))?;
     if answer.is_sealed {
-        // It answers our call, which named zone, client and resource.
-        gateway.metrics.sealed_answers.inc();
-        // It need not show a time. But the STS seals only what it takes, and takes no call whose time is not its own, by HTTP or on a channel.
-        const { assert!(MAX_SKEW_SECONDS <= LEEWAY_S) };
-        gateway.skew.agree();
+        note_sealed(gateway);
     } else {
         prove(gateway, route, standing, &response.access_token).await?;
     }
@@ -110,11 +119,30 @@ pub(crate) async fn redeem(
         return Err(Denial::StsInvalid("no token"));
     }
     let url = Url::parse(&upstream.url).map_err(|_error| Denial::UpstreamBlocked)?;
-    Ok(Credential {
-        mandate: Secret::new(response.access_token),
+    let granted = Arc::new(Granted {
+        resource: route.resource().into(),
         upstream,
         url,
+    });
+    if answer.is_sealed && response.access_token.is_empty() {
+        gateway.answers.remember(&answer.body, &granted);
+    }
+    Ok(Credential {
+        mandate: Secret::new(response.access_token),
+        granted,
     })
+}
+
+/// The answer's MAC proves that it answers our call, which named zone, client and resource.
+fn note_sealed(gateway: &Gateway) {
+    gateway.metrics.sealed_answers.inc();
+    // It need not show a time. But the STS seals only what it takes, and takes no call whose time is not its own, by HTTP or on a channel.
+    const { assert!(MAX_SKEW_SECONDS <= LEEWAY_S) };
+    gateway.skew.agree();
+}
+
+fn is_granted(answer: &TokenAnswer) -> bool {
+    answer.status == 200 && answer.is_json
 }
 
 fn request_form(route: &Route, standing: &Standing, seen: &Observation) -> String {
@@ -142,7 +170,7 @@ fn request_form(route: &Route, standing: &Standing, seen: &Observation) -> Strin
 /// Reads a success, or takes over a refusal.
 fn granted(answer: &TokenAnswer) -> Result<TokenResponse, Denial> {
     match answer.status {
-        200 if answer.is_json => {
+        200 if is_granted(answer) => {
             let malformed = Denial::StsInvalid("not a token response");
             let text = std::str::from_utf8(&answer.body).or(Err(malformed.clone()))?;
             let response: TokenResponse = serde_json::from_str(text).or(Err(malformed))?;
