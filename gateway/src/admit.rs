@@ -74,12 +74,8 @@ pub(crate) async fn admit(
     seen.resource = Some(route.resource().into());
     let claimed = presented.identified()?;
     let route = route::without_traversal(route)?;
-    let caller = times
-        .time(
-            Stage::Authenticate,
-            authenticate::verify(gateway, &route, request, claimed),
-        )
-        .await?;
+    let verify = || authenticate::verify(gateway, &route, request, claimed);
+    let caller = times.time(Stage::Authenticate, verify).await?;
     seen.caller = Some(SeenCaller::of(&caller));
     if times.run(Stage::Operation, || {
         operation::is_doubtful(gateway, &route, &caller, seen)
@@ -103,11 +99,10 @@ async fn admit_once(
     let times = &gateway.metrics.stages;
     let standing = times.run(Stage::Revocation, || revocation::check(unseen))?;
     forward::within_limits(way.request_bytes_max(&gateway.config), request)?;
-    let redeem = times.time(
-        Stage::Exchange,
-        exchange::redeem(gateway, &route, &standing, seen),
-    );
-    let claim = times.time(Stage::Replay, replay::claim(gateway, &standing, seen));
+    let redeem = times.time(Stage::Exchange, || {
+        exchange::redeem(gateway, &route, &standing, seen)
+    });
+    let claim = times.time(Stage::Replay, || replay::claim(gateway, &standing, seen));
     let (first_use, credential) = if replay::is_free_for_its_sender(&standing) {
         let credential = redeem.await?;
         (claim.await?, credential)
@@ -115,14 +110,13 @@ async fn admit_once(
         let (credential, first_use) = tokio::join!(redeem, claim);
         (first_use?, credential?)
     };
-    let reachable = times
-        .time(Stage::Resolve, forward::reach(gateway, &credential))
-        .await?;
+    let reach = || forward::reach(gateway, &credential);
+    let reachable = times.time(Stage::Resolve, reach).await?;
     let injection = times.run(Stage::Inject, || {
         inject::plan(gateway, request, &route, &standing, &credential, &reachable, seen)
     })?;
     revocation::recheck(gateway, &standing)?;
-    let intent = gateway.evidence.intent(seen, &standing, &credential, &reachable);
+    let intent = || gateway.evidence.intent(seen, &standing, &credential, &reachable);
     let recorded = times.time(Stage::Record, intent).await?;
     Ok(Admission {
         standing,

@@ -1,6 +1,7 @@
 //! What does the gateway count? Names are the contract's (docs/contract/gateway.md, "Metrics").
 
 use std::future::Future;
+use std::pin::pin;
 
 use caracal_chassis::metrics::Registry;
 use caracal_token::Proof;
@@ -58,8 +59,9 @@ pub(crate) struct StageTimes {
 }
 
 impl StageTimes {
-    /// Runs the work of a stage that may wait, and notes how long it took.
-    pub(crate) async fn time<F: Future>(&self, stage: Stage, work: F) -> F::Output {
+    /// Runs the work of a stage that may wait, and notes how long it took. The work begins here: a future that is given away is
+    /// copied whole, and kept twice.
+    pub(crate) async fn time<F: Future>(&self, stage: Stage, work: impl FnOnce() -> F) -> F::Output {
         let span = match stage {
             Stage::Authenticate => tracing::debug_span!("authenticate"),
             Stage::Exchange => tracing::debug_span!("exchange"),
@@ -74,6 +76,7 @@ impl StageTimes {
             | Stage::Stream => tracing::Span::none(),
         };
         let started = Instant::now();
+        let work = pin!(work());
         let output = work.instrument(span).await;
         self.note(stage, started);
         output

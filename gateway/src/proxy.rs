@@ -8,6 +8,7 @@ mod own;
 mod session;
 
 use std::os::fd::RawFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -448,9 +449,9 @@ impl Proxy {
             passage.map(|passage| Verdict::Public(Box::new(passage)))
         } else {
             let span = tracing::debug_span!("request", request.id = %seen.request_id);
-            let admission = admit::admit(gateway, &request, &chosen, way, seen)
-                .instrument(span)
-                .await;
+            // Lent: what is given away is copied whole.
+            let admission = pin!(admit::admit(gateway, &request, &chosen, way, seen));
+            let admission = admission.instrument(span).await;
             admission.map(|admission| Verdict::Admitted(Box::new(admission)))
         };
         Ok(verdict.unwrap_or_else(Verdict::Denied))

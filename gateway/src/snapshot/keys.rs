@@ -116,7 +116,8 @@ impl ZoneKeys {
         } else if self.absent.contains_key(zone) {
             return Err(KeysError::UnknownZone);
         }
-        let keys = self.fetch(zone, now).await?;
+        // Rare, and large.
+        let keys = Box::pin(self.fetch(zone, now)).await?;
         if keys.contains(kid) {
             Ok(keys)
         } else {

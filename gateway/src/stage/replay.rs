@@ -83,7 +83,8 @@ where
     });
     let outcome = rest(Unseen(Arc::clone(&this))).await;
     if outcome.is_err() {
-        give_back_unless_signed(gateway, &this).await;
+        // Rare, and large.
+        Box::pin(give_back_unless_signed(gateway, &this)).await;
     }
     outcome
 }
@@ -100,7 +101,7 @@ async fn burn(gateway: &Gateway, caller: &Caller, once: &Once<'_>, number: u64) 
             .burn(&key, once.until_unix_s(), number, is_doubted, now)
     };
     let outcome = match burn(caller.is_proven_by_mac()) {
-        Burn::Doubtful if signature(gateway, caller).await == Signature::Wrong => {
+        Burn::Doubtful if Box::pin(signature(gateway, caller)).await == Signature::Wrong => {
             return Err(Denial::Signature);
         }
         Burn::Doubtful => burn(false),
