@@ -66,17 +66,6 @@ pub(crate) enum Command {
     },
 }
 
-impl Command {
-    /// Whether it runs a role, until it is stopped.
-    pub(crate) fn serves(&self) -> bool {
-        match self {
-            Self::Gateway(_) | Self::Sts(_) | Self::Control(_) | Self::Coordinator(_) | Self::Dev(_) => true,
-            Self::Audit(arguments) => arguments.command.is_none(),
-            Self::Migrate(_) | Self::Init(_) | Self::Doctor | Self::Keys(_) | Self::Token { .. } => false,
-        }
-    }
-}
-
 /// Options of a role.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArguments {

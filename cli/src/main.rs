@@ -1,6 +1,5 @@
 //! The `caracal` executable: it parses, wires and decides nothing.
 
-mod allocator;
 mod args;
 mod audit_verify;
 mod bus;
@@ -20,9 +19,6 @@ use crate::args::{Arguments, AuditCommand, Command, KeysCommand, TokenCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.command.serves() {
-        allocator::begin_with_usual_setting();
-    }
     if let Err(error) = caracal_chassis::open_files::raise_limit() {
         return fail(&anyhow::Error::new(error).context("cannot raise the limit of open files"));
     }

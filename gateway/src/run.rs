@@ -376,6 +376,7 @@ fn spawn_background(tasks: &Tasks, gateway: &Arc<Gateway>, background: &Shutdown
     tasks.spawn("housekeeping", async move {
         while pause(HOUSEKEEPING_EVERY, &stop).await {
             this.burned.prune(this.clock.unix_seconds());
+            this.answers.prune();
         }
     });
     let give_backs = replay::work_off(Arc::clone(gateway), background.clone());

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::digest;
+
 /// Members of the baggage header with this prefix are ours and end at the gateway.
 pub const BAGGAGE_PREFIX: &str = "caracal.";
 
@@ -75,12 +77,12 @@ impl Traceparent {
 
     /// The trace id as 32 lower-case hex digits.
     pub fn trace_id(&self) -> String {
-        hex::encode(self.trace_id)
+        digest::lower_hex(&self.trace_id)
     }
 
     /// The id of the calling span as 16 lower-case hex digits.
     pub fn parent_id(&self) -> String {
-        hex::encode(self.parent_id)
+        digest::lower_hex(&self.parent_id)
     }
 
     /// Whether the caller records this trace.

@@ -176,37 +176,3 @@ async fn a_wrong_value_an_unknown_key_and_an_insecure_switch_are_reported_togeth
         "the value of a secret is printed:\n{said}"
     );
 }
-
-#[tokio::test]
-async fn a_role_keeps_free_memory_for_a_second_unless_told_otherwise() {
-    let said = async |argument: &str, settings: &[(&str, &str)]| {
-        let mut command = Command::new(binary());
-        command.arg(argument).env_clear().env("MIMALLOC_VERBOSE", "1");
-        let output = command.envs(settings.iter().copied()).output().await.unwrap();
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
-    let delays = |said: &str| -> Vec<String> {
-        let lines = said.lines().filter_map(|line| line.split_once("'purge_delay': "));
-        lines
-            .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect())
-            .collect()
-    };
-    let last = |said: String| {
-        delays(&said)
-            .last()
-            .cloned()
-            .unwrap_or_else(|| panic!("no delay in:\n{said}"))
-    };
-    assert_eq!(
-        last(said("sts", &[]).await),
-        "1000",
-        "the role begins again with it"
-    );
-    let own = [("MIMALLOC_PURGE_DELAY", "7")];
-    assert_eq!(last(said("sts", &own).await), "7", "the operator has the say");
-    assert_eq!(
-        last(said("doctor", &[]).await),
-        "10",
-        "what ends by itself stays as it is"
-    );
-}

@@ -24,11 +24,14 @@ use crate::signing::{HmacKey, StreamKeys};
 const WHAT: &str = "publishing evidence";
 /// Time between the first event of a batch and the batch, and between batches that are not full: events of the same moment
 /// share the files' reading, the round trip and the new position, here and at whoever reads the stream. Evidence is late by
-/// this much at most, and it is in the files before that.
+/// this much and the batch under way, and it is in the files before that.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long a service that stops goes on publishing what is left.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Moves what is spooled to `caracal.audit.events`, oldest first, in batches of one round trip each, until `shutdown`
-/// resolves. Tries again for as long as the bus is down. A batch interrupted by a crash is sent again: every event is
+/// resolves and what is left then is published, or a second later. Tries again for as long as the bus is down. A batch interrupted by a crash is sent again: every event is
 /// published at least once.
 ///
 /// Each entry has `id` (the event's), `data` (the event as it was appended), `sig` under `audit_key` and `_sig` under
@@ -67,10 +70,11 @@ pub async fn run_publisher(
         };
         tokio::select! {
             biased;
-            () = &mut shutdown => return,
+            () = &mut shutdown => break,
             () = publisher.wait(pause) => {}
         }
     }
+    publisher.finish().await;
 }
 
 /// The right to publish a spool; given back when dropped, also when the task is aborted.
@@ -120,9 +124,15 @@ impl EvidencePublisher {
         };
         let entries: Vec<Fields> = batch.events.iter().map(|event| self.entry(event)).collect();
         self.bus.publish(AUDIT_EVENTS, &entries).await?;
-        let is_full = batch.is_full();
+        let is_full = batch.is_full;
         self.on_disk(move |shared| reader::settle(shared, &batch)).await?;
         Ok(if is_full { Published::Full } else { Published::Some })
+    }
+
+    /// Publishes what is left, as far as the bus takes it at once: the disk may go away with the service.
+    async fn finish(&self) {
+        let rest = async { while let Ok(Published::Full | Published::Some) = self.publish_batch().await {} };
+        let _late = tokio::time::timeout(LAST_WORDS, rest).await;
     }
 
     /// Until the next try, or without one, until events were written.

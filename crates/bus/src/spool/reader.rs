@@ -22,13 +22,8 @@ pub(super) struct Batch {
     pub(super) events: Vec<Bytes>,
     /// Where the spool stands when the bus has taken them.
     pub(super) end: Position,
-}
-
-impl Batch {
-    /// Whether there may be more where it ends.
-    pub(super) fn is_full(&self) -> bool {
-        self.events.len() >= BATCH_EVENTS
-    }
+    /// Whether there was more than it holds.
+    pub(super) is_full: bool,
 }
 
 /// The next batch, or `None` when everything written so far was published. Removes segments that were published to
@@ -86,6 +81,7 @@ fn read(shared: &Shared, position: Position, end: u64) -> io::Result<Option<Batc
     Ok(Some(Batch {
         events,
         end: Position { offset, ..position },
+        is_full: offset < end,
     }))
 }
 

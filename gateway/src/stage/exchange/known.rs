@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caracal_wire::sts::Upstream;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use url::Url;
 
 /// Bytes of answers kept at most. Most have half a KiB.
 const BYTES_MAX: u64 = 1024 * 1024;
-/// How long a credential may stay in memory after the last answer that brought it.
-const KEPT_FOR: Duration = Duration::from_secs(30);
+/// How long an answer is kept after it was last given: it differs after a second, by the time its mandate has left.
+const KEPT_FOR: Duration = Duration::from_secs(3);
 
 /// What an answer says about the upstream of a resource.
 pub(crate) struct Granted {
@@ -46,6 +47,8 @@ impl Default for KnownAnswers {
             .weigher(weight)
             .max_capacity(BYTES_MAX)
             .time_to_idle(KEPT_FOR)
+            // What was asked for often is no better than what is new: it never comes again.
+            .eviction_policy(EvictionPolicy::lru())
             .build();
         Self(cache)
     }
@@ -55,6 +58,11 @@ impl KnownAnswers {
     /// What an answer of these bytes says about `resource`, if it was read lately. One hash of the body.
     pub(super) fn get(&self, body: &Bytes, resource: &str) -> Option<Arc<Granted>> {
         self.0.get(body).filter(|granted| *granted.resource == *resource)
+    }
+
+    /// Drops what was not given lately, with the credentials in it. To be called every few seconds: nothing else does while no call comes.
+    pub(crate) fn prune(&self) {
+        self.0.run_pending_tasks();
     }
 
     /// Remembers what an answer of these bytes says.
