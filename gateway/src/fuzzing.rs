@@ -15,6 +15,10 @@ pub type Headers = Vec<(String, Vec<u8>)>;
 
 /// Takes a request head in as HTTP/1.1: its headers after cleaning, or `None` when it is refused or is no head.
 pub fn request_head(target: &[u8], headers: &[(&str, &[u8])], mandate: &str) -> Option<Headers> {
+    // The library reads no line without a target as a request, and this here would make it the root.
+    if target.is_empty() {
+        return None;
+    }
     let mut head = RequestHeader::build("GET", target, Some(headers.len())).ok()?;
     for (name, value) in headers {
         head.append_header((*name).to_owned(), *value).ok()?;

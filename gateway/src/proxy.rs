@@ -326,9 +326,13 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         context: &mut Context,
     ) -> Result<Option<Duration>> {
+        if end_of_stream {
+            // It has said its last word, though the request may go on.
+            context.answer = Answer::Framed;
+        }
         let length = body.as_ref().map_or(0, Bytes::len);
         context.seen.response_bytes = context.seen.response_bytes.saturating_add(length as u64);
         let timeouts = context.way.timeouts(&self.gateway.config);

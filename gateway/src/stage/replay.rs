@@ -33,6 +33,8 @@ pub(crate) struct OneUse {
     caller: Caller,
     /// Tells it from every other use of the process.
     number: u64,
+    /// Whether another presentation of it was refused or taken back before.
+    is_doubted: bool,
     /// Under which value it was claimed in the shared table, or may have been.
     claimed_as: OnceLock<String>,
 }
@@ -73,12 +75,14 @@ where
     Rest: Future<Output = Result<T, Denial>>,
 {
     let number = gateway.burned.next_number();
-    if let Some(once) = Once::of(&caller) {
-        burn(gateway, &caller, &once, number).await?;
-    }
+    let is_doubted = match Once::of(&caller) {
+        Some(once) => burn(gateway, &caller, &once, number).await?,
+        None => false,
+    };
     let this = Arc::new(OneUse {
         caller,
         number,
+        is_doubted,
         claimed_as: OnceLock::new(),
     });
     let outcome = rest(Unseen(Arc::clone(&this))).await;
@@ -89,7 +93,8 @@ where
     outcome
 }
 
-async fn burn(gateway: &Gateway, caller: &Caller, once: &Once<'_>, number: u64) -> Result<(), Denial> {
+/// Burns it here; whether it was in doubt.
+async fn burn(gateway: &Gateway, caller: &Caller, once: &Once<'_>, number: u64) -> Result<bool, Denial> {
     if once.is_forgotten(gateway) {
         return Err(once.undecided());
     }
@@ -100,7 +105,9 @@ async fn burn(gateway: &Gateway, caller: &Caller, once: &Once<'_>, number: u64) 
             .burned
             .burn(&key, once.until_unix_s(), number, is_doubted, now)
     };
-    let outcome = match burn(caller.is_proven_by_mac()) {
+    let first = burn(caller.is_proven_by_mac());
+    let is_doubted = first == Burn::Doubtful;
+    let outcome = match first {
         Burn::Doubtful if Box::pin(signature(gateway, caller)).await == Signature::Wrong => {
             return Err(Denial::Signature);
         }
@@ -108,7 +115,7 @@ async fn burn(gateway: &Gateway, caller: &Caller, once: &Once<'_>, number: u64) 
         outcome => outcome,
     };
     match outcome {
-        Burn::First => Ok(()),
+        Burn::First => Ok(is_doubted),
         Burn::Repeated | Burn::Doubtful => Err(once.repeated()),
     }
 }
@@ -220,6 +227,12 @@ impl<'a> Once<'a> {
 /// that is granted, so that refused calls fill no table.
 pub(crate) fn is_free_for_its_sender(standing: &Standing) -> bool {
     matches!(Once::of(standing.caller()), Some(Once::Proof(_)))
+}
+
+/// Whether the shared table must say yes before anything is asked of the STS: a mandate that it has refused here costs its sender
+/// nothing to show again, and would cost an exchange and its evidence each time.
+pub(crate) fn is_doubted(standing: &Standing) -> bool {
+    standing.one_use().is_doubted
 }
 
 /// Proof that a mandate may be used now: it is reusable, or this is its first use anywhere.

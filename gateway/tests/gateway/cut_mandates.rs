@@ -304,6 +304,26 @@ async fn a_mandate_refused_while_a_cut_one_is_under_way_at_another_gateway_is_go
 }
 
 #[tokio::test]
+async fn a_used_mandate_buys_one_exchange_at_another_gateway_however_often_it_is_shown() {
+    let redis = TestRedis::new().await;
+    let connect = || -> Arc<dyn Bus> { Arc::new(RedisBus::connect(redis.url()).unwrap()) };
+    let rig = on(connect()).await;
+    let other = second(&rig, connect()).await;
+    let mandate = pair(&rig, &one_shot());
+    assert_eq!(present(&rig, &mandate.whole).await.status, 200);
+    for _again in 0..5 {
+        let request = rig.request("GET", "/v1/contacts", &mandate.whole);
+        let answer = send(other.addresses.main, request.body(Full::default()).unwrap()).await;
+        assert_eq!(answer.refusal().2, REPLAYED);
+    }
+    assert_eq!(
+        rig.sts.exchanges().len(),
+        2,
+        "its use, and one beside the first question to the shared table"
+    );
+}
+
+#[tokio::test]
 async fn a_cut_mandate_at_one_gateway_gives_back_no_burn_of_another() {
     let redis = TestRedis::new().await;
     let connect = || -> Arc<dyn Bus> { Arc::new(RedisBus::connect(redis.url()).unwrap()) };

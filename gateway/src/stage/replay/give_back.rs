@@ -95,12 +95,14 @@ pub(crate) async fn work_off(gateway: Arc<Gateway>, stop: Shutdown) {
             () = gateway.give_backs.added.notified() => {}
         }
         while let Some(claim) = gateway.give_backs.next(gateway.clock.unix_seconds()) {
-            if attempt(&gateway, &claim).await.is_ok() {
+            let Err(error) = attempt(&gateway, &claim).await else {
                 backoff.reset();
                 continue;
-            }
+            };
             // At the end: the table may have a reason to refuse just this one.
-            let _has_room = gateway.give_backs.add(claim);
+            if !gateway.give_backs.add(claim) {
+                tracing::warn!(%error, "a mandate stays burned that was presented with another signature");
+            }
             tokio::select! {
                 () = stop.requested() => return,
                 () = backoff.wait() => {}
