@@ -29,6 +29,7 @@ pub(crate) fn check(head: &RequestHeader) -> Result<(), Denial> {
 }
 
 /// Whether the target is a path, a URL, or the server as a whole (RFC 9112 section 3.2): of anything else the library makes `/`.
+/// It does so before this for what begins with `#`, and cuts what follows one: a fragment is neither seen here nor sent upstream.
 fn is_target(target: &[u8], method: &Method) -> bool {
     let is_url = |scheme: &[u8]| {
         target
